@@ -1,0 +1,119 @@
+//! The learnable gate between SAM's frozen image embedding and the side network's trained one.
+//!
+//! `fused = sigmoid(alpha) * sam + (1 - sigmoid(alpha)) * side`, with one scalar `alpha` (arXiv 2306.12737, section 3.1).
+//! [`Fusion`] also names the other rows of the paper's Table II, which give the decoder one of the two embeddings alone.
+
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor, activation::sigmoid};
+
+/// Which image embedding the decoder sees, and with it what trains: the rows of the paper's Table II.
+#[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
+pub enum Fusion {
+    /// "SAM-LST": the gated sum of both. Side network, gate and decoder train.
+    Gated,
+    /// "CNN encoder only": the side network's. Side network and decoder train; SAM's encoder is not needed.
+    SideOnly,
+    /// "SAM encoder only": SAM's. The decoder trains; there is no side network.
+    SamOnly,
+    /// "SAM": SAM's, and nothing trains.
+    Untrained,
+}
+
+impl Fusion {
+    /// Whether the side network takes part.
+    pub fn uses_side(self) -> bool {
+        matches!(self, Self::Gated | Self::SideOnly)
+    }
+
+    /// Whether SAM's image embedding takes part.
+    pub fn uses_sam(self) -> bool {
+        !matches!(self, Self::SideOnly)
+    }
+}
+
+/// Configuration of [`GatedFusion`].
+#[derive(Config, Debug)]
+pub struct GatedFusionConfig {
+    /// `alpha` at the start. At 0 both embeddings have the same weight.
+    #[config(default = 0.0)]
+    pub initial_alpha: f64,
+}
+
+/// The gate: one learnable scalar.
+#[derive(Module, Debug)]
+pub struct GatedFusion {
+    /// The gate before the sigmoid, `[1]`.
+    pub alpha: Param<Tensor<1>>,
+}
+
+impl GatedFusionConfig {
+    /// Creates the gate.
+    pub fn init(&self, device: &Device) -> GatedFusion {
+        let initializer = Initializer::Constant {
+            value: self.initial_alpha,
+        };
+        GatedFusion {
+            alpha: initializer.init([1], device),
+        }
+    }
+}
+
+impl GatedFusion {
+    /// Mixes the two embeddings.
+    ///
+    /// # Shapes
+    ///
+    /// - sam, side: `[B, C, G, G]`
+    /// - output: `[B, C, G, G]`
+    ///
+    /// # Panics
+    ///
+    /// If the two shapes differ.
+    pub fn forward(&self, sam: Tensor<4>, side: Tensor<4>) -> Tensor<4> {
+        assert_eq!(
+            sam.dims(),
+            side.dims(),
+            "the gate mixes embeddings of one shape: SAM's is {:?}, the side network's is {:?}",
+            sam.dims(),
+            side.dims()
+        );
+        let gate = sigmoid(self.alpha.val()).reshape([1, 1, 1, 1]);
+        // side + gate (sam - side): the same sum with one product less on the tape.
+        side.clone() + gate * (sam - side)
+    }
+
+    /// The gate's current value, `sigmoid(alpha)`: the weight of SAM's embedding. The paper observes 0.44 after training.
+    pub fn value(&self) -> f32 {
+        sigmoid(self.alpha.val().inner()).into_scalar::<f32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Tolerance;
+
+    #[test]
+    fn the_gate_weighs_sam() {
+        let device = Device::flex();
+        let gate = GatedFusionConfig::new().with_initial_alpha(3.0_f64.ln()).init(&device); // 0.75
+        let sam = Tensor::<4>::full([1, 2, 3, 3], 8.0, &device);
+        let side = Tensor::<4>::full([1, 2, 3, 3], 4.0, &device);
+        let expected = Tensor::<4>::full([1, 2, 3, 3], 7.0, &device).into_data();
+        gate.forward(sam, side)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        assert!((gate.value() - 0.75).abs() < 1e-6);
+    }
+
+    #[test]
+    #[should_panic(expected = "SAM's is [1, 2, 3, 3], the side network's is [1, 2, 4, 4]")]
+    fn different_sizes_are_refused() {
+        let device = Device::flex();
+        GatedFusionConfig::new().init(&device).forward(
+            Tensor::zeros([1, 2, 3, 3], &device),
+            Tensor::zeros([1, 2, 4, 4], &device),
+        );
+    }
+}

@@ -1,0 +1,388 @@
+use crate::{PromptEmbeddings, TwoWayTransformer, TwoWayTransformerConfig};
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::nn::conv::{ConvTranspose2d, ConvTranspose2dConfig};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, resize_bilinear};
+
+/// What of the mask decoder trains. The IoU head never does: no loss on masks reaches it.
+#[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
+pub enum DecoderTuning {
+    /// `output_upscaling` alone, the published setting: 73,952 parameters at SAM's size.
+    Upscaling,
+    /// Also what depends on the number of masks: the mask tokens and their hypernetworks.
+    UpscalingAndHeads,
+    /// Everything that the masks depend on, the transformer and both kinds of tokens included.
+    Full,
+}
+
+/// Configuration of [`MaskDecoder`].
+#[derive(Config, Debug, PartialEq)]
+pub struct MaskDecoderConfig {
+    /// Number of masks `K`, for semantic classes background included. The unmodified SAM has 4.
+    pub num_masks: usize,
+    /// Embedding width `C`; a multiple of 8.
+    #[config(default = 256)]
+    pub embed_dim: usize,
+    /// Blocks of the two-way transformer.
+    #[config(default = 2)]
+    pub depth: usize,
+    /// Heads of the two-way transformer.
+    #[config(default = 8)]
+    pub num_heads: usize,
+    /// Hidden width of the two-way transformer's MLPs.
+    #[config(default = 2048)]
+    pub mlp_dim: usize,
+    /// Hidden width of the IoU head.
+    #[config(default = 256)]
+    pub iou_hidden_dim: usize,
+}
+
+/// SAM's mask decoder.
+#[derive(Module, Debug)]
+pub struct MaskDecoder {
+    /// Lets tokens and image attend to each other.
+    pub transformer: TwoWayTransformer,
+    /// Token from which the masks' quality is predicted, `[1, C]`.
+    pub iou_token: Param<Tensor<2>>,
+    /// One token per mask, `[K, C]`.
+    pub mask_tokens: Param<Tensor<2>>,
+    /// Enlarges the image embedding four times.
+    pub output_upscaling: OutputUpscaling,
+    /// One per mask: turns its token into the weights of the mask's last linear layer.
+    pub output_hypernetworks_mlps: Vec<Head>,
+    /// Predicts each mask's quality.
+    pub iou_prediction_head: Head,
+}
+
+/// What the decoder predicts.
+#[derive(Debug, Clone)]
+pub struct MaskPrediction {
+    /// Low-resolution logits `[B, K, 4 G, 4 G]`.
+    pub logits: Tensor<4>,
+    /// Predicted intersection over union of each mask, `[B, K]`.
+    pub iou: Tensor<2>,
+}
+
+impl MaskPrediction {
+    /// The unmodified SAM's answer with `multimask_output = true`: all masks but the first, for ambiguous prompts.
+    pub fn multiple(self) -> Self {
+        let [_, count] = self.iou.dims();
+        self.select(1..count)
+    }
+
+    /// The unmodified SAM's answer with `multimask_output = false`: the first mask.
+    pub fn single(self) -> Self {
+        self.select(0..1)
+    }
+
+    /// Logits at the input's size: bilinear, half-pixel centres.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, K, size_px, size_px]`
+    pub fn full_size(&self, size_px: usize) -> Tensor<4> {
+        resize_bilinear(self.logits.clone(), [size_px, size_px])
+    }
+
+    fn select(self, range: std::ops::Range<usize>) -> Self {
+        let [batch, _] = self.iou.dims();
+        Self {
+            logits: self.logits.slice([0..batch, range.clone()]),
+            iou: self.iou.slice([0..batch, range]),
+        }
+    }
+}
+
+impl MaskDecoderConfig {
+    /// Creates the decoder with random weights, drawn as SAM draws them.
+    ///
+    /// # Panics
+    ///
+    /// If `num_masks` is zero, `embed_dim` is no multiple of 8, or `num_heads` does not divide half of it.
+    pub fn init(&self, device: &Device) -> MaskDecoder {
+        assert!(self.num_masks > 0, "num_masks must be at least 1, found 0");
+        assert!(
+            self.embed_dim.is_multiple_of(8),
+            "embed_dim must be a multiple of 8, found {}",
+            self.embed_dim
+        );
+        let normal = Initializer::Normal {
+            mean: 0.0,
+            std: 1.0,
+        };
+        let width = self.embed_dim;
+        MaskDecoder {
+            transformer: TwoWayTransformerConfig::new(width)
+                .with_depth(self.depth)
+                .with_num_heads(self.num_heads)
+                .with_mlp_dim(self.mlp_dim)
+                .init(device),
+            iou_token: normal.init([1, width], device),
+            mask_tokens: normal.init([self.num_masks, width], device),
+            output_upscaling: OutputUpscalingConfig::new(width).init(device),
+            output_hypernetworks_mlps: (0..self.num_masks)
+                .map(|_| HeadConfig::new([width, width, width, width / 8]).init(device))
+                .collect(),
+            iou_prediction_head: HeadConfig::new([
+                width,
+                self.iou_hidden_dim,
+                self.iou_hidden_dim,
+                self.num_masks,
+            ])
+            .init(device),
+        }
+    }
+}
+
+impl MaskDecoder {
+    /// Lets only what `tuning` names require gradients.
+    pub fn with_tuning(self, tuning: DecoderTuning) -> Self {
+        let heads = tuning != DecoderTuning::Upscaling;
+        let full = tuning == DecoderTuning::Full;
+        Self {
+            transformer: self.transformer.set_require_grad(full),
+            iou_token: self.iou_token.set_require_grad(full),
+            mask_tokens: self.mask_tokens.set_require_grad(heads),
+            output_upscaling: self.output_upscaling.set_require_grad(true),
+            output_hypernetworks_mlps: self.output_hypernetworks_mlps.set_require_grad(heads),
+            iou_prediction_head: self.iou_prediction_head.no_grad(),
+        }
+    }
+
+    /// Draws one mask per mask token.
+    ///
+    /// Image embeddings and prompts have one batch size, or one of them is 1 and serves for all of the other.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, C, G, G]`
+    /// - image_positions: `[1, C, G, G]`, [`PromptEncoder::image_positions`](crate::PromptEncoder::image_positions)
+    /// - prompts: for the same grid
+    /// - logits: `[B, K, 4 G, 4 G]`, iou: `[B, K]`
+    ///
+    /// # Panics
+    ///
+    /// If the shapes do not fit each other.
+    pub fn forward(
+        &self,
+        image: Tensor<4>,
+        image_positions: Tensor<4>,
+        prompts: PromptEmbeddings,
+    ) -> MaskPrediction {
+        let [images, width, height, grid] = image.dims();
+        let [dense, ..] = prompts.dense.dims();
+        let sparse = prompts.sparse.as_ref().map_or(1, |sparse| sparse.dims()[0]);
+        let batch = images.max(dense).max(sparse);
+        for (name, count) in [
+            ("image embeddings", images),
+            ("mask prompts", dense),
+            ("point and box prompts", sparse),
+        ] {
+            assert!(
+                count == batch || count == 1,
+                "{name} have batch size {count}, expected 1 or {batch}"
+            );
+        }
+
+        // No prompt is the same for every image, so its tokens are worked out once and shared.
+        let tokens: Tensor<2> = Tensor::cat(vec![self.iou_token.val(), self.mask_tokens.val()], 0);
+        let [own_tokens, _] = tokens.dims();
+        let tokens = tokens
+            .unsqueeze::<3>()
+            .expand([batch, own_tokens, width]);
+        let tokens = match prompts.sparse {
+            Some(sparse) => {
+                let [_, count, _] = sparse.dims();
+                Tensor::cat(vec![tokens, sparse.expand([batch, count, width])], 1)
+            }
+            None => tokens,
+        }; // [B, T, C]
+
+        let flat = |image: Tensor<4>| image.flatten::<3>(2, 3).swap_dims(1, 2); // [B, P, C]
+        let image = (image + prompts.dense).expand([batch, width, height, grid]);
+        let (tokens, image) =
+            self.transformer
+                .forward(flat(image), flat(image_positions), tokens);
+
+        let image = image
+            .swap_dims(1, 2)
+            .reshape([batch, width, height, grid]);
+        let upscaled = self.output_upscaling.forward(image); // [B, C / 8, 4 G, 4 G]
+        let token = |index: usize| {
+            tokens
+                .clone()
+                .slice([0..batch, index..index + 1])
+                .squeeze_dim::<2>(1) // [B, C]
+        };
+        let weights = self
+            .output_hypernetworks_mlps
+            .iter()
+            .enumerate()
+            .map(|(mask, head)| head.forward(token(1 + mask)))
+            .collect();
+        let weights: Tensor<3> = Tensor::stack(weights, 1); // [B, K, C / 8]
+        let [_, _, tall, wide] = upscaled.dims();
+        let logits = weights
+            .matmul(upscaled.flatten::<3>(2, 3)) // [B, K, 16 P]
+            .reshape([batch, self.output_hypernetworks_mlps.len(), tall, wide]);
+        MaskPrediction {
+            logits,
+            iou: self.iou_prediction_head.forward(token(0)),
+        }
+    }
+}
+
+/// Configuration of [`OutputUpscaling`].
+#[derive(Config, Debug)]
+pub struct OutputUpscalingConfig {
+    /// Embedding width `C`; a multiple of 8.
+    pub embed_dim: usize,
+}
+
+/// Enlarges the image embedding four times: two 2 x 2 transposed convolutions with a norm between, GELU after each.
+#[derive(Module, Debug)]
+pub struct OutputUpscaling {
+    /// Doubles the side, `C -> C / 4`.
+    pub conv1: ConvTranspose2d,
+    /// Norm after the first convolution.
+    pub norm: LayerNorm2d,
+    /// Doubles the side, `C / 4 -> C / 8`.
+    pub conv2: ConvTranspose2d,
+}
+
+impl OutputUpscalingConfig {
+    /// Creates the layers with random weights.
+    pub fn init(&self, device: &Device) -> OutputUpscaling {
+        let doubling = |channels| {
+            ConvTranspose2dConfig::new(channels, [2, 2])
+                .with_stride([2, 2])
+                .init(device)
+        };
+        let width = self.embed_dim;
+        OutputUpscaling {
+            conv1: doubling([width, width / 4]),
+            norm: LayerNorm2dConfig::new(width / 4).init(device),
+            conv2: doubling([width / 4, width / 8]),
+        }
+    }
+}
+
+impl OutputUpscaling {
+    /// # Shapes
+    ///
+    /// - image: `[B, C, G, G]`
+    /// - output: `[B, C / 8, 4 G, 4 G]`
+    ///
+    /// # Panics
+    ///
+    /// If the second axis of `image` is not `C`.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        let doubled = gelu(self.norm.forward(self.conv1.forward(image)));
+        gelu(self.conv2.forward(doubled))
+    }
+}
+
+/// Configuration of [`Head`].
+#[derive(Config, Debug)]
+pub struct HeadConfig {
+    /// Widths of input, both hidden layers and output.
+    pub widths: [usize; 4],
+}
+
+/// Three linear layers with ReLU between them: the hypernetworks and the IoU head.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// The linear layers.
+    pub layers: Vec<Linear>,
+}
+
+impl HeadConfig {
+    /// Creates the layers with random weights.
+    pub fn init(&self, device: &Device) -> Head {
+        Head {
+            layers: self
+                .widths
+                .windows(2)
+                .map(|pair| LinearConfig::new(pair[0], pair[1]).init(device))
+                .collect(),
+        }
+    }
+}
+
+impl Head {
+    /// # Shapes
+    ///
+    /// - input: `[B, first width]`
+    /// - output: `[B, last width]`
+    ///
+    /// # Panics
+    ///
+    /// If the last axis of `input` is not the first width.
+    pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        let last = self.layers.len() - 1;
+        self.layers
+            .iter()
+            .enumerate()
+            .fold(input, |features, (index, layer)| {
+                let features = layer.forward(features);
+                if index < last { relu(features) } else { features }
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PromptEncoderConfig, Prompts};
+
+    fn tiny(num_masks: usize) -> MaskDecoderConfig {
+        MaskDecoderConfig::new(num_masks)
+            .with_embed_dim(16)
+            .with_num_heads(2)
+            .with_mlp_dim(32)
+    }
+
+    #[test]
+    fn any_batch_any_number_of_masks_any_grid() {
+        let device = Device::flex();
+        let prompts = PromptEncoderConfig::new().with_embed_dim(16).init(&device);
+        for (batch, masks, grid) in [(1, 1, 3), (3, 9, 4), (2, 30, 1)] {
+            let prediction = tiny(masks).init(&device).forward(
+                Tensor::ones([batch, 16, grid, grid], &device),
+                prompts.image_positions(grid),
+                prompts.forward(&Prompts::default(), grid),
+            );
+            assert_eq!(prediction.logits.dims(), [batch, masks, 4 * grid, 4 * grid]);
+            assert_eq!(prediction.iou.dims(), [batch, masks]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "num_masks must be at least 1, found 0")]
+    fn no_masks_are_refused() {
+        tiny(0).init(&Device::flex());
+    }
+
+    #[test]
+    #[should_panic(expected = "image embeddings have batch size 2, expected 1 or 3")]
+    fn batches_that_do_not_fit_are_refused() {
+        let device = Device::flex();
+        let prompts = PromptEncoderConfig::new().with_embed_dim(16).init(&device);
+        let boxes = Some(Tensor::zeros([3, 4], &device));
+        let prompt = prompts.forward(
+            &Prompts {
+                boxes,
+                ..Prompts::default()
+            },
+            2,
+        );
+        tiny(2).init(&device).forward(
+            Tensor::ones([2, 16, 2, 2], &device),
+            prompts.image_positions(2),
+            prompt,
+        );
+    }
+}

@@ -1,0 +1,99 @@
+use crate::{BatchNorm2d, BatchNorm2dConfig};
+use burn::config::Config;
+use burn::module::{Initializer, Module};
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+/// A convolution without bias, initialised as torchvision does (He et al., arXiv 1502.01852, over the outputs).
+pub(crate) fn conv(
+    [channels_in, channels_out]: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    device: &Device,
+) -> Conv2d {
+    let pad = kernel / 2;
+    Conv2dConfig::new([channels_in, channels_out], [kernel, kernel])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+        .with_bias(false)
+        .with_initializer(Initializer::KaimingNormal {
+            gain: std::f64::consts::SQRT_2,
+            fan_out_only: true,
+        })
+        .init(device)
+}
+
+/// Configuration of [`BasicBlock`].
+#[derive(Config, Debug)]
+pub struct BasicBlockConfig {
+    /// Channels in and out.
+    pub channels: [usize; 2],
+    /// Stride of the first convolution.
+    #[config(default = 1)]
+    pub stride: usize,
+}
+
+/// Two 3 x 3 convolutions beside a short cut: `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`.
+#[derive(Module, Debug)]
+pub struct BasicBlock {
+    /// First convolution, which carries the stride.
+    pub conv1: Conv2d,
+    /// Norm after the first convolution.
+    pub bn1: BatchNorm2d,
+    /// Second convolution.
+    pub conv2: Conv2d,
+    /// Norm after the second convolution.
+    pub bn2: BatchNorm2d,
+    /// Fits the short cut where channels or size change.
+    pub downsample: Option<Downsample>,
+}
+
+/// The short cut of a block that changes channels or size: a strided 1 x 1 convolution and a norm.
+#[derive(Module, Debug)]
+pub struct Downsample {
+    /// Strided 1 x 1 convolution.
+    pub conv: Conv2d,
+    /// Norm after it.
+    pub norm: BatchNorm2d,
+}
+
+impl BasicBlockConfig {
+    /// Creates the block with random weights.
+    pub fn init(&self, device: &Device) -> BasicBlock {
+        let [channels_in, channels_out] = self.channels;
+        let norm = BatchNorm2dConfig::new(channels_out);
+        let changes = self.stride != 1 || channels_in != channels_out;
+        BasicBlock {
+            conv1: conv(self.channels, 3, self.stride, device),
+            bn1: norm.init(device),
+            conv2: conv([channels_out; 2], 3, 1, device),
+            bn2: norm.init(device),
+            downsample: changes.then(|| Downsample {
+                conv: conv(self.channels, 1, self.stride, device),
+                norm: norm.init(device),
+            }),
+        }
+    }
+}
+
+impl BasicBlock {
+    /// # Shapes
+    ///
+    /// - input: `[B, channels in, H, W]`
+    /// - output: `[B, channels out, H / stride, W / stride]`
+    ///
+    /// # Panics
+    ///
+    /// If the second axis of `input` is not the number of channels in.
+    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let shortcut = match &self.downsample {
+            Some(Downsample { conv, norm }) => norm.forward(conv.forward(input.clone())),
+            None => input.clone(),
+        };
+        let residual = relu(self.bn1.forward(self.conv1.forward(input)));
+        let residual = self.bn2.forward(self.conv2.forward(residual));
+        relu(residual + shortcut)
+    }
+}

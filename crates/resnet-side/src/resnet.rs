@@ -1,0 +1,152 @@
+use crate::basic_block::conv;
+use crate::{BasicBlock, BasicBlockConfig, BatchNorm2d, BatchNorm2dConfig};
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+/// Configuration of [`ResNetSide`]. The published networks are [`resnet18`](Self::resnet18) and
+/// [`resnet34`](Self::resnet34).
+#[derive(Config, Debug, PartialEq)]
+pub struct ResNetSideConfig {
+    /// Number of blocks in `layer1`, `layer2` and `layer3`.
+    pub blocks: [usize; 3],
+    /// Channels of the stem; `layer3` has four times as many.
+    #[config(default = 64)]
+    pub width: usize,
+}
+
+impl ResNetSideConfig {
+    /// ResNet18 through `layer3`: 2,782,784 parameters, the published method's side network.
+    pub fn resnet18() -> Self {
+        Self::new([2, 2, 2])
+    }
+
+    /// ResNet34 through `layer3`.
+    pub fn resnet34() -> Self {
+        Self::new([3, 4, 6])
+    }
+
+    /// Channels of the network's output.
+    pub fn out_channels(&self) -> usize {
+        4 * self.width
+    }
+
+    /// Creates the network with random weights, drawn as torchvision draws them.
+    ///
+    /// # Panics
+    ///
+    /// If a layer has no blocks or `width` is zero.
+    pub fn init(&self, device: &Device) -> ResNetSide {
+        assert!(self.width > 0, "width must be positive");
+        assert!(
+            self.blocks.iter().all(|&count| count > 0),
+            "each layer needs a block, found {:?}",
+            self.blocks
+        );
+        let layer = |index: usize, channels: [usize; 2], stride: usize| -> Vec<BasicBlock> {
+            let first = BasicBlockConfig::new(channels).with_stride(stride);
+            let rest = BasicBlockConfig::new([channels[1]; 2]);
+            std::iter::once(first)
+                .chain(std::iter::repeat_n(rest, self.blocks[index] - 1))
+                .map(|block| block.init(device))
+                .collect()
+        };
+        let width = self.width;
+        ResNetSide {
+            conv1: conv([3, width], 7, 2, device),
+            bn1: BatchNorm2dConfig::new(width).init(device),
+            max_pool: MaxPool2dConfig::new([3, 3])
+                .with_strides([2, 2])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(),
+            layer1: layer(0, [width, width], 1),
+            layer2: layer(1, [width, 2 * width], 2),
+            layer3: layer(2, [2 * width, 4 * width], 2),
+        }
+    }
+}
+
+/// A ResNet up to `layer3`.
+#[derive(Module, Debug)]
+pub struct ResNetSide {
+    /// 7 x 7 convolution with stride 2.
+    pub conv1: Conv2d,
+    /// Norm after the stem's convolution.
+    pub bn1: BatchNorm2d,
+    max_pool: MaxPool2d,
+    /// Blocks at a quarter of the input's size.
+    pub layer1: Vec<BasicBlock>,
+    /// Blocks at an eighth.
+    pub layer2: Vec<BasicBlock>,
+    /// Blocks at a sixteenth.
+    pub layer3: Vec<BasicBlock>,
+}
+
+impl ResNetSide {
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`, `S` a multiple of 16
+    /// - output: `[B, 4 width, S / 16, S / 16]`
+    ///
+    /// # Panics
+    ///
+    /// If the image has other than 3 channels.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
+        let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
+        self.layer1
+            .iter()
+            .chain(&self.layer2)
+            .chain(&self.layer3)
+            .fold(pooled, |features, block| block.forward(features))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::module::{ModuleVisitor, Param};
+
+    /// Counts parameters without the running statistics, which `num_params` includes.
+    fn trained_parameters(network: &ResNetSide) -> usize {
+        struct Count(usize);
+        impl ModuleVisitor for Count {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if param.is_require_grad() {
+                    self.0 += param.shape().num_elements();
+                }
+            }
+        }
+        let mut count = Count(0);
+        network.visit(&mut count);
+        count.0
+    }
+
+    #[test]
+    fn the_published_networks_have_their_published_sizes() {
+        let device = Device::flex();
+        // Counted in torchvision's `resnet18` and `resnet34` without `layer4` and `fc`.
+        for (config, parameters) in [
+            (ResNetSideConfig::resnet18(), 2_782_784),
+            (ResNetSideConfig::resnet34(), 8_170_304),
+        ] {
+            let network = config.init(&device).train();
+            assert_eq!(trained_parameters(&network), parameters);
+        }
+    }
+
+    #[test]
+    fn output_is_a_sixteenth_of_the_input() {
+        let device = Device::flex();
+        let config = ResNetSideConfig::resnet18().with_width(4);
+        let image = Tensor::ones([2, 3, 48, 48], &device);
+        assert_eq!(
+            config.init(&device).forward(image).dims(),
+            [2, config.out_channels(), 3, 3]
+        );
+    }
+}

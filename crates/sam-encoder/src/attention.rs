@@ -1,0 +1,212 @@
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Device, Int, Tensor};
+use sam_nn::resize_linear;
+
+/// Configuration of [`Attention`].
+#[derive(Config, Debug)]
+pub struct AttentionConfig {
+    /// Embedding width `C`.
+    pub embed_dim: usize,
+    /// Number of heads; divides `embed_dim`.
+    pub num_heads: usize,
+    /// Grid size in tokens at which the position tables were trained.
+    pub pretrained_grid: usize,
+    /// Side of a window in tokens, or none for attention over the whole grid.
+    #[config(default = "None")]
+    pub window_size: Option<usize>,
+}
+
+/// Multi-head self attention over windows or the whole grid, with decomposed relative positions.
+///
+/// `softmax(q k^T / sqrt(d) + q R_h + q R_w) v`: the position terms come from the *unscaled* query.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Query, key and value of each head, `C -> 3 C`.
+    pub qkv: Linear,
+    /// Mixes the heads, `C -> C`.
+    pub proj: Linear,
+    /// Relative positions along the height, `[2 s - 1, d]`, for a window or training grid of side `s`.
+    pub rel_pos_h: Param<Tensor<2>>,
+    /// Relative positions along the width, `[2 s - 1, d]`.
+    pub rel_pos_w: Param<Tensor<2>>,
+    num_heads: usize,
+    window_size: Option<usize>,
+}
+
+impl AttentionConfig {
+    /// Creates the layer with random projections and zero relative positions.
+    ///
+    /// # Panics
+    ///
+    /// If `num_heads` does not divide `embed_dim`.
+    pub fn init(&self, device: &Device) -> Attention {
+        assert!(
+            self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads),
+            "num_heads {} must divide embed_dim {}",
+            self.num_heads,
+            self.embed_dim
+        );
+        let side = self.window_size.unwrap_or(self.pretrained_grid);
+        let table = [2 * side - 1, self.embed_dim / self.num_heads];
+        Attention {
+            qkv: LinearConfig::new(self.embed_dim, 3 * self.embed_dim).init(device),
+            proj: LinearConfig::new(self.embed_dim, self.embed_dim).init(device),
+            rel_pos_h: Initializer::Zeros.init(table, device),
+            rel_pos_w: Initializer::Zeros.init(table, device),
+            num_heads: self.num_heads,
+            window_size: self.window_size,
+        }
+    }
+}
+
+impl Attention {
+    /// # Shapes
+    ///
+    /// - tokens: `[B, G, G, C]`
+    /// - output: `[B, G, G, C]`
+    ///
+    /// # Panics
+    ///
+    /// If the grid is not square or its last axis is not `C`.
+    pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        let [batch, grid, width, channels] = tokens.dims();
+        assert_eq!(
+            grid,
+            width,
+            "Attention expects a square grid [B, G, G, C], found {:?}",
+            tokens.dims()
+        );
+        let side = self.window_size.unwrap_or(grid);
+        let padded = grid.next_multiple_of(side);
+        let windows = padded / side;
+
+        // SAM pads the tokens with zeros *before* `qkv`, so a padded token's query, key and value are the bias. The
+        // same comes from padding afterwards, without multiplying the zeros.
+        let qkv = self.pad(self.qkv.forward(tokens), padded); // [B, P, P, 3 C]
+        let qkv = qkv
+            .reshape([
+                batch * windows,
+                side,
+                windows,
+                side,
+                3,
+                self.num_heads,
+                channels / self.num_heads,
+            ])
+            .permute([4, 0, 2, 5, 1, 3, 6]) // [3, B * rows, columns, heads, s, s, d]
+            .reshape([
+                3,
+                batch * windows * windows,
+                self.num_heads,
+                side * side,
+                channels / self.num_heads,
+            ]); // [3, B * windows, heads, N, d]
+        let attended = self.attend(qkv, side); // [B * windows, heads, N, d]
+
+        let kept = attended
+            .reshape([
+                batch * windows,
+                windows,
+                self.num_heads,
+                side,
+                side,
+                channels / self.num_heads,
+            ])
+            .permute([0, 3, 1, 4, 2, 5]) // [B * rows, s, columns, s, heads, d]
+            .reshape([batch, padded, padded, channels])
+            .slice([0..batch, 0..grid, 0..grid]); // [B, G, G, C]
+        // After the crop: the padded tokens' outputs are thrown away, so they are not projected.
+        self.proj.forward(kept)
+    }
+
+    /// Pads `[B, G, G, 3 C]` to `[B, P, P, 3 C]` on the right and at the bottom with the bias of `qkv`.
+    fn pad(&self, qkv: Tensor<4>, padded: usize) -> Tensor<4> {
+        let [batch, grid, _, width] = qkv.dims();
+        if padded == grid {
+            return qkv;
+        }
+        let bias = match &self.qkv.bias {
+            Some(bias) => bias.val().reshape([1, 1, 1, width]),
+            None => unreachable!("AttentionConfig::init gives qkv a bias"),
+        };
+        let right = bias.clone().expand([batch, grid, padded - grid, width]);
+        let bottom = bias.expand([batch, padded - grid, padded, width]);
+        Tensor::cat(vec![Tensor::cat(vec![qkv, right], 2), bottom], 1)
+    }
+
+    /// Attention within each window of side `side`.
+    ///
+    /// The position terms are folded into the product of query and key, so that the bias `[.., N, N]`, which at an
+    /// input of 1024 would take as much memory as the scores, is never written out: a query carries its `2 s` position
+    /// terms behind its `d` values, and a key carries two unit vectors that pick the terms of its row and its column.
+    ///
+    /// # Shapes
+    ///
+    /// - qkv: `[3, B, heads, N, d]`
+    /// - output: `[B, heads, N, d]`
+    fn attend(&self, qkv: Tensor<5>, side: usize) -> Tensor<4> {
+        let [_, batch, heads, tokens, head_dim] = qkv.dims();
+        let [query, key, value] =
+            [0, 1, 2].map(|i| qkv.clone().slice([i..i + 1]).squeeze_dim::<4>(0)); // [B, heads, N, d]
+        let device = query.device();
+
+        let grid = [batch * heads, side, side, head_dim];
+        let by_row = query.clone().reshape(grid); // [B * heads, s, s, d]
+        let by_column = by_row.clone().swap_dims(1, 2);
+        let terms = [batch, heads, tokens, side];
+        let row_terms = position_terms(by_row, self.rel_pos_h.val()).reshape(terms);
+        let column_terms = position_terms(by_column, self.rel_pos_w.val())
+            .swap_dims(1, 2)
+            .reshape(terms);
+        let scale = (head_dim as f64).powf(-0.5);
+        let query = Tensor::cat(vec![query * scale, row_terms, column_terms], 3); // [B, heads, N, d + 2 s]
+
+        let picks = key_picks(side, &device)
+            .reshape([1, 1, tokens, 2 * side])
+            .expand([batch, heads, tokens, 2 * side]);
+        let key = Tensor::cat(vec![key, picks], 3); // [B, heads, N, d + 2 s]
+
+        let options = AttentionModuleOptions {
+            scale: Some(1.0),
+            ..Default::default()
+        };
+        attention(query, key, value, None, None, options)
+    }
+}
+
+/// The products of each query with the relative positions from its line to each line: `R[y, k] = table[y - k + s - 1]`.
+///
+/// # Shapes
+///
+/// - query: `[B, s, s, d]`, its lines along the second axis
+/// - table: `[L, d]`, resized to `[2 s - 1, d]`
+/// - output: `[B, s, s, s]`, the last axis over the lines of the keys
+fn position_terms(query: Tensor<4>, table: Tensor<2>) -> Tensor<4> {
+    let [batch, side, _, head_dim] = query.dims();
+    let offsets: Vec<i64> = (0..side as i64)
+        .flat_map(|line| (0..side as i64).map(move |key| line - key + side as i64 - 1))
+        .collect();
+    let offsets = Tensor::<1, Int>::from_data(offsets.as_slice(), &query.device());
+    let table = resize_linear(table, 2 * side - 1)
+        .select(0, offsets)
+        .reshape([side, side, head_dim]) // [line, key, d]
+        .swap_dims(1, 2); // [line, d, key]
+    query
+        .swap_dims(0, 1)
+        .reshape([side, batch * side, head_dim])
+        .matmul(table)
+        .reshape([side, batch, side, side])
+        .swap_dims(0, 1)
+}
+
+/// Two unit vectors per key, for its row and its column: `[N, 2 s]`.
+fn key_picks(side: usize, device: &Device) -> Tensor<2> {
+    let unit = Tensor::<2>::eye(side, device);
+    let rows = unit.clone().reshape([side, 1, side]).expand([side; 3]);
+    let columns = unit.reshape([1, side, side]).expand([side; 3]);
+    Tensor::cat(vec![rows, columns], 2).reshape([side * side, 2 * side])
+}

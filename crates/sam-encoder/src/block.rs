@@ -1,0 +1,71 @@
+use crate::{Attention, AttentionConfig};
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::{Device, Tensor};
+use sam_nn::{Activation, Mlp, MlpConfig};
+
+/// Configuration of [`Block`].
+#[derive(Config, Debug)]
+pub struct BlockConfig {
+    /// Embedding width `C`.
+    pub embed_dim: usize,
+    /// Number of attention heads.
+    pub num_heads: usize,
+    /// Hidden width of the MLP as a multiple of `embed_dim`.
+    pub mlp_ratio: usize,
+    /// Grid size in tokens at which the position tables were trained.
+    pub pretrained_grid: usize,
+    /// Side of an attention window in tokens, or none for attention over the whole grid.
+    #[config(default = "None")]
+    pub window_size: Option<usize>,
+}
+
+/// A pre-norm transformer block: `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before the attention.
+    pub norm1: LayerNorm,
+    /// Windowed or global attention.
+    pub attn: Attention,
+    /// Norm before the MLP.
+    pub norm2: LayerNorm,
+    /// Feed-forward network with exact GELU.
+    pub mlp: Mlp,
+}
+
+impl BlockConfig {
+    /// Creates the block with random weights.
+    ///
+    /// # Panics
+    ///
+    /// As [`AttentionConfig::init`].
+    pub fn init(&self, device: &Device) -> Block {
+        let norm = LayerNormConfig::new(self.embed_dim).with_epsilon(1e-6);
+        let hidden_dim = self.embed_dim * self.mlp_ratio;
+        Block {
+            norm1: norm.init(device),
+            attn: AttentionConfig::new(self.embed_dim, self.num_heads, self.pretrained_grid)
+                .with_window_size(self.window_size)
+                .init(device),
+            norm2: norm.init(device),
+            mlp: MlpConfig::new(self.embed_dim, hidden_dim, Activation::Gelu).init(device),
+        }
+    }
+}
+
+impl Block {
+    /// # Shapes
+    ///
+    /// - tokens: `[B, G, G, C]`
+    /// - output: `[B, G, G, C]`
+    ///
+    /// # Panics
+    ///
+    /// If the grid is not square or its last axis is not `C`.
+    pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        let attended = self.attn.forward(self.norm1.forward(tokens.clone()));
+        let tokens = tokens + attended;
+        tokens.clone() + self.mlp.forward(self.norm2.forward(tokens))
+    }
+}

@@ -1,0 +1,266 @@
+use crate::{Block, BlockConfig};
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{Device, Tensor};
+use sam_nn::{LayerNorm2d, LayerNorm2dConfig, resize_bilinear};
+
+/// Side of a square patch in pixels: one token stands for 16 x 16 pixels in every variant of SAM.
+pub const PATCH_SIZE: usize = 16;
+
+/// Configuration of [`SamEncoder`]. The published variants are [`vit_b`](Self::vit_b), [`vit_l`](Self::vit_l) and
+/// [`vit_h`](Self::vit_h).
+#[derive(Config, Debug, PartialEq)]
+pub struct SamEncoderConfig {
+    /// Embedding width `C` of a token.
+    pub embed_dim: usize,
+    /// Number of transformer blocks.
+    pub depth: usize,
+    /// Number of attention heads; divides `embed_dim`.
+    pub num_heads: usize,
+    /// Indices of the blocks that attend over the whole grid instead of over windows.
+    pub global_blocks: Vec<usize>,
+    /// Side of an attention window in tokens.
+    #[config(default = 14)]
+    pub window_size: usize,
+    /// Hidden width of a block's MLP, as a multiple of `embed_dim`.
+    #[config(default = 4)]
+    pub mlp_ratio: usize,
+    /// Channels of the image embedding that comes out of the neck.
+    #[config(default = 256)]
+    pub out_channels: usize,
+    /// Input size in pixels at which the position tables were trained.
+    #[config(default = 1024)]
+    pub pretrained_size: usize,
+}
+
+impl SamEncoderConfig {
+    /// ViT-B: 89.7 M parameters at its training size, the published method's foundation.
+    pub fn vit_b() -> Self {
+        Self::new(768, 12, 12, vec![2, 5, 8, 11])
+    }
+
+    /// ViT-L.
+    pub fn vit_l() -> Self {
+        Self::new(1024, 24, 16, vec![5, 11, 17, 23])
+    }
+
+    /// ViT-H.
+    pub fn vit_h() -> Self {
+        Self::new(1280, 32, 16, vec![7, 15, 23, 31])
+    }
+
+    /// A model for tests and demonstrations that has every kind of part at a thousandth of the cost. There are no
+    /// published weights for it.
+    pub fn tiny() -> Self {
+        Self::new(32, 4, 2, vec![1, 3])
+            .with_window_size(5)
+            .with_out_channels(64)
+            .with_pretrained_size(128)
+    }
+
+    /// Creates the encoder with random weights; the relative positions start at zero, as SAM's do.
+    ///
+    /// # Panics
+    ///
+    /// If `num_heads` does not divide `embed_dim`, a global block's index is not below `depth`, `pretrained_size` is
+    /// no positive multiple of 16, or `window_size` is zero.
+    pub fn init(&self, device: &Device) -> SamEncoder {
+        assert!(
+            self.pretrained_size > 0 && self.pretrained_size.is_multiple_of(PATCH_SIZE),
+            "pretrained_size must be a positive multiple of {PATCH_SIZE}, found {}",
+            self.pretrained_size
+        );
+        assert!(self.window_size > 0, "window_size must be positive");
+        if let Some(index) = self.global_blocks.iter().find(|&&i| i >= self.depth) {
+            panic!(
+                "global_blocks names block {index}, but depth is {}",
+                self.depth
+            );
+        }
+        let grid = self.pretrained_size / PATCH_SIZE;
+        let blocks = (0..self.depth)
+            .map(|index| {
+                let window_size = (!self.global_blocks.contains(&index)).then_some(self.window_size);
+                BlockConfig::new(self.embed_dim, self.num_heads, self.mlp_ratio, grid)
+                    .with_window_size(window_size)
+                    .init(device)
+            })
+            .collect();
+        let normal = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
+        SamEncoder {
+            patch_embed: Conv2dConfig::new([3, self.embed_dim], [PATCH_SIZE; 2])
+                .with_stride([PATCH_SIZE; 2])
+                .init(device),
+            pos_embed: normal.init([1, grid, grid, self.embed_dim], device),
+            blocks,
+            neck: NeckConfig::new(self.embed_dim, self.out_channels).init(device),
+        }
+    }
+}
+
+/// SAM's image encoder, the frozen foundation of ladder side-tuning.
+#[derive(Module, Debug)]
+pub struct SamEncoder {
+    /// 16 x 16 convolution that turns each patch into a token.
+    pub patch_embed: Conv2d,
+    /// Absolute positions `[1, G0, G0, C]`, at the grid size `G0` of the training.
+    pub pos_embed: Param<Tensor<4>>,
+    /// Transformer blocks.
+    pub blocks: Vec<Block>,
+    /// Projects tokens to the image embedding.
+    pub neck: Neck,
+}
+
+impl SamEncoder {
+    /// Encodes images. Pixels are taken as they are: scaling them is the caller's.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - output: `[B, out_channels, S / 16, S / 16]`
+    ///
+    /// # Panics
+    ///
+    /// If the image is not square, has other than 3 channels, or its side is no positive multiple of 16.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        let mut tokens = self.embed(image); // [B, G, G, C]
+        for block in &self.blocks {
+            tokens = block.forward(tokens);
+        }
+        self.neck.forward(tokens)
+    }
+
+    /// Patches with their absolute positions, the input of the first block.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - output: `[B, S / 16, S / 16, C]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn embed(&self, image: Tensor<4>) -> Tensor<4> {
+        let [_, channels, height, width] = image.dims();
+        assert!(
+            channels == 3 && height == width && height > 0 && height.is_multiple_of(PATCH_SIZE),
+            "SamEncoder expects an image [B, 3, S, S] whose side S is a positive multiple of {PATCH_SIZE}, found {:?}",
+            image.dims()
+        );
+        let grid = height / PATCH_SIZE;
+        let positions = self.pos_embed.val();
+        let positions = if positions.dims()[1] == grid {
+            positions
+        } else {
+            let channels_first = positions.permute([0, 3, 1, 2]); // [1, C, G0, G0]
+            resize_bilinear(channels_first, [grid, grid]).permute([0, 2, 3, 1]) // [1, G, G, C]
+        };
+        self.patch_embed.forward(image).permute([0, 2, 3, 1]) + positions
+    }
+}
+
+/// Configuration of [`Neck`].
+#[derive(Config, Debug)]
+pub struct NeckConfig {
+    /// Embedding width `C` of a token.
+    pub embed_dim: usize,
+    /// Channels of the image embedding.
+    pub out_channels: usize,
+}
+
+/// Projects the tokens to the image embedding: convolution 1 x 1, norm, convolution 3 x 3, norm.
+#[derive(Module, Debug)]
+pub struct Neck {
+    /// 1 x 1 convolution without bias.
+    pub conv1: Conv2d,
+    /// Norm after the first convolution.
+    pub norm1: LayerNorm2d,
+    /// 3 x 3 convolution without bias.
+    pub conv2: Conv2d,
+    /// Norm after the second convolution.
+    pub norm2: LayerNorm2d,
+}
+
+impl NeckConfig {
+    /// Creates the neck with random weights.
+    pub fn init(&self, device: &Device) -> Neck {
+        let out = self.out_channels;
+        Neck {
+            conv1: Conv2dConfig::new([self.embed_dim, out], [1, 1])
+                .with_bias(false)
+                .init(device),
+            norm1: LayerNorm2dConfig::new(out).init(device),
+            conv2: Conv2dConfig::new([out, out], [3, 3])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .with_bias(false)
+                .init(device),
+            norm2: LayerNorm2dConfig::new(out).init(device),
+        }
+    }
+}
+
+impl Neck {
+    /// # Shapes
+    ///
+    /// - tokens: `[B, G, G, C]`
+    /// - output: `[B, out_channels, G, G]`
+    ///
+    /// # Panics
+    ///
+    /// If the last axis of `tokens` is not `C`.
+    pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        let embedding = self.conv1.forward(tokens.permute([0, 3, 1, 2])); // [B, out, G, G]
+        let embedding = self.norm1.forward(embedding);
+        self.norm2.forward(self.conv2.forward(embedding))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn the_published_variants_have_their_published_sizes() {
+        // Counted in the state dict of segment-anything's `image_encoder`.
+        for (config, parameters) in [
+            (SamEncoderConfig::vit_b(), 89_670_912),
+            (SamEncoderConfig::vit_l(), 308_278_272),
+            (SamEncoderConfig::vit_h(), 637_026_048),
+        ] {
+            assert_eq!(config.init(&Device::flex()).num_params(), parameters);
+        }
+    }
+
+    #[test]
+    fn any_multiple_of_sixteen_is_encoded() {
+        let device = Device::flex();
+        let encoder = SamEncoderConfig::tiny().init(&device);
+        for size in [16, 80, 128, 208] {
+            let image = Tensor::random([1, 3, size, size], Distribution::Default, &device);
+            assert_eq!(
+                encoder.forward(image).dims(),
+                [1, 64, size / PATCH_SIZE, size / PATCH_SIZE]
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "multiple of 16, found [1, 3, 100, 100]")]
+    fn other_sizes_are_refused() {
+        let device = Device::flex();
+        let encoder = SamEncoderConfig::tiny().init(&device);
+        encoder.forward(Tensor::zeros([1, 3, 100, 100], &device));
+    }
+
+    #[test]
+    #[should_panic(expected = "global_blocks names block 4, but depth is 4")]
+    fn a_global_block_beyond_the_depth_is_refused() {
+        SamEncoderConfig::new(8, 4, 2, vec![4]).init(&Device::flex());
+    }
+}

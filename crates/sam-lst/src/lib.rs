@@ -1,0 +1,31 @@
+#![doc = include_str!("../../../README.md")]
+
+mod config;
+mod foundation;
+mod ladder;
+mod model;
+mod sam;
+mod side_encoder;
+pub mod weights;
+
+pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
+pub use foundation::Foundation;
+pub use gated_fusion::Fusion;
+pub use ladder::Ladder;
+pub use mask_decoder::{
+    DecoderTuning, MaskDecoderConfig, MaskPrediction, PointLabel, Points, Prompts,
+};
+pub use model::SamLst;
+pub use resnet_side::{ResNetSide, ResNetSideConfig};
+pub use sam::{Sam, SamConfig};
+pub use sam_encoder::{SamEncoder, SamEncoderConfig};
+pub use side_encoder::SideEncoder;
+
+/// The rooms of the house, each for itself.
+pub mod rooms {
+    pub use gated_fusion;
+    pub use mask_decoder;
+    pub use resnet_side;
+    pub use sam_encoder;
+    pub use sam_nn;
+}

@@ -1,0 +1,224 @@
+use super::keys::Part;
+use super::{StateDict, WeightsError, fingerprint, load, write};
+use crate::{Ladder, SamLstConfig, SideEncoder};
+use burn::config::Config;
+use burn::module::Module;
+use burn::store::burn_pack::Tensor as PackTensor;
+use mask_decoder::DecoderTuning;
+use std::collections::HashMap;
+use std::path::Path;
+
+pub(super) const CONFIG_KEY: &str = "sam_lst.config";
+const VERSION_KEY: &str = "sam_lst.version";
+const FOUNDATION_KEY: &str = "sam_lst.foundation_sha256";
+const FROZEN_KEY: &str = "sam_lst.frozen_decoder_sha256";
+
+/// What a ladder checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LadderMetadata {
+    /// Configuration of the model, the seed included.
+    pub config: SamLstConfig,
+    /// Version of this library that wrote it.
+    pub version: String,
+    /// SHA-256 of the foundation's weights.
+    pub foundation_sha256: String,
+    /// SHA-256 of the decoder's weights that came from SAM's checkpoint and are not in this file.
+    pub frozen_decoder_sha256: String,
+}
+
+impl LadderMetadata {
+    /// Reads what a ladder checkpoint says of itself, without its tensors.
+    ///
+    /// # Errors
+    ///
+    /// A [`WeightsError`] if the file cannot be read or is not a ladder checkpoint.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
+        Self::of(&StateDict::open(path)?)
+    }
+
+    fn of(source: &StateDict) -> Result<Self, WeightsError> {
+        let get = |key: &str| {
+            source
+                .metadata(key)
+                .map(str::to_string)
+                .ok_or_else(|| WeightsError::WrongKind {
+                    path: source.path().into(),
+                    expected: format!("a ladder checkpoint, with {key} in its metadata"),
+                    found: source.describe(),
+                })
+        };
+        let config = get(CONFIG_KEY)?;
+        let config =
+            SamLstConfig::load_binary(config.as_bytes()).map_err(|error| WeightsError::Damaged {
+                path: source.path().into(),
+                reason: format!("its configuration cannot be read: {error}"),
+            })?;
+        Ok(Self {
+            config,
+            version: get(VERSION_KEY)?,
+            foundation_sha256: get(FOUNDATION_KEY)?,
+            frozen_decoder_sha256: get(FROZEN_KEY)?,
+        })
+    }
+}
+
+/// Whether a ladder checkpoint holds the tensor: it does unless the tensor is frozen and came from SAM's checkpoint.
+fn is_saved(name: &str, tuning: DecoderTuning, sam_loaded: bool) -> bool {
+    if !sam_loaded {
+        return true;
+    }
+    if name.starts_with("prompt_encoder.") {
+        return false;
+    }
+    if name.starts_with("mask_decoder.transformer.") || name == "mask_decoder.iou_token.weight" {
+        return tuning == DecoderTuning::Full;
+    }
+    // Side network, gate, upscaling, and what the number of classes decides.
+    true
+}
+
+fn split<S: SideEncoder>(
+    ladder: &Ladder<S>,
+    config: &SamLstConfig,
+) -> (Vec<PackTensor>, Vec<PackTensor>) {
+    fingerprint::collect(ladder, "")
+        .into_iter()
+        .partition(|tensor| is_saved(&tensor.name, config.tuning, ladder.sam_loaded))
+}
+
+pub(crate) fn save_ladder<S: SideEncoder>(
+    ladder: &Ladder<S>,
+    config: &SamLstConfig,
+    foundation_sha256: &str,
+    path: &Path,
+) -> Result<(), WeightsError> {
+    // `valid` settles the running statistics, which belong to the thread that trained.
+    let (saved, frozen) = split(&ladder.valid(), config);
+    let metadata = HashMap::from(
+        [
+            (CONFIG_KEY, config.to_string()),
+            (VERSION_KEY, env!("CARGO_PKG_VERSION").to_string()),
+            (FOUNDATION_KEY, foundation_sha256.to_string()),
+            (FROZEN_KEY, fingerprint::sha256(frozen)),
+            ("format", "pt".to_string()),
+        ]
+        .map(|(key, value)| (key.to_string(), value)),
+    );
+    write::safetensors(path, path, saved, metadata)
+}
+
+pub(crate) fn load_ladder<S: SideEncoder>(
+    ladder: &Ladder<S>,
+    config: &SamLstConfig,
+    foundation_sha256: &str,
+    path: &Path,
+) -> Result<Ladder<S>, WeightsError> {
+    let source = StateDict::open(path)?;
+    let metadata = LadderMetadata::of(&source)?;
+    expect_config(path, config, &metadata.config)?;
+    let expect_hash = |part: &'static str, expected: String, found: String| {
+        if expected == found {
+            return Ok(());
+        }
+        Err(WeightsError::WrongFoundation {
+            path: path.into(),
+            part,
+            expected,
+            found,
+        })
+    };
+    expect_hash(
+        "foundation",
+        metadata.foundation_sha256,
+        foundation_sha256.to_string(),
+    )?;
+    // A ladder over random frozen weights carries them all; its frozen rest is empty, as the hash then says.
+    let carries_all = source
+        .names()
+        .any(|name| name.starts_with("prompt_encoder."));
+    let (_, frozen) = split(ladder, config);
+    let part = Part {
+        prefix: "",
+        description: "a ladder checkpoint",
+        left_out: match (carries_all, config.tuning) {
+            (true, _) => &[],
+            (false, DecoderTuning::Full) => &["prompt_encoder."],
+            (false, _) => &[
+                "prompt_encoder.",
+                "mask_decoder.transformer.",
+                "mask_decoder.iou_token.",
+            ],
+        },
+    };
+    if !carries_all {
+        expect_hash(
+            "mask decoder",
+            metadata.frozen_decoder_sha256,
+            fingerprint::sha256(frozen),
+        )?;
+    }
+    let mut loaded = load(unshared(ladder), &source, &part)?;
+    loaded.sam_loaded = ladder.sam_loaded && !carries_all;
+    Ok(loaded)
+}
+
+/// A copy that shares no running statistics with the original, on the same device and with the same tensors training.
+fn unshared<S: SideEncoder>(ladder: &Ladder<S>) -> Ladder<S> {
+    let devices = ladder.devices();
+    let copy = ladder.valid();
+    match devices.iter().find(|device| device.is_autodiff()) {
+        // `fork` brings back the device's checkpointing strategy, which `train` does not know.
+        Some(device) => copy.train().fork(device),
+        None => copy,
+    }
+}
+
+/// Compares what decides the tensors' shapes and meaning; the seed does neither once a ladder is trained.
+fn expect_config(
+    path: &Path,
+    expected: &SamLstConfig,
+    found: &SamLstConfig,
+) -> Result<(), WeightsError> {
+    let fields = |config: &SamLstConfig| -> Vec<(String, serde_json::Value)> {
+        match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(fields)) => {
+                fields.into_iter().filter(|(name, _)| name != "seed").collect()
+            }
+            _ => Vec::new(),
+        }
+    };
+    for ((field, expected), (_, found)) in fields(expected).into_iter().zip(fields(found)) {
+        if expected != found {
+            return Err(WeightsError::WrongConfig {
+                path: path.into(),
+                field,
+                expected: expected.to_string(),
+                found: found.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use sam_encoder::SamEncoderConfig;
+
+    #[test]
+    fn the_published_ladders_checkpoint_has_about_17_mb() {
+        // Over a small foundation, of which a checkpoint holds nothing.
+        let mut config = SamLstConfig::vit_b(9);
+        config.encoder = SamEncoderConfig::tiny().with_out_channels(256);
+        let mut model = config.init(&Device::flex()).expect("valid");
+        model.ladder.sam_loaded = true;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ladder.safetensors");
+        model.save_ladder(&path).expect("saves");
+        let megabytes = std::fs::metadata(&path).expect("saved").len() as f64 / 1e6;
+        assert!((16.5..17.5).contains(&megabytes), "{megabytes} MB");
+    }
+}

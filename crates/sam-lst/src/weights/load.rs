@@ -1,0 +1,174 @@
+use super::keys::{Part, our_name};
+use super::{StateDict, WeightsError, official_name};
+use burn::module::Module;
+use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
+use burn::store::{ApplyError, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
+use burn::tensor::{DType, TensorData};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Loads a part of a file into a module, strictly.
+///
+/// Takes the module by value and gives it back only if everything was loaded: it must share no state with one that is in
+/// use. Memory holds the module and one tensor more.
+pub(crate) fn load<M: Module>(
+    mut module: M,
+    source: &StateDict,
+    part: &Part,
+) -> Result<M, WeightsError> {
+    let bad_value = BadValue::default();
+    let mut tensors = Vec::new();
+    for tensor in source.iter() {
+        let Some(name) = tensor.name.strip_prefix(part.prefix) else {
+            continue;
+        };
+        if part.leaves_out(name) {
+            continue;
+        }
+        let mut tensor = as_f32(tensor.clone(), source.path(), &bad_value)?;
+        tensor.name = our_name(name);
+        tensors.push(tensor);
+    }
+    let in_file = |ours: &str| format!("{}{}", part.prefix, official_name(ours));
+
+    let result = module.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+
+    let path = || source.path().to_path_buf();
+    if let Some(error) = bad_value.take() {
+        return Err(error);
+    }
+    let missing: Vec<_> = result
+        .missing
+        .iter()
+        .map(|(ours, _)| in_file(ours))
+        .filter(|name| !part.leaves_out(&name[part.prefix.len()..]))
+        .collect();
+    if result.applied.is_empty() || missing.len() > result.applied.len() {
+        return Err(WeightsError::WrongKind {
+            path: path(),
+            expected: part.description.into(),
+            found: source.describe(),
+        });
+    }
+    if let Some(error) = result.errors.first() {
+        return Err(apply_error(error, source, &in_file));
+    }
+    if !missing.is_empty() {
+        return Err(WeightsError::Missing {
+            path: path(),
+            names: missing,
+        });
+    }
+    if !result.unused.is_empty() {
+        return Err(WeightsError::Unused {
+            path: path(),
+            names: result.unused.iter().map(|ours| in_file(ours)).collect(),
+        });
+    }
+    Ok(module)
+}
+
+/// The first weight that was no number, found while the tensors were read.
+///
+/// A tensor is read deep in the store, whose errors are text; this carries the typed one past it.
+#[derive(Clone, Default)]
+pub(super) struct BadValue(Arc<Mutex<Option<WeightsError>>>);
+
+impl BadValue {
+    fn put(&self, error: WeightsError) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+    }
+
+    pub(super) fn take(&self) -> Option<WeightsError> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Lets a tensor be read as `f32`, and its values be checked when it is.
+pub(super) fn as_f32(
+    tensor: PackTensor,
+    path: &Path,
+    bad_value: &BadValue,
+) -> Result<PackTensor, WeightsError> {
+    if !matches!(
+        tensor.dtype,
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16
+    ) {
+        return Err(WeightsError::NotFloat {
+            path: path.into(),
+            name: tensor.name.clone(),
+            found: format!("{:?}", tensor.dtype),
+        });
+    }
+    let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+    let (path, bad_value) = (path.to_path_buf(), bad_value.clone());
+    Ok(bridge::deferred(
+        name.clone(),
+        DType::F32,
+        shape,
+        None,
+        move || {
+            let data = bridge::to_data(&tensor)?.convert::<f32>();
+            match first_not_finite(&data) {
+                None => Ok(data),
+                Some((index, value)) => {
+                    let error = WeightsError::NotFinite {
+                        path: path.clone(),
+                        name: name.clone(),
+                        index,
+                        value,
+                    };
+                    let message = error.to_string();
+                    bad_value.put(error);
+                    Err(PackError::ValidationError(message))
+                }
+            }
+        },
+    ))
+}
+
+fn first_not_finite(data: &TensorData) -> Option<(usize, f32)> {
+    data.iter::<f32>()
+        .enumerate()
+        .find(|(_, value)| !value.is_finite())
+}
+
+fn apply_error(
+    error: &ApplyError,
+    source: &StateDict,
+    in_file: &impl Fn(&str) -> String,
+) -> WeightsError {
+    let path = source.path().to_path_buf();
+    match error {
+        ApplyError::ShapeMismatch {
+            path: ours,
+            expected,
+            found,
+        } => {
+            let name = in_file(ours);
+            let mut expected = expected.as_slice().to_vec();
+            let mut found = found.as_slice().to_vec();
+            // Burn stores a linear layer transposed; what is reported is what stands in the file.
+            if source.shape(&name).is_some_and(|shape| shape.as_slice() != found) {
+                expected.reverse();
+                found.reverse();
+            }
+            WeightsError::Shape {
+                path,
+                name,
+                found,
+                expected,
+            }
+        }
+        other => WeightsError::Damaged {
+            path,
+            reason: other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,13 @@
+//! Layers and functions that SAM's image encoder and mask decoder share.
+//!
+//! Shapes use one letter each throughout: `B` batch, `C` channels, `H` and `W` height and width.
+
+mod activation;
+mod layer_norm_2d;
+mod mlp;
+mod resize;
+
+pub use activation::{Activation, gelu};
+pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
+pub use mlp::{Mlp, MlpConfig};
+pub use resize::{interpolation_matrix, resize_bilinear, resize_linear};

@@ -1,0 +1,124 @@
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// The matrix `[to, from]` whose product with a signal of length `from` is its linear interpolation at `to` points with
+/// half-pixel centres, without antialiasing: row `i` reads position `(i + 0.5) * from / to - 0.5`, clamped at 0.
+///
+/// Equal to `torch.nn.functional.interpolate(mode="linear", align_corners=False)`, which is what SAM resizes with.
+///
+/// # Panics
+///
+/// If `from` or `to` is zero.
+pub fn interpolation_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+    assert!(
+        from > 0 && to > 0,
+        "cannot interpolate from {from} to {to} points: both must be positive"
+    );
+    let scale = from as f64 / to as f64;
+    let mut weights = vec![0.0_f32; to * from];
+    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
+        let position = ((i as f64 + 0.5) * scale - 0.5).max(0.0);
+        let below = (position as usize).min(from - 1);
+        let above = (below + 1).min(from - 1);
+        let fraction = (position - below as f64) as f32;
+        row[below] += 1.0 - fraction;
+        row[above] += fraction;
+    }
+    Tensor::from_data(TensorData::new(weights, [to, from]), device)
+}
+
+/// Resizes the last two axes bilinearly with half-pixel centres, without antialiasing.
+///
+/// Two products with constant matrices rather than Burn's `interpolate`, whose bilinear mode has no backward pass on
+/// GPU backends. An axis that already has its size is left alone.
+///
+/// # Shapes
+///
+/// - input: `[B, C, H, W]`
+/// - output: `[B, C, height, width]`
+///
+/// # Panics
+///
+/// If an axis of the input, `height` or `width` is zero.
+pub fn resize_bilinear(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [batch, channels, from_height, from_width] = input.dims();
+    // Constants stay off the tape: the expression takes them as such.
+    let device = input.device().inner();
+    let mut output = input;
+    if from_width != width {
+        let matrix = interpolation_matrix(from_width, width, &device).transpose();
+        output = output
+            .reshape([batch * channels * from_height, from_width])
+            .matmul(matrix)
+            .reshape([batch, channels, from_height, width]);
+    }
+    if from_height != height {
+        let matrix = interpolation_matrix(from_height, height, &device)
+            .reshape([1, 1, height, from_height])
+            .expand([batch, channels, height, from_height]);
+        output = matrix.matmul(output); // [B, C, height, width]
+    }
+    output
+}
+
+/// Resizes the first axis linearly with half-pixel centres: `[L, C] -> [length, C]`.
+///
+/// # Panics
+///
+/// If `L` or `length` is zero.
+pub fn resize_linear(input: Tensor<2>, length: usize) -> Tensor<2> {
+    let [from, _] = input.dims();
+    if from == length {
+        return input;
+    }
+    interpolation_matrix(from, length, &input.device().inner()).matmul(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::interpolate::{Interpolate2dConfig, InterpolateMode};
+    use burn::tensor::{Distribution, Tolerance};
+
+    #[test]
+    fn equals_burns_own_interpolation_both_ways() {
+        let device = Device::flex();
+        for (from, to) in [([8, 8], [5, 11]), ([3, 7], [12, 28]), ([6, 6], [6, 3])] {
+            let input = Tensor::<4>::random(
+                [2, 3, from[0], from[1]],
+                Distribution::Normal(0.0, 1.0),
+                &device,
+            );
+            let expected = Interpolate2dConfig::new()
+                .with_output_size(Some(to))
+                .with_mode(InterpolateMode::Linear)
+                .with_align_corners(false)
+                .init()
+                .forward(input.clone())
+                .into_data();
+            resize_bilinear(input, to)
+                .into_data()
+                .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        }
+    }
+
+    #[test]
+    fn rows_sum_to_one_and_equal_sizes_are_the_identity() {
+        let device = Device::flex();
+        let matrix = interpolation_matrix(127, 63, &device);
+        let ones = Tensor::<1>::ones([63], &device).into_data();
+        matrix
+            .sum_dim(1)
+            .reshape([63])
+            .into_data()
+            .assert_approx_eq::<f32>(&ones, Tolerance::absolute(1e-6));
+        interpolation_matrix(9, 9, &device)
+            .into_data()
+            .assert_eq(&Tensor::<2>::eye(9, &device).into_data(), true);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot interpolate from 0 to 4 points")]
+    fn an_empty_axis_is_refused() {
+        interpolation_matrix(0, 4, &Device::flex());
+    }
+}

@@ -1,0 +1,39 @@
+//! Converts SAM's or torchvision's `.pth` to safetensors: the same tensors under the same names, as `f32`.
+//!
+//! ```sh
+//! cargo run --example convert_weights -- sam_vit_b_01ec64.pth sam_vit_b.safetensors
+//! ```
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use sam_lst::weights::StateDict;
+use std::path::PathBuf;
+
+/// Converts a checkpoint of PyTorch to safetensors, which loads faster and which other programs read.
+#[derive(Parser)]
+struct Arguments {
+    /// The checkpoint: .pth, in full or half precision.
+    input: PathBuf,
+    /// The file to write: .safetensors.
+    output: PathBuf,
+    /// Overwrite the output if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "a command's answer")]
+fn main() -> Result<()> {
+    let Arguments { input, output, force } = Arguments::parse();
+    if output.exists() && !force {
+        bail!("{}: exists already; --force overwrites it", output.display());
+    }
+    let state_dict = StateDict::open(&input)?;
+    state_dict.save_safetensors(&output)?;
+    let (mut tensors, mut values) = (0, 0);
+    for tensor in StateDict::open(&output)?.tensors() {
+        tensors += 1;
+        values += tensor.shape.iter().product::<usize>();
+    }
+    println!("{}: {tensors} tensors, {values} values", output.display());
+    Ok(())
+}

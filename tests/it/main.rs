@@ -1,0 +1,8 @@
+//! Parity with PyTorch, training, weights and bad input, of the whole library on the CPU.
+
+mod bad_input;
+mod gradients;
+mod parity;
+mod side_encoder;
+mod support;
+mod weights;
