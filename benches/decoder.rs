@@ -7,6 +7,10 @@ use sam_lst::rooms::mask_decoder::{MaskDecoder, PromptEncoder, PromptEncoderConf
 use sam_lst::{DecoderTuning, MaskDecoderConfig, Prompts};
 use std::hint::black_box;
 
+/// Tensors of megabytes come and go by the hundred; glibc gives each back to the system and has it cleared again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn forward(prompts: &PromptEncoder, decoder: &MaskDecoder, embedding: Tensor<4>) -> Tensor<4> {
     let positions = prompts.image_positions(32);
     let prompt = prompts.forward(&Prompts::default(), 32);
@@ -25,15 +29,18 @@ fn decoder(criterion: &mut Criterion) {
     let (plain_prompts, plain_decoder) = (prompts.valid(), decoder.valid());
     let plain = random.clone().inner();
     group.bench_function("forward_b4", |bencher| {
-        bencher.iter(|| {
-            black_box(forward(&plain_prompts, &plain_decoder, plain.clone()).into_data())
-        });
+        bencher
+            .iter(|| black_box(forward(&plain_prompts, &plain_decoder, plain.clone()).into_data()));
     });
     // The embedding requires a gradient, as it does behind the side network.
     let embedding = random.require_grad();
     group.bench_function("forward_backward_b4", |bencher| {
         bencher.iter(|| {
-            black_box(forward(&prompts, &decoder, embedding.clone()).mean().backward())
+            black_box(
+                forward(&prompts, &decoder, embedding.clone())
+                    .mean()
+                    .backward(),
+            )
         });
     });
     group.finish();

@@ -5,6 +5,10 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use sam_lst::SamEncoderConfig;
 use std::hint::black_box;
 
+/// Tensors of megabytes come and go by the hundred; glibc gives each back to the system and has it cleared again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn encoder(criterion: &mut Criterion) {
     let device = Device::flex();
     let encoder = SamEncoderConfig::vit_b().init(&device);

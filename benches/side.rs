@@ -6,6 +6,10 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use sam_lst::ResNetSideConfig;
 use std::hint::black_box;
 
+/// Tensors of megabytes come and go by the hundred; glibc gives each back to the system and has it cleared again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn side(criterion: &mut Criterion) {
     let device = Device::flex().autodiff();
     let network = ResNetSideConfig::resnet18().init(&device);

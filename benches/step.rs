@@ -5,9 +5,17 @@ use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use sam_lst::{SamLst, SamLstConfig};
 
+/// Tensors of megabytes come and go by the hundred; glibc gives each back to the system and has it cleared again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn step(criterion: &mut Criterion) {
     let device = Device::flex().autodiff();
-    let SamLst { foundation, mut ladder, .. } = SamLstConfig::vit_b(9)
+    let SamLst {
+        foundation,
+        mut ladder,
+        ..
+    } = SamLstConfig::vit_b(9)
         .init(&device)
         .expect("a preset is valid");
     let image = Tensor::<4>::random([4, 3, 512, 512], Distribution::Default, &device);
@@ -17,7 +25,11 @@ fn step(criterion: &mut Criterion) {
         .with_weight_decay(0.1)
         .init();
     let mut train = |embedding: Tensor<4>| {
-        let loss = ladder.forward(image.clone(), embedding).logits.powi_scalar(2).mean();
+        let loss = ladder
+            .forward(image.clone(), embedding)
+            .logits
+            .powi_scalar(2)
+            .mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &ladder);
         ladder = optimizer.step(1e-3, ladder.clone(), gradients);
     };

@@ -23,9 +23,16 @@ struct Arguments {
 
 #[expect(clippy::print_stdout, reason = "a command's answer")]
 fn main() -> Result<()> {
-    let Arguments { input, output, force } = Arguments::parse();
+    let Arguments {
+        input,
+        output,
+        force,
+    } = Arguments::parse();
     if output.exists() && !force {
-        bail!("{}: exists already; --force overwrites it", output.display());
+        bail!(
+            "{}: exists already; --force overwrites it",
+            output.display()
+        );
     }
     let state_dict = StateDict::open(&input)?;
     state_dict.save_safetensors(&output)?;

@@ -41,18 +41,31 @@ fn no_such_file() {
     assert_message(
         &error(missing, &resnet_pth()),
         missing,
-        &["no such file; it is published at https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"],
+        &[
+            "no such file; it is published at https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+        ],
     );
     let missing = Path::new("nowhere/resnet18-f37072fd.pth");
     assert_message(
         &error(&sam_pth(), missing),
         missing,
-        &["no such file", "https://download.pytorch.org/models/resnet18-f37072fd.pth"],
+        &[
+            "no such file",
+            "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        ],
     );
     let missing = Path::new("nowhere/mine.pth");
-    assert!(error(missing, &resnet_pth()).to_string().ends_with("no such file"));
+    assert!(
+        error(missing, &resnet_pth())
+            .to_string()
+            .ends_with("no such file")
+    );
     let directory = fixture("sam_tiny");
-    assert_message(&error(&directory, &resnet_pth()), &directory, &["cannot be read"]);
+    assert_message(
+        &error(&directory, &resnet_pth()),
+        &directory,
+        &["cannot be read"],
+    );
 }
 
 #[test]
@@ -61,31 +74,53 @@ fn not_a_checkpoint() {
     for (bytes, found) in [
         (&b""[..], "an empty file"),
         (b"<!DOCTYPE html><title>404</title>", "an HTML page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (b"plain text, and no checkpoint", "begins with the bytes [70, 6c"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer",
+        ),
+        (
+            b"plain text, and no checkpoint",
+            "begins with the bytes [70, 6c",
+        ),
     ] {
         let path = file(&folder, "model.pth", bytes);
         let error = error(&path, &resnet_pth());
-        assert!(matches!(error, WeightsError::NotACheckpoint { .. }), "{error}");
-        assert_message(&error, &path, &["expected a PyTorch .pth or safetensors file", found]);
+        assert!(
+            matches!(error, WeightsError::NotACheckpoint { .. }),
+            "{error}"
+        );
+        assert_message(
+            &error,
+            &path,
+            &["expected a PyTorch .pth or safetensors file", found],
+        );
     }
     // A zip file that torch did not write.
     let zip = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
     let path = file(&folder, "other.pth", &zip);
-    assert!(matches!(error(&path, &resnet_pth()), WeightsError::NotACheckpoint { .. }));
+    assert!(matches!(
+        error(&path, &resnet_pth()),
+        WeightsError::NotACheckpoint { .. }
+    ));
 }
 
 #[test]
 fn truncated_at_any_length() {
     let folder = folder();
     let safetensors = folder.path().join("sam.safetensors");
-    StateDict::open(sam_pth()).expect("opens").save_safetensors(&safetensors).expect("saves");
+    StateDict::open(sam_pth())
+        .expect("opens")
+        .save_safetensors(&safetensors)
+        .expect("saves");
     for source in [sam_pth(), safetensors] {
         let whole = fs::read(source).expect("reads");
         for keep in [10, 100, 5_000, whole.len() / 2, whole.len() - 1] {
             let path = file(&folder, "cut", &whole[..keep]);
             let error = error(&path, &resnet_pth());
-            assert!(matches!(error, WeightsError::Damaged { .. }), "{keep} bytes: {error}");
+            assert!(
+                matches!(error, WeightsError::Damaged { .. }),
+                "{keep} bytes: {error}"
+            );
             assert_message(&error, &path, &["truncated or damaged"]);
         }
     }
@@ -93,7 +128,10 @@ fn truncated_at_any_length() {
     for keep in [10, 5_000, legacy.len() / 2, legacy.len() - 1] {
         let path = file(&folder, "cut", &legacy[..keep]);
         let error = error(&sam_pth(), &path);
-        assert!(matches!(error, WeightsError::Damaged { .. }), "{keep} bytes: {error}");
+        assert!(
+            matches!(error, WeightsError::Damaged { .. }),
+            "{keep} bytes: {error}"
+        );
     }
 }
 
@@ -116,7 +154,11 @@ fn a_broken_download_of_an_official_file() {
     assert_message(
         &error(&path, &resnet_pth()),
         &path,
-        &["a broken download", "begins with 01ec64", "download it again from https://"],
+        &[
+            "a broken download",
+            "begins with 01ec64",
+            "download it again from https://",
+        ],
     );
     let path = folder.path().join("resnet18-f37072fd.pth");
     fs::copy(resnet_pth(), &path).expect("copies");
@@ -128,7 +170,10 @@ type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 /// The tiny SAM as safetensors, changed.
 fn changed(folder: &TempDir, change: impl FnOnce(&mut Tensors)) -> PathBuf {
     let path = folder.path().join("changed.safetensors");
-    StateDict::open(sam_pth()).expect("opens").save_safetensors(&path).expect("saves");
+    StateDict::open(sam_pth())
+        .expect("opens")
+        .save_safetensors(&path)
+        .expect("saves");
     let bytes = fs::read(&path).expect("reads");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("reads");
     let mut tensors: Tensors = file
@@ -153,7 +198,10 @@ fn write_safetensors(path: &Path, tensors: &Tensors) {
         .map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();
     let views = tensors.iter().map(|(name, (shape, _))| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), &bytes[name]).expect("fits"))
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), &bytes[name]).expect("fits"),
+        )
     });
     safetensors::serialize_to_file(views, None, path).expect("writes");
 }
@@ -177,12 +225,20 @@ fn missing_unused_misshaped_and_nan_tensors() {
         &["2 tensors missing: image_encoder.blocks.2.norm2.weight, image_encoder.neck.1.bias"],
     );
 
-    for name in ["image_encoder.extra.weight", "mask_decoder.extra", "teacher.weight"] {
+    for name in [
+        "image_encoder.extra.weight",
+        "mask_decoder.extra",
+        "teacher.weight",
+    ] {
         let (unused, path) = with(&|tensors| {
             tensors.insert(name.into(), (vec![1], vec![0.0]));
         });
         assert!(matches!(unused, WeightsError::Unused { .. }), "{unused}");
-        assert_message(&unused, &path, &["1 tensor without a place in the model", name]);
+        assert_message(
+            &unused,
+            &path,
+            &["1 tensor without a place in the model", name],
+        );
     }
 
     // A linear layer, which is stored transposed here: the message has the file's order.
@@ -190,7 +246,11 @@ fn missing_unused_misshaped_and_nan_tensors() {
     let (shape, path) = with(&|tensors| {
         tensors.insert(name.into(), (vec![100, 32], vec![0.0; 3200]));
     });
-    assert_message(&shape, &path, &[name, "has shape [100, 32], expected [128, 32]"]);
+    assert_message(
+        &shape,
+        &path,
+        &[name, "has shape [100, 32], expected [128, 32]"],
+    );
     let name = "mask_decoder.output_upscaling.0.bias";
     let (shape, path) = with(&|tensors| {
         tensors.insert(name.into(), (vec![3], vec![0.0; 3]));
@@ -213,22 +273,34 @@ fn another_variant_is_named() {
     // As much of a ViT-L as tells it from others.
     let folder = folder();
     let mut tensors = Tensors::new();
-    tensors.insert("image_encoder.pos_embed".into(), (vec![1, 1, 1, 1024], vec![0.0; 1024]));
+    tensors.insert(
+        "image_encoder.pos_embed".into(),
+        (vec![1, 1, 1, 1024], vec![0.0; 1024]),
+    );
     for block in 0..24 {
         let name = format!("image_encoder.blocks.{block}.norm1.weight");
         tensors.insert(name, (vec![1], vec![0.0]));
     }
     let path = folder.path().join("mine.safetensors");
     write_safetensors(&path, &tensors);
-    let error = Foundation::load(&SamEncoderConfig::vit_b(), PixelScale::Unit, &path, &Device::flex())
-        .expect_err("another variant");
+    let error = Foundation::load(
+        &SamEncoderConfig::vit_b(),
+        PixelScale::Unit,
+        &path,
+        &Device::flex(),
+    )
+    .expect_err("another variant");
     assert_message(&error, &path, &["expected SAM ViT-B, found SAM ViT-L"]);
 }
 
 #[test]
 fn another_kind_of_file_is_named() {
     let folder = folder();
-    assert_message(&error(&resnet_pth(), &resnet_pth()), &resnet_pth(), &["found a ResNet"]);
+    assert_message(
+        &error(&resnet_pth(), &resnet_pth()),
+        &resnet_pth(),
+        &["found a ResNet"],
+    );
     assert_message(
         &error(&sam_pth(), &sam_pth()),
         &sam_pth(),
@@ -237,7 +309,11 @@ fn another_kind_of_file_is_named() {
     let ladder = folder.path().join("ladder.safetensors");
     let mut model = config().init(&Device::flex()).expect("valid");
     model.save_ladder(&ladder).expect("saves");
-    assert_message(&error(&ladder, &resnet_pth()), &ladder, &["found a ladder checkpoint"]);
+    assert_message(
+        &error(&ladder, &resnet_pth()),
+        &ladder,
+        &["found a ladder checkpoint"],
+    );
     let not_a_ladder = model.load_ladder(sam_pth()).expect_err("not a ladder");
     assert_message(
         &not_a_ladder,
@@ -264,15 +340,35 @@ fn a_ladder_over_another_foundation_or_decoder() {
                 values[0] += 1.0;
             }
         });
-        let error = load(&other).load_ladder(&ladder).expect_err("another foundation");
-        assert_message(&error, &ladder, &["was trained over", part, "load SAM's checkpoint that it was"]);
-        let error = SamLst::from_pretrained(&other, &ladder, &device).expect_err("another foundation");
-        assert!(matches!(error, WeightsError::WrongFoundation { .. }), "{error}");
+        let error = load(&other)
+            .load_ladder(&ladder)
+            .expect_err("another foundation");
+        assert_message(
+            &error,
+            &ladder,
+            &[
+                "was trained over",
+                part,
+                "load SAM's checkpoint that it was",
+            ],
+        );
+        let error =
+            SamLst::from_pretrained(&other, &ladder, &device).expect_err("another foundation");
+        assert!(
+            matches!(error, WeightsError::WrongFoundation { .. }),
+            "{error}"
+        );
     }
     let more_classes = SamLstConfig::tiny(10);
     let mut model = SamLst::from_official(&more_classes, sam_pth(), None, &device).expect("loads");
-    let error = model.load_ladder(&ladder).expect_err("another number of classes");
-    assert_message(&error, &ladder, &["another configuration: decoder is", "\"num_masks\":9"]);
+    let error = model
+        .load_ladder(&ladder)
+        .expect_err("another number of classes");
+    assert_message(
+        &error,
+        &ladder,
+        &["another configuration: decoder is", "\"num_masks\":9"],
+    );
 }
 
 #[test]
@@ -286,10 +382,17 @@ fn a_place_that_cannot_be_written() {
 #[test]
 fn values_that_cannot_be() {
     for (config, expected) in [
-        (SamLstConfig::tiny(0), "num_classes is 0; expected at least 1"),
-        (config().with_input_size(100), "input_size is 100; expected a positive multiple of 16"),
+        (
+            SamLstConfig::tiny(0),
+            "num_classes is 0; expected at least 1",
+        ),
+        (
+            config().with_input_size(100),
+            "input_size is 100; expected a positive multiple of 16",
+        ),
     ] {
-        let error = SamLst::from_official(&config, sam_pth(), None, &Device::flex()).expect_err("bad");
+        let error =
+            SamLst::from_official(&config, sam_pth(), None, &Device::flex()).expect_err("bad");
         assert!(error.to_string().starts_with(expected), "{error}");
         let error = config.init(&Device::flex()).expect_err("bad");
         assert!(error.to_string().starts_with(expected), "{error}");
@@ -304,7 +407,9 @@ fn an_embedding_of_another_size() {
     let device = Device::flex();
     let model = config().init(&device).expect("valid");
     let embedding = Tensor::<4>::zeros([1, 64, 4, 4], &device);
-    model.ladder.forward(Tensor::zeros([1, 3, 80, 80], &device), embedding);
+    model
+        .ladder
+        .forward(Tensor::zeros([1, 3, 80, 80], &device), embedding);
 }
 
 #[test]
@@ -312,5 +417,7 @@ fn an_embedding_of_another_size() {
 fn no_embedding() {
     let device = Device::flex();
     let model = config().init(&device).expect("valid");
-    model.ladder.forward(Tensor::zeros([1, 3, 80, 80], &device), None);
+    model
+        .ladder
+        .forward(Tensor::zeros([1, 3, 80, 80], &device), None);
 }

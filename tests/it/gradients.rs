@@ -29,8 +29,14 @@ fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<String, T
             };
             let name = official_name(&self.path.join("."));
             // Burn stores a linear layer transposed.
-            let linear = D == 2 && !name.ends_with("mask_tokens.weight") && !name.ends_with("iou_token.weight");
-            let gradient = if linear { gradient.swap_dims(0, 1) } else { gradient };
+            let linear = D == 2
+                && !name.ends_with("mask_tokens.weight")
+                && !name.ends_with("iou_token.weight");
+            let gradient = if linear {
+                gradient.swap_dims(0, 1)
+            } else {
+                gradient
+            };
             self.found.insert(name, gradient.into_data());
         }
     }
@@ -66,10 +72,19 @@ fn each_trained_tensor_has_pytorchs_gradient_and_no_other_has_one() {
         let model = ladder_model(&cases, &config().with_tuning(tuning), &device);
         let (all, count) = step(&model, &cases, &device);
         let found = gradients(&model.ladder, &all);
-        assert_eq!(found.len(), count, "every gradient belongs to a tensor of the ladder");
+        assert_eq!(
+            found.len(),
+            count,
+            "every gradient belongs to a tensor of the ladder"
+        );
 
         let names: Vec<_> = found.keys().cloned().collect();
-        let mut trained: Vec<_> = model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
+        let mut trained: Vec<_> = model
+            .ladder
+            .trained_tensors()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         trained.sort();
         assert_eq!(names, trained, "{tuning:?}");
 
@@ -78,8 +93,12 @@ fn each_trained_tensor_has_pytorchs_gradient_and_no_other_has_one() {
             // on the scale of the key's weights.
             let scale = name.replace("k_proj.bias", "k_proj.weight");
             let theirs = cases.data(&format!("grad.{name}"));
-            let error = largest_difference(ours, &theirs) / largest(&cases.data(&format!("grad.{scale}")));
-            assert!(error <= 1e-4, "{tuning:?}, {name}: relative error {error:.2e}");
+            let error =
+                largest_difference(ours, &theirs) / largest(&cases.data(&format!("grad.{scale}")));
+            assert!(
+                error <= 1e-4,
+                "{tuning:?}, {name}: relative error {error:.2e}"
+            );
         }
     }
 }
@@ -116,11 +135,21 @@ fn the_foundation_stays_off_the_tape() {
     let device = Device::flex().autodiff();
     let model = config().init(&device).expect("valid");
     let image = Tensor::ones([1, 3, 32, 32], &device).require_grad();
-    assert!(model.foundation.encoder().devices().iter().all(|device| !device.is_autodiff()));
+    assert!(
+        model
+            .foundation
+            .encoder()
+            .devices()
+            .iter()
+            .all(|device| !device.is_autodiff())
+    );
     assert!(!model.foundation.embed(image.clone()).is_autodiff());
 
     // Without a side network nothing that the image goes through is on the tape.
-    let model = config().with_fusion(Fusion::SamOnly).init(&device).expect("valid");
+    let model = config()
+        .with_fusion(Fusion::SamOnly)
+        .init(&device)
+        .expect("valid");
     let gradients = model.forward(image.clone()).logits.mean().backward();
     assert!(image.grad(&gradients).is_none());
 }
@@ -128,7 +157,10 @@ fn the_foundation_stays_off_the_tape() {
 #[test]
 fn nothing_trains_in_the_untrained_ablation() {
     let device = Device::flex().autodiff();
-    let model = config().with_fusion(Fusion::Untrained).init(&device).expect("valid");
+    let model = config()
+        .with_fusion(Fusion::Untrained)
+        .init(&device)
+        .expect("valid");
     assert_eq!(model.ladder.trained_tensors(), []);
     let trained = |fusion| {
         let model = config().with_fusion(fusion).init(&device).expect("valid");

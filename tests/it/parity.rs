@@ -13,7 +13,11 @@ const MODULE: f64 = 1e-5;
 const MODEL: f64 = 3e-5;
 
 fn sam(device: &Device) -> Sam {
-    let SamLstConfig { encoder, mut decoder, .. } = config();
+    let SamLstConfig {
+        encoder,
+        mut decoder,
+        ..
+    } = config();
     decoder.num_masks = 4;
     SamConfig::new(encoder, decoder)
         .load(sam_pth(), device)
@@ -55,8 +59,12 @@ fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
         other => panic!("no such case: {other}"),
     };
     Prompts {
-        points: points
-            .then(|| Points::new(cases.tensor("prompt.coordinates", device), labels.as_flattened())),
+        points: points.then(|| {
+            Points::new(
+                cases.tensor("prompt.coordinates", device),
+                labels.as_flattened(),
+            )
+        }),
         boxes: boxes.then(|| cases.tensor("prompt.boxes", device)),
         masks: masks.then(|| cases.tensor("prompt.masks", device)),
     }
@@ -66,7 +74,11 @@ fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
 fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let Sam { prompt_encoder, mask_decoder, .. } = sam(&device);
+    let Sam {
+        prompt_encoder,
+        mask_decoder,
+        ..
+    } = sam(&device);
     let positions = prompt_encoder.image_positions(8);
     cases.assert_close("prompt.image_positions", positions.clone(), MODULE);
     for name in ["points", "boxes", "points_boxes", "masks", "all", "none"] {
@@ -79,7 +91,10 @@ fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
         }
         // Where no mask is given ours is one for all, SAM's one for each of the other prompts.
         let theirs = cases.tensor::<4>(&format!("prompt.{name}.dense"), &device);
-        let error = relative_error(dense.clone().expand(theirs.dims()).into_data(), theirs.into_data());
+        let error = relative_error(
+            dense.clone().expand(theirs.dims()).into_data(),
+            theirs.into_data(),
+        );
         assert!(error <= MODULE, "prompt.{name}.dense: {error:.2e}");
 
         let embedding = cases.tensor::<4>("decoder.embedding", &device);
@@ -87,7 +102,10 @@ fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
         let three = mask_decoder.forward(
             embedding.clone(),
             positions.clone(),
-            PromptEmbeddings { sparse: sparse.clone(), dense: dense.clone() },
+            PromptEmbeddings {
+                sparse: sparse.clone(),
+                dense: dense.clone(),
+            },
         );
         cases.assert_close(&logits, three.logits, MODULE);
         cases.assert_close(&format!("decoder.{name}.iou"), three.iou, MODULE);
@@ -111,7 +129,10 @@ fn two_way_transformer() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
     let flat = |name: &str| {
-        cases.tensor::<4>(name, &device).flatten::<3>(2, 3).swap_dims(1, 2)
+        cases
+            .tensor::<4>(name, &device)
+            .flatten::<3>(2, 3)
+            .swap_dims(1, 2)
     };
     let (queries, keys) = sam(&device).mask_decoder.transformer.forward(
         flat("transformer.image"),
@@ -151,7 +172,10 @@ pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> Sa
         .collect();
     let decoder = &mut model.ladder.mask_decoder;
     let result = decoder.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
-    assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
+    assert!(
+        result.errors.is_empty() && result.unused.is_empty(),
+        "{result}"
+    );
     if let Some(gate) = model.ladder.gate.take() {
         let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
         let mut gate = gate;
@@ -201,8 +225,14 @@ fn side_network_in_both_modes() {
     for (ours, name) in [
         (&evaluated.bn1.running_mean, "bn1.running_mean"),
         (&evaluated.bn1.running_var, "bn1.running_var"),
-        (&evaluated.layer3[1].bn2.running_mean, "layer3.1.bn2.running_mean"),
-        (&evaluated.layer3[1].bn2.running_var, "layer3.1.bn2.running_var"),
+        (
+            &evaluated.layer3[1].bn2.running_mean,
+            "layer3.1.bn2.running_mean",
+        ),
+        (
+            &evaluated.layer3[1].bn2.running_var,
+            "layer3.1.bn2.running_var",
+        ),
     ] {
         cases.assert_close(&format!("statistics.side.{name}"), ours.value(), MODULE);
     }

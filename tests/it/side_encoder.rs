@@ -3,7 +3,9 @@
 use crate::support::config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput};
+use burn::nn::transformer::{
+    TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput,
+};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor};
 use sam_lst::weights::WeightsError;
@@ -34,7 +36,9 @@ impl SideEncoder for PatchTransformer {
         let patches = self.patches.forward(image); // [B, C, G, G]
         let shape = patches.dims();
         let tokens = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [B, G * G, C]
-        let tokens = self.transformer.forward(TransformerEncoderInput::new(tokens));
+        let tokens = self
+            .transformer
+            .forward(TransformerEncoderInput::new(tokens));
         tokens.swap_dims(1, 2).reshape(shape)
     }
 }
@@ -65,7 +69,10 @@ fn it_trains_saves_and_loads() {
         let gradients = GradientsParams::from_grads(loss.backward(), &trained.ladder);
         trained.ladder = optimizer.step(1e-2, trained.ladder, gradients);
     }
-    assert!(losses[7] < 0.9 * losses[0], "the loss does not fall: {losses:?}");
+    assert!(
+        losses[7] < 0.9 * losses[0],
+        "the loss does not fall: {losses:?}"
+    );
 
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ladder.safetensors");
@@ -74,7 +81,12 @@ fn it_trains_saves_and_loads() {
     loaded.load_ladder(&path).expect("loads");
     let image = image.inner();
     let expected = trained.valid().forward(image.clone()).logits.into_data();
-    loaded.valid().forward(image).logits.into_data().assert_eq(&expected, true);
+    loaded
+        .valid()
+        .forward(image)
+        .logits
+        .into_data()
+        .assert_eq(&expected, true);
 }
 
 #[test]
@@ -91,5 +103,10 @@ fn a_checkpoint_of_another_side_network_is_refused() {
         "{error}"
     );
     let error = custom_config().init(&device).unwrap_err();
-    assert_eq!(error, ConfigError::CustomSide { name: "patch-transformer".into() });
+    assert_eq!(
+        error,
+        ConfigError::CustomSide {
+            name: "patch-transformer".into()
+        }
+    );
 }

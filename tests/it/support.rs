@@ -63,7 +63,10 @@ impl Cases {
     #[track_caller]
     pub fn assert_close<const D: usize>(&self, name: &str, ours: Tensor<D>, at_most: f64) {
         let error = relative_error(ours.into_data(), self.data(name));
-        assert!(error <= at_most, "{name}: relative error {error:.2e}, at most {at_most:.0e}");
+        assert!(
+            error <= at_most,
+            "{name}: relative error {error:.2e}, at most {at_most:.0e}"
+        );
     }
 }
 
@@ -86,5 +89,11 @@ pub fn largest_difference(ours: &TensorData, theirs: &TensorData) -> f64 {
         .zip(theirs.iter::<f64>())
         .map(|(a, b)| (a - b).abs())
         // `max` would pass over a NaN.
-        .fold(0.0, |max: f64, x| if x.is_nan() { f64::INFINITY } else { max.max(x) })
+        .fold(0.0, |max: f64, x| {
+            if x.is_nan() {
+                f64::INFINITY
+            } else {
+                max.max(x)
+            }
+        })
 }

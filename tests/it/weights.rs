@@ -31,7 +31,10 @@ fn pth_legacy_pth_and_safetensors_load_alike() {
     let folder = tempfile::tempdir().expect("a folder");
     let converted = |path: PathBuf, name: &str| {
         let target = folder.path().join(name);
-        StateDict::open(path).expect("opens").save_safetensors(&target).expect("saves");
+        StateDict::open(path)
+            .expect("opens")
+            .save_safetensors(&target)
+            .expect("saves");
         target
     };
     let expected = logits(&load(&sam_pth(), &resnet_pth()));
@@ -65,7 +68,10 @@ fn the_foundations_hash_is_the_documented_one() {
     let cases = std::fs::read(fixture("sam_tiny/cases.safetensors")).expect("fixture");
     let (_, header) = safetensors::SafeTensors::read_metadata(&cases).expect("fixture");
     let metadata = header.metadata().as_ref().expect("metadata");
-    assert_eq!(model.foundation.weights_sha256(), metadata["image_encoder_sha256"]);
+    assert_eq!(
+        model.foundation.weights_sha256(),
+        metadata["image_encoder_sha256"]
+    );
 }
 
 #[test]
@@ -82,21 +88,35 @@ fn a_ladder_checkpoint_brings_the_model_back() {
 
         let again = SamLst::from_pretrained(sam_pth(), &path, &device).expect("loads");
         logits(&again).assert_eq(&logits(&model), true);
-        assert_eq!(again.ladder.trained_tensors(), model.ladder.trained_tensors());
+        assert_eq!(
+            again.ladder.trained_tensors(),
+            model.ladder.trained_tensors()
+        );
         assert_eq!(again.config(), &config);
         let inference = SamLst::from_pretrained(sam_pth(), &path, &Device::flex()).expect("loads");
         logits(&inference).assert_eq(&logits(&model), true);
 
         let metadata = LadderMetadata::read(&path).expect("reads");
         assert_eq!(metadata.config, config);
-        assert_eq!(metadata.foundation_sha256, model.foundation.weights_sha256());
+        assert_eq!(
+            metadata.foundation_sha256,
+            model.foundation.weights_sha256()
+        );
 
         // Nothing in it that SAM's file has, unless it was trained.
         let stored = StateDict::open(&path).expect("opens");
-        assert!(!stored.names().any(|name| name.starts_with("prompt_encoder.")));
+        assert!(
+            !stored
+                .names()
+                .any(|name| name.starts_with("prompt_encoder."))
+        );
         let transformer = stored.names().any(|name| name.contains("transformer"));
         assert_eq!(transformer, tuning == DecoderTuning::Full);
-        for name in ["gate.alpha", "side.bn1.running_var", "mask_decoder.mask_tokens.weight"] {
+        for name in [
+            "gate.alpha",
+            "side.bn1.running_var",
+            "mask_decoder.mask_tokens.weight",
+        ] {
             assert!(stored.names().any(|stored| stored == name), "{name}");
         }
     }
@@ -117,9 +137,17 @@ fn a_ladder_over_random_weights_carries_them_all() {
 
 #[test]
 fn the_seed_decides_every_random_weight() {
-    let init = |seed| config().with_seed(seed).init(&Device::flex()).expect("valid");
+    let init = |seed| {
+        config()
+            .with_seed(seed)
+            .init(&Device::flex())
+            .expect("valid")
+    };
     logits(&init(1)).assert_eq(&logits(&init(1)), true);
-    assert_eq!(init(1).foundation.weights_sha256(), init(1).foundation.weights_sha256());
+    assert_eq!(
+        init(1).foundation.weights_sha256(),
+        init(1).foundation.weights_sha256()
+    );
     assert!(relative_error(logits(&init(1)), logits(&init(2))) > 0.1);
     // The ladder is the same over a random foundation and over SAM's.
     let tokens = |model: &SamLst| model.ladder.mask_decoder.mask_tokens.val().into_data();

@@ -97,7 +97,9 @@ mod tests {
     #[test]
     fn the_gate_weighs_sam() {
         let device = Device::flex();
-        let gate = GatedFusionConfig::new().with_initial_alpha(3.0_f64.ln()).init(&device); // 0.75
+        let gate = GatedFusionConfig::new()
+            .with_initial_alpha(3.0_f64.ln())
+            .init(&device); // 0.75
         let sam = Tensor::<4>::full([1, 2, 3, 3], 8.0, &device);
         let side = Tensor::<4>::full([1, 2, 3, 3], 4.0, &device);
         let expected = Tensor::<4>::full([1, 2, 3, 3], 7.0, &device).into_data();

@@ -76,10 +76,11 @@ impl Attention {
         // Scaled on the few queries or many, but never on the scores, which outnumber both.
         let query = query * (head_dim as f64).powf(-0.5);
         let weights = softmax(query.matmul(key.swap_dims(2, 3)), 3); // [B, heads, Tq, Tk]
-        let attended = weights
-            .matmul(value)
-            .swap_dims(1, 2)
-            .reshape([batch, tokens, heads * head_dim]);
+        let attended =
+            weights
+                .matmul(value)
+                .swap_dims(1, 2)
+                .reshape([batch, tokens, heads * head_dim]);
         self.out_proj.forward(attended)
     }
 

@@ -190,9 +190,7 @@ impl MaskDecoder {
         // No prompt is the same for every image, so its tokens are worked out once and shared.
         let tokens: Tensor<2> = Tensor::cat(vec![self.iou_token.val(), self.mask_tokens.val()], 0);
         let [own_tokens, _] = tokens.dims();
-        let tokens = tokens
-            .unsqueeze::<3>()
-            .expand([batch, own_tokens, width]);
+        let tokens = tokens.unsqueeze::<3>().expand([batch, own_tokens, width]);
         let tokens = match prompts.sparse {
             Some(sparse) => {
                 let [_, count, _] = sparse.dims();
@@ -203,13 +201,11 @@ impl MaskDecoder {
 
         let flat = |image: Tensor<4>| image.flatten::<3>(2, 3).swap_dims(1, 2); // [B, P, C]
         let image = (image + prompts.dense).expand([batch, width, height, grid]);
-        let (tokens, image) =
-            self.transformer
-                .forward(flat(image), flat(image_positions), tokens);
+        let (tokens, image) = self
+            .transformer
+            .forward(flat(image), flat(image_positions), tokens);
 
-        let image = image
-            .swap_dims(1, 2)
-            .reshape([batch, width, height, grid]);
+        let image = image.swap_dims(1, 2).reshape([batch, width, height, grid]);
         let upscaled = self.output_upscaling.forward(image); // [B, C / 8, 4 G, 4 G]
         let token = |index: usize| {
             tokens
@@ -328,7 +324,11 @@ impl Head {
             .enumerate()
             .fold(input, |features, (index, layer)| {
                 let features = layer.forward(features);
-                if index < last { relu(features) } else { features }
+                if index < last {
+                    relu(features)
+                } else {
+                    features
+                }
             })
     }
 }

@@ -16,13 +16,11 @@ mod transformer;
 
 pub use attention::{Attention, AttentionConfig};
 pub use decoder::{
-    DecoderTuning, Head, HeadConfig, MaskDecoder, MaskDecoderConfig, MaskPrediction, OutputUpscaling,
-    OutputUpscalingConfig,
+    DecoderTuning, Head, HeadConfig, MaskDecoder, MaskDecoderConfig, MaskPrediction,
+    OutputUpscaling, OutputUpscalingConfig,
 };
 pub use prompt_encoder::{
     MaskDownscaling, PointLabel, Points, PositionalEncoding, PromptEmbeddings, PromptEncoder,
     PromptEncoderConfig, Prompts,
 };
-pub use transformer::{
-    TwoWayBlock, TwoWayBlockConfig, TwoWayTransformer, TwoWayTransformerConfig,
-};
+pub use transformer::{TwoWayBlock, TwoWayBlockConfig, TwoWayTransformer, TwoWayTransformerConfig};

@@ -258,9 +258,7 @@ impl PositionalEncoding {
             Tensor::<3>::from_data(TensorData::new(centres, [1, grid * grid, 2]), &device);
         let encoded = self.forward(centres, grid); // [1, P, C]
         let [_, _, width] = encoded.dims();
-        encoded
-            .swap_dims(1, 2)
-            .reshape([1, width, grid, grid])
+        encoded.swap_dims(1, 2).reshape([1, width, grid, grid])
     }
 }
 

@@ -72,12 +72,12 @@ impl TwoWayTransformer {
         image_positions: Tensor<3>,
         tokens: Tensor<3>,
     ) -> (Tensor<3>, Tensor<3>) {
-        let (queries, keys) = self.layers.iter().fold(
-            (tokens.clone(), image),
-            |(queries, keys), layer| {
-                layer.forward(queries, keys, tokens.clone(), image_positions.clone())
-            },
-        );
+        let (queries, keys) =
+            self.layers
+                .iter()
+                .fold((tokens.clone(), image), |(queries, keys), layer| {
+                    layer.forward(queries, keys, tokens.clone(), image_positions.clone())
+                });
         let attended = self.final_attn_token_to_image.forward(
             queries.clone() + tokens,
             keys.clone() + image_positions,

@@ -4,7 +4,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Int, Tensor};
-use sam_nn::resize_linear;
+use sam_nn::{host, resize_linear, rows};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -86,7 +86,11 @@ impl Attention {
 
         // SAM pads the tokens with zeros *before* `qkv`, so a padded token's query, key and value are the bias. The
         // same comes from padding afterwards, without multiplying the zeros.
-        let qkv = self.pad(self.qkv.forward(tokens), padded); // [B, P, P, 3 C]
+        let qkv = self
+            .qkv
+            .forward(rows(tokens))
+            .reshape([batch, grid, grid, 3 * channels]);
+        let qkv = self.pad(qkv, padded); // [B, P, P, 3 C]
         let qkv = qkv
             .reshape([
                 batch * windows,
@@ -120,7 +124,9 @@ impl Attention {
             .reshape([batch, padded, padded, channels])
             .slice([0..batch, 0..grid, 0..grid]); // [B, G, G, C]
         // After the crop: the padded tokens' outputs are thrown away, so they are not projected.
-        self.proj.forward(kept)
+        self.proj
+            .forward(rows(kept))
+            .reshape([batch, grid, grid, channels])
     }
 
     /// Pads `[B, G, G, 3 C]` to `[B, P, P, 3 C]` on the right and at the bottom with the bias of `qkv`.
@@ -170,12 +176,43 @@ impl Attention {
             .expand([batch, heads, tokens, 2 * side]);
         let key = Tensor::cat(vec![key, picks], 3); // [B, heads, N, d + 2 s]
 
+        scaled_attention(query, key, value)
+    }
+}
+
+/// Scores held in memory at a time, where they are written out: 64 MB.
+const SCORES_AT_A_TIME: usize = 16 * 1024 * 1024;
+
+/// `softmax(q k^T) v`, the scale already in the query.
+///
+/// # Shapes
+///
+/// - query, key: `[B, heads, N, e]`
+/// - value, output: `[B, heads, N, d]`
+fn scaled_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    if !host::serves(&query) {
         let options = AttentionModuleOptions {
             scale: Some(1.0),
             ..Default::default()
         };
-        attention(query, key, value, None, None, options)
+        return attention(query, key, value, None, None, options);
     }
+    let [batch, heads, tokens, _] = query.dims();
+    let output = value.dims();
+    let matrices = batch * heads;
+    let flat = |tensor: Tensor<4>| tensor.flatten::<3>(0, 1); // [B * heads, N, _]
+    let (query, key, value) = (flat(query), flat(key).swap_dims(1, 2), flat(value));
+    let at_a_time = (SCORES_AT_A_TIME / (tokens * tokens)).clamp(1, matrices);
+    let attended = (0..matrices)
+        .step_by(at_a_time)
+        .map(|start| {
+            let part = start..matrices.min(start + at_a_time);
+            let of = |tensor: &Tensor<3>| tensor.clone().slice([part.clone()]);
+            let weights = host::softmax(of(&query).matmul(of(&key)));
+            weights.matmul(of(&value))
+        })
+        .collect();
+    Tensor::cat(attended, 0).reshape(output)
 }
 
 /// The products of each query with the relative positions from its line to each line: `R[y, k] = table[y - k + s - 1]`.

@@ -82,7 +82,8 @@ impl SamEncoderConfig {
         let grid = self.pretrained_size / PATCH_SIZE;
         let blocks = (0..self.depth)
             .map(|index| {
-                let window_size = (!self.global_blocks.contains(&index)).then_some(self.window_size);
+                let window_size =
+                    (!self.global_blocks.contains(&index)).then_some(self.window_size);
                 BlockConfig::new(self.embed_dim, self.num_heads, self.mlp_ratio, grid)
                     .with_window_size(window_size)
                     .init(device)
@@ -160,7 +161,26 @@ impl SamEncoder {
             let channels_first = positions.permute([0, 3, 1, 2]); // [1, C, G0, G0]
             resize_bilinear(channels_first, [grid, grid]).permute([0, 2, 3, 1]) // [1, G, G, C]
         };
-        self.patch_embed.forward(image).permute([0, 2, 3, 1]) + positions
+        self.patches(image) + positions
+    }
+
+    /// The patch convolution. Its windows do not overlap, so it is one product of patches and weights.
+    fn patches(&self, image: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, _] = image.dims();
+        let grid = height / PATCH_SIZE;
+        let values = channels * PATCH_SIZE * PATCH_SIZE;
+        let patches = image
+            .reshape([batch, channels, grid, PATCH_SIZE, grid, PATCH_SIZE])
+            .permute([0, 2, 4, 1, 3, 5]) // [B, G, G, 3, 16, 16]
+            .reshape([batch * grid * grid, values]);
+        let weight = self.patch_embed.weight.val(); // [C, 3, 16, 16]
+        let [width, ..] = weight.dims();
+        let tokens = patches.matmul(weight.reshape([width, values]).transpose());
+        let tokens = match &self.patch_embed.bias {
+            Some(bias) => tokens + bias.val().unsqueeze(),
+            None => tokens,
+        };
+        tokens.reshape([batch, grid, grid, width])
     }
 }
 

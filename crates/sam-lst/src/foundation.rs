@@ -21,7 +21,11 @@ impl Foundation {
     /// Freezes an encoder.
     pub fn new(encoder: SamEncoder, pixel_scale: PixelScale) -> Self {
         let on_autodiff = encoder.devices().iter().any(Device::is_autodiff);
-        let encoder = if on_autodiff { encoder.valid() } else { encoder };
+        let encoder = if on_autodiff {
+            encoder.valid()
+        } else {
+            encoder
+        };
         Self {
             encoder: encoder.no_grad(),
             pixel_scale,

@@ -167,8 +167,7 @@ impl<S: SideEncoder> SamLst<S> {
         let mut ladder = config.random_ladder(side, device);
         ladder.prompt_encoder =
             weights::load(ladder.prompt_encoder, &source, &weights::PROMPT_ENCODER)?;
-        ladder.mask_decoder =
-            weights::load(ladder.mask_decoder, &source, &weights::CLASS_DECODER)?;
+        ladder.mask_decoder = weights::load(ladder.mask_decoder, &source, &weights::CLASS_DECODER)?;
         ladder.sam_loaded = true;
         Ok(Self {
             foundation,

@@ -64,11 +64,7 @@ impl SamConfig {
     /// # Errors
     ///
     /// A [`WeightsError`] that names the file and what is wrong with it.
-    pub fn load(
-        &self,
-        checkpoint: impl AsRef<Path>,
-        device: &Device,
-    ) -> Result<Sam, WeightsError> {
+    pub fn load(&self, checkpoint: impl AsRef<Path>, device: &Device) -> Result<Sam, WeightsError> {
         let source = StateDict::open(checkpoint)?;
         weights::expect_variant(&source, &self.encoder)?;
         let Sam {

@@ -1,3 +1,4 @@
+use crate::host;
 use burn::config::Config;
 use burn::tensor::{Tensor, activation};
 
@@ -22,9 +23,12 @@ impl Activation {
 
 /// Exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, with an exact gradient.
 ///
-/// Off the tape this is Burn's own fused kernel. On it, the expression is composed from its parts: the backward pass of
+/// Off the tape this is one fused kernel, Burn's own or [`host`](crate::host)'s. On it, the expression is composed from its parts: the backward pass of
 /// Burn's GELU is the tanh approximation's on some backends.
 pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    if host::serves(&input) {
+        return host::gelu(input);
+    }
     if !input.is_autodiff() {
         return activation::gelu(input);
     }

@@ -1,4 +1,4 @@
-use crate::Activation;
+use crate::{Activation, rows};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -49,7 +49,10 @@ impl Mlp {
     ///
     /// If the last axis of `input` is not `embed_dim`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        let shape = input.dims();
+        let hidden = self.lin1.forward(rows(input));
         self.lin2
-            .forward(self.activation.forward(self.lin1.forward(input)))
+            .forward(self.activation.forward(hidden))
+            .reshape(shape)
     }
 }

@@ -49,11 +49,12 @@ impl LadderMetadata {
                 })
         };
         let config = get(CONFIG_KEY)?;
-        let config =
-            SamLstConfig::load_binary(config.as_bytes()).map_err(|error| WeightsError::Damaged {
+        let config = SamLstConfig::load_binary(config.as_bytes()).map_err(|error| {
+            WeightsError::Damaged {
                 path: source.path().into(),
                 reason: format!("its configuration cannot be read: {error}"),
-            })?;
+            }
+        })?;
         Ok(Self {
             config,
             version: get(VERSION_KEY)?,
@@ -182,9 +183,10 @@ fn expect_config(
 ) -> Result<(), WeightsError> {
     let fields = |config: &SamLstConfig| -> Vec<(String, serde_json::Value)> {
         match serde_json::to_value(config) {
-            Ok(serde_json::Value::Object(fields)) => {
-                fields.into_iter().filter(|(name, _)| name != "seed").collect()
-            }
+            Ok(serde_json::Value::Object(fields)) => fields
+                .into_iter()
+                .filter(|(name, _)| name != "seed")
+                .collect(),
             _ => Vec::new(),
         }
     };

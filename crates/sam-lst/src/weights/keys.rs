@@ -120,17 +120,35 @@ mod tests {
             ("blocks.3.attn.qkv.bias", "blocks.3.attn.qkv.bias"),
             ("neck.norm2.bias", "neck.3.bias"),
             ("point_embeddings.2", "point_embeddings.2.weight"),
-            ("prompt_encoder.no_mask_embed", "prompt_encoder.no_mask_embed.weight"),
+            (
+                "prompt_encoder.no_mask_embed",
+                "prompt_encoder.no_mask_embed.weight",
+            ),
             ("mask_downscaling.conv3.weight", "mask_downscaling.6.weight"),
-            ("mask_decoder.output_upscaling.conv2.bias", "mask_decoder.output_upscaling.3.bias"),
-            ("side.layer2.0.downsample.norm.running_var", "side.layer2.0.downsample.1.running_var"),
-            ("output_hypernetworks_mlps.1.layers.2.weight", "output_hypernetworks_mlps.1.layers.2.weight"),
+            (
+                "mask_decoder.output_upscaling.conv2.bias",
+                "mask_decoder.output_upscaling.3.bias",
+            ),
+            (
+                "side.layer2.0.downsample.norm.running_var",
+                "side.layer2.0.downsample.1.running_var",
+            ),
+            (
+                "output_hypernetworks_mlps.1.layers.2.weight",
+                "output_hypernetworks_mlps.1.layers.2.weight",
+            ),
         ] {
             assert_eq!(official_name(ours), official);
             assert_eq!(our_name(official), ours);
         }
-        assert_eq!(official_name("blocks.0.norm1.gamma"), "blocks.0.norm1.weight");
-        assert_eq!(official_name("norm_final_attn.beta"), "norm_final_attn.bias");
+        assert_eq!(
+            official_name("blocks.0.norm1.gamma"),
+            "blocks.0.norm1.weight"
+        );
+        assert_eq!(
+            official_name("norm_final_attn.beta"),
+            "norm_final_attn.bias"
+        );
     }
 
     #[test]

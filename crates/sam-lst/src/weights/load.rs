@@ -83,10 +83,7 @@ impl BadValue {
     }
 
     pub(super) fn take(&self) -> Option<WeightsError> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -155,7 +152,10 @@ fn apply_error(
             let mut expected = expected.as_slice().to_vec();
             let mut found = found.as_slice().to_vec();
             // Burn stores a linear layer transposed; what is reported is what stands in the file.
-            if source.shape(&name).is_some_and(|shape| shape.as_slice() != found) {
+            if source
+                .shape(&name)
+                .is_some_and(|shape| shape.as_slice() != found)
+            {
                 expected.reverse();
                 found.reverse();
             }
