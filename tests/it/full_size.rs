@@ -1,5 +1,7 @@
 //! The published sizes, against files that `tests/full_size.py` makes; it also runs these tests.
 
+#![expect(clippy::print_stderr, reason = "the figures are what they are run for")]
+
 use crate::support::relative_error;
 use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};

@@ -111,14 +111,14 @@ fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
         cases.assert_close(&format!("decoder.{name}.iou"), three.iou, MODULE);
 
         let alone = mask_decoder.forward(
-            embedding.slice([0..1]),
+            embedding.narrow(0, 0, 1),
             positions.clone(),
             PromptEmbeddings {
-                sparse: sparse.map(|sparse| sparse.slice([0..1])),
-                dense: dense.slice([0..1]), // of one or of three
+                sparse: sparse.map(|sparse| sparse.narrow(0, 0, 1)),
+                dense: dense.narrow(0, 0, 1), // of one or of three
             },
         );
-        let theirs = cases.tensor::<4>(&logits, &device).slice([0..1]);
+        let theirs = cases.tensor::<4>(&logits, &device).narrow(0, 0, 1);
         let error = relative_error(alone.logits.into_data(), theirs.into_data());
         assert!(error <= MODULE, "decoder.{name}, one image: {error:.2e}");
     }
@@ -147,7 +147,9 @@ fn two_way_transformer() {
 fn unmodified_sam() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let image = cases.tensor::<4>("encoder.8.image", &device).slice([0..1]);
+    let image = cases
+        .tensor::<4>("encoder.8.image", &device)
+        .narrow(0, 0, 1);
     // One image for three prompts, as SAM's own `forward` has it.
     let prediction = sam(&device).forward(image, &prompts(&cases, "points_boxes", &device));
     let multiple = prediction.clone().multiple();

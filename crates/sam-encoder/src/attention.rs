@@ -157,7 +157,7 @@ impl Attention {
     fn attend(&self, qkv: Tensor<5>, side: usize) -> Tensor<4> {
         let [_, batch, heads, tokens, head_dim] = qkv.dims();
         let [query, key, value] =
-            [0, 1, 2].map(|i| qkv.clone().slice([i..i + 1]).squeeze_dim::<4>(0)); // [B, heads, N, d]
+            [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0)); // [B, heads, N, d]
         let device = query.device();
 
         let grid = [batch * heads, side, side, head_dim];
@@ -206,8 +206,8 @@ fn scaled_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tenso
     let attended = (0..matrices)
         .step_by(at_a_time)
         .map(|start| {
-            let part = start..matrices.min(start + at_a_time);
-            let of = |tensor: &Tensor<3>| tensor.clone().slice([part.clone()]);
+            let count = at_a_time.min(matrices - start);
+            let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, start, count);
             let weights = host::softmax(of(&query).matmul(of(&key)));
             weights.matmul(of(&value))
         })
