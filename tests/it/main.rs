@@ -3,6 +3,8 @@
 mod bad_input;
 mod full_size;
 mod gradients;
+mod losses;
+mod metrics;
 mod parity;
 mod side_encoder;
 mod support;

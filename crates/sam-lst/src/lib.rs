@@ -12,6 +12,7 @@ pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
 pub use foundation::Foundation;
 pub use gated_fusion::Fusion;
 pub use ladder::Ladder;
+pub use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts, SoftDiceLoss};
 pub use mask_decoder::{
     DecoderTuning, MaskDecoderConfig, MaskPrediction, PointLabel, Points, Prompts,
 };
@@ -24,7 +25,9 @@ pub use side_encoder::SideEncoder;
 /// The rooms of the house, each for itself.
 pub mod rooms {
     pub use gated_fusion;
+    pub use losses;
     pub use mask_decoder;
+    pub use metrics;
     pub use resnet_side;
     pub use sam_encoder;
     pub use sam_nn;

@@ -16,7 +16,7 @@ pub(crate) fn load<M: Module>(
     source: &StateDict,
     part: &Part,
 ) -> Result<M, WeightsError> {
-    let bad_value = BadValue::default();
+    let bad_value = First::default();
     let mut tensors = Vec::new();
     for tensor in source.iter() {
         let Some(name) = tensor.name.strip_prefix(part.prefix) else {
@@ -68,22 +68,32 @@ pub(crate) fn load<M: Module>(
     Ok(module)
 }
 
-/// The first weight that was no number, found while the tensors were read.
-///
-/// A tensor is read deep in the store, whose errors are text; this carries the typed one past it.
-#[derive(Clone, Default)]
-pub(super) struct BadValue(Arc<Mutex<Option<WeightsError>>>);
+/// The first error of a kind, noted where the code between has no place for it: a tensor is read deep in the store, whose
+/// errors are text, and written through a trait that knows none.
+pub(super) struct First<E>(Arc<Mutex<Option<E>>>);
 
-impl BadValue {
-    fn put(&self, error: WeightsError) {
+impl<E> First<E> {
+    pub(super) fn note(&self, error: E) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(error);
     }
 
-    pub(super) fn take(&self) -> Option<WeightsError> {
+    pub(super) fn take(&self) -> Option<E> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<E> Default for First<E> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<E> Clone for First<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
@@ -91,7 +101,7 @@ impl BadValue {
 pub(super) fn as_f32(
     tensor: PackTensor,
     path: &Path,
-    bad_value: &BadValue,
+    bad_value: &First<WeightsError>,
 ) -> Result<PackTensor, WeightsError> {
     if !matches!(
         tensor.dtype,
@@ -122,7 +132,7 @@ pub(super) fn as_f32(
                         value,
                     };
                     let message = error.to_string();
-                    bad_value.put(error);
+                    bad_value.note(error);
                     Err(PackError::ValidationError(message))
                 }
             }

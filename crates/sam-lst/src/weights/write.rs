@@ -1,12 +1,11 @@
 use super::WeightsError;
-use super::load::{BadValue, as_f32};
+use super::load::{First, as_f32};
 use burn::store::burn_pack::{AtomicFile, Tensor as PackTensor};
 use burn::tensor::DType;
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Writes tensors as safetensors, floating-point ones as `f32`, one in memory at a time. The file is written beside
 /// `path` and renamed. `origin` is the file that the tensors come from, for messages.
@@ -18,8 +17,8 @@ pub(super) fn safetensors(
     tensors: Vec<PackTensor>,
     metadata: HashMap<String, String>,
 ) -> Result<(), WeightsError> {
-    let bad_value = BadValue::default();
-    let unreadable = Unreadable::default();
+    let bad_value = First::default();
+    let unreadable = First::default();
     let views = tensors
         .into_iter()
         .filter(|tensor| !matches!(tensor.dtype, DType::I64))
@@ -58,27 +57,10 @@ pub(super) fn safetensors(
         .map_err(|error| write_error(error.to_string()))
 }
 
-/// The first tensor that could not be read while it was to be written: the format's trait has no place for an error.
-#[derive(Clone, Default)]
-struct Unreadable(Arc<Mutex<Option<String>>>);
-
-impl Unreadable {
-    fn put(&self, reason: String) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(reason);
-    }
-
-    fn take(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 struct F32View {
     shape: Vec<usize>,
     tensor: PackTensor,
-    unreadable: Unreadable,
+    unreadable: First<String>,
 }
 
 impl View for F32View {
@@ -94,7 +76,7 @@ impl View for F32View {
         match self.tensor.to_bytes() {
             Ok(bytes) => Cow::Owned(bytes.to_vec()),
             Err(error) => {
-                self.unreadable.put(error.to_string());
+                self.unreadable.note(error.to_string());
                 Cow::Owned(vec![0; self.data_len()])
             }
         }

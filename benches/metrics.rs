@@ -1,0 +1,68 @@
+//! How long does a report's worth of DSC and HD95 take on a whole abdominal CT?
+
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use sam_lst::rooms::metrics::{LabelVolume, compare_all};
+use std::hint::black_box;
+
+const SHAPE: [usize; 3] = [148, 512, 512];
+
+/// Centre and radii of eight organs in voxels, about as large as a patient's.
+const ORGANS: [[[f64; 3]; 2]; 8] = [
+    [[70.0, 260.0, 255.0], [60.0, 14.0, 14.0]],
+    [[80.0, 200.0, 190.0], [10.0, 22.0, 18.0]],
+    [[60.0, 290.0, 350.0], [20.0, 35.0, 30.0]],
+    [[58.0, 290.0, 160.0], [20.0, 35.0, 30.0]],
+    [[90.0, 230.0, 150.0], [30.0, 110.0, 90.0]],
+    [[75.0, 215.0, 280.0], [10.0, 20.0, 60.0]],
+    [[100.0, 290.0, 380.0], [16.0, 55.0, 35.0]],
+    [[95.0, 190.0, 320.0], [22.0, 50.0, 55.0]],
+];
+
+/// Wavy ellipsoids, shifted by some voxels. `benches/metrics_medpy.py` makes the same.
+fn volume(shift: f64) -> Vec<u8> {
+    let mut labels = vec![0; SHAPE.iter().product()];
+    for (class, [centre, radii]) in (1..).zip(ORGANS) {
+        let range = |axis: usize| {
+            let reach = 1.2 * radii[axis] + shift;
+            let low = (centre[axis] - reach).max(0.0) as usize;
+            low..((centre[axis] + reach) as usize + 1).min(SHAPE[axis])
+        };
+        for z in range(0) {
+            for y in range(1) {
+                for x in range(2) {
+                    let place = [z as f64, y as f64, x as f64];
+                    let square: f64 = (0..3)
+                        .map(|axis| ((place[axis] - shift - centre[axis]) / radii[axis]).powi(2))
+                        .sum();
+                    let [z_wave, y_wave, x_wave] = [place[0] / 5.0, place[1] / 9.0, place[2] / 7.0];
+                    let wave = 0.2 * (z_wave + shift).sin() * y_wave.sin() * x_wave.sin();
+                    if square < 1.0 + wave {
+                        labels[(z * SHAPE[1] + y) * SHAPE[2] + x] = class;
+                    }
+                }
+            }
+        }
+    }
+    labels
+}
+
+fn metrics(criterion: &mut Criterion) {
+    let (prediction, label) = (volume(3.0), volume(0.0));
+    let classes: Vec<u8> = (1..=8).collect();
+    let mut group = criterion.benchmark_group("metrics");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.bench_function("eight_organs_512_512_148", |bencher| {
+        bencher.iter(|| {
+            let volume = |labels| LabelVolume::in_voxels(labels, SHAPE).expect("fits");
+            let organs = compare_all(&volume(&prediction), &volume(&label), &classes);
+            for organ in organs.expect("one grid") {
+                let distances = organ.surface_distances.as_ref().expect("in both");
+                black_box((organ.dsc(), distances.pooled_percentile(95.0)));
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, metrics);
+criterion_main!(benches);
