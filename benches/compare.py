@@ -1,6 +1,6 @@
-"""Runs `cargo bench` and the same rows in PyTorch, one after the other, and prints the ratios of the medians.
+"""Runs `cargo bench` and the same rows in PyTorch and medpy, one after the other, and prints the ratios of the medians.
 
-    python benches/compare.py [encoder|side|decoder|step ...]
+    python benches/compare.py [encoder|side|decoder|step|metrics ...]
 
 Needs the packages of tests/it/fixtures/requirements.txt, and no other load on the machine.
 """
@@ -11,21 +11,32 @@ import sys
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-benches = sys.argv[1:] or ["encoder", "side", "decoder", "step"]
+benches = sys.argv[1:] or ["encoder", "side", "decoder", "step", "metrics"]
 
 metadata = subprocess.run(
     ["cargo", "metadata", "--no-deps", "--format-version=1"], cwd=here, check=True, capture_output=True
 )
 criterion = Path(json.loads(metadata.stdout)["target_directory"]) / "criterion"
 subprocess.run(["cargo", "bench", *(a for b in benches for a in ("--bench", b))], cwd=here, check=True)
-theirs = subprocess.run(
-    [sys.executable, here / "pytorch.py", *(f"{bench}/" for bench in benches)], check=True, capture_output=True
-)
-theirs = json.loads(theirs.stdout)
 
-print(f"\nPyTorch {theirs['torch']}, {theirs['threads']} threads; medians; ratio = ours / PyTorch")
-print(f"{'row':<30} {'ours [s]':>10} {'PyTorch [s]':>12} {'ratio':>7}")
-for row, seconds in theirs["seconds"].items():
-    estimates = json.loads((criterion / row / "new" / "estimates.json").read_text())
-    ours = estimates["median"]["point_estimate"] * 1e-9
-    print(f"{row:<30} {ours:>10.3f} {seconds:>12.3f} {ours / seconds:>7.2f}")
+
+def measure(script, *rows):
+    answer = subprocess.run([sys.executable, here / script, *rows], check=True, stdout=subprocess.PIPE)
+    return json.loads(answer.stdout)
+
+
+def report(title, theirs):
+    print(f"\n{title}; medians; ratio = ours / theirs")
+    print(f"{'row':<34} {'ours [s]':>10} {'theirs [s]':>11} {'ratio':>8}")
+    for row, seconds in theirs["seconds"].items():
+        estimates = json.loads((criterion / row / "new" / "estimates.json").read_text())
+        ours = estimates["median"]["point_estimate"] * 1e-9
+        print(f"{row:<34} {ours:>10.3f} {seconds:>11.3f} {ours / seconds:>8.4f}")
+
+
+if networks := [f"{bench}/" for bench in benches if bench != "metrics"]:
+    theirs = measure("pytorch.py", *networks)
+    report(f"PyTorch {theirs['torch']}, {theirs['threads']} threads", theirs)
+if "metrics" in benches:
+    theirs = measure("metrics_medpy.py")
+    report(f"medpy {theirs['medpy']} (once, peak memory {theirs['peak_mb']} MB)", theirs)
