@@ -1,13 +1,13 @@
 //! A user's own side network: a transformer, in one file.
 
-use crate::support::config;
+use crate::support::{config, pattern};
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::transformer::{
     TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput,
 };
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor};
 use sam_lst::weights::WeightsError;
 use sam_lst::{ConfigError, SamLst, SamLstConfig, SideConfig, SideEncoder};
 
@@ -58,8 +58,8 @@ fn model(device: &Device) -> SamLst<PatchTransformer> {
 fn it_trains_saves_and_loads() {
     let device = Device::flex().autodiff();
     let mut trained = model(&device);
-    let image = Tensor::random([2, 3, 64, 64], Distribution::Default, &device);
-    let target = Tensor::<4>::random([2, 9, 16, 16], Distribution::Default, &device);
+    let image = pattern([2, 3, 64, 64], &device);
+    let target = pattern([2, 9, 16, 16], &device);
     let mut optimizer = AdamWConfig::new().init();
     let mut losses = Vec::new();
     for _ in 0..8 {

@@ -1,8 +1,8 @@
 //! Weights in and out.
 
-use crate::support::{Cases, config, fixture, relative_error, resnet_pth, sam_pth};
+use crate::support::{Cases, config, fixture, pattern, relative_error, resnet_pth, sam_pth};
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use sam_lst::weights::{LadderMetadata, StateDict, WeightsError};
 use sam_lst::{DecoderTuning, SamLst};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn logits(model: &SamLst) -> TensorData {
 /// One step of training, so that running statistics and weights differ from any file's.
 fn trained(model: &mut SamLst) {
     let device = Device::flex().autodiff();
-    let image = Tensor::random([2, 3, 64, 64], Distribution::Default, &device);
+    let image = pattern([2, 3, 64, 64], &device);
     let loss = model.forward(image).logits.powf_scalar(2.0).mean();
     let gradients = GradientsParams::from_grads(loss.backward(), &model.ladder);
     let mut optimizer = AdamWConfig::new().init();

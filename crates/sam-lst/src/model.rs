@@ -48,6 +48,9 @@ impl SamLstConfig {
     /// Creates a model with random weights, decided by the seed. The ladder is on `device`; on an autodiff device it
     /// trains. The foundation is on the same device without autodiff.
     ///
+    /// Burn has one generator of random numbers for all threads. A thread that draws from it meanwhile, by other means
+    /// than this library's, disturbs what the seed decides.
+    ///
     /// # Errors
     ///
     /// [`ConfigError`] for a value that cannot be, or a side network that is not one of this library's.
