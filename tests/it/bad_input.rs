@@ -269,6 +269,37 @@ fn missing_unused_misshaped_and_nan_tensors() {
 }
 
 #[test]
+fn a_file_of_half_a_model_names_what_is_missing() {
+    let folder = folder();
+    let path = changed(&folder, |tensors| {
+        tensors.retain(|name, _| name.starts_with("image_encoder."));
+    });
+    let error = error(&path, &resnet_pth());
+    assert!(matches!(error, WeightsError::Missing { .. }), "{error}");
+    assert_message(&error, &path, &["tensors missing: prompt_encoder."]);
+}
+
+#[test]
+fn a_resnet_of_another_width_names_a_tensor() {
+    let folder = folder();
+    let path = folder.path().join("wide.safetensors");
+    let narrow = StateDict::open(resnet_pth()).expect("opens");
+    let wide: Tensors = narrow
+        .tensors()
+        .filter(|tensor| tensor.dtype == "F32")
+        .map(|tensor| {
+            let shape: Vec<_> = tensor.shape.iter().map(|axis| 2 * axis).collect();
+            let values = vec![0.0; shape.iter().product()];
+            (tensor.name, (shape, values))
+        })
+        .collect();
+    write_safetensors(&path, &wide);
+    let error = error(&sam_pth(), &path);
+    assert!(matches!(error, WeightsError::Shape { .. }), "{error}");
+    assert_message(&error, &path, &["tensor ", "has shape", "expected"]);
+}
+
+#[test]
 fn another_variant_is_named() {
     // As much of a ViT-L as tells it from others.
     let folder = folder();

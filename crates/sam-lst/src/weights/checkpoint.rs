@@ -64,28 +64,32 @@ impl LadderMetadata {
     }
 }
 
-/// Whether a ladder checkpoint holds the tensor: it does unless the tensor is frozen and came from SAM's checkpoint.
-fn is_saved(name: &str, tuning: DecoderTuning, sam_loaded: bool) -> bool {
-    if !sam_loaded {
-        return true;
+/// Beginnings of the names of the tensors that are frozen and that SAM's checkpoint has: what a ladder checkpoint does
+/// without. Everything else is trained, or its shape depends on the number of classes.
+fn frozen_in_sam(tuning: DecoderTuning) -> &'static [&'static str] {
+    match tuning {
+        DecoderTuning::Full => &["prompt_encoder."],
+        DecoderTuning::Upscaling | DecoderTuning::UpscalingAndHeads => &[
+            "prompt_encoder.",
+            "mask_decoder.transformer.",
+            "mask_decoder.iou_token.",
+        ],
     }
-    if name.starts_with("prompt_encoder.") {
-        return false;
-    }
-    if name.starts_with("mask_decoder.transformer.") || name == "mask_decoder.iou_token.weight" {
-        return tuning == DecoderTuning::Full;
-    }
-    // Side network, gate, upscaling, and what the number of classes decides.
-    true
 }
 
+/// The tensors that a ladder checkpoint holds, and those that it does without. Where the frozen ones did not come from
+/// SAM's checkpoint, it holds them all.
 fn split<S: SideEncoder>(
     ladder: &Ladder<S>,
     config: &SamLstConfig,
 ) -> (Vec<PackTensor>, Vec<PackTensor>) {
+    let left_out = match ladder.sam_loaded {
+        true => frozen_in_sam(config.tuning),
+        false => &[],
+    };
     fingerprint::collect(ladder, "")
         .into_iter()
-        .partition(|tensor| is_saved(&tensor.name, config.tuning, ladder.sam_loaded))
+        .partition(|tensor| !left_out.iter().any(|start| tensor.name.starts_with(start)))
 }
 
 pub(crate) fn save_ladder<S: SideEncoder>(
@@ -134,31 +138,26 @@ pub(crate) fn load_ladder<S: SideEncoder>(
         metadata.foundation_sha256,
         foundation_sha256.to_string(),
     )?;
-    // A ladder over random frozen weights carries them all; its frozen rest is empty, as the hash then says.
+    // A ladder over random frozen weights carries them all.
     let carries_all = source
         .names()
         .any(|name| name.starts_with("prompt_encoder."));
-    let (_, frozen) = split(ladder, config);
-    let part = Part {
-        prefix: "",
-        description: "a ladder checkpoint",
-        left_out: match (carries_all, config.tuning) {
-            (true, _) => &[],
-            (false, DecoderTuning::Full) => &["prompt_encoder."],
-            (false, _) => &[
-                "prompt_encoder.",
-                "mask_decoder.transformer.",
-                "mask_decoder.iou_token.",
-            ],
-        },
-    };
     if !carries_all {
+        let (_, frozen) = split(ladder, config);
         expect_hash(
             "mask decoder",
             metadata.frozen_decoder_sha256,
             fingerprint::sha256(frozen),
         )?;
     }
+    let part = Part {
+        prefix: "",
+        description: "a ladder checkpoint",
+        left_out: match carries_all {
+            true => &[],
+            false => frozen_in_sam(config.tuning),
+        },
+    };
     let mut loaded = load(unshared(ladder), &source, &part)?;
     loaded.sam_loaded = ladder.sam_loaded && !carries_all;
     Ok(loaded)

@@ -43,7 +43,9 @@ pub(crate) fn load<M: Module>(
         .map(|(ours, _)| in_file(ours))
         .filter(|name| !part.leaves_out(&name[part.prefix.len()..]))
         .collect();
-    if result.applied.is_empty() || missing.len() > result.applied.len() {
+    // Not one name in common: naming hundreds of tensors would not say what is wrong.
+    let stranger = result.applied.is_empty() && result.errors.is_empty();
+    if stranger && !result.unused.is_empty() {
         return Err(WeightsError::WrongKind {
             path: path(),
             expected: part.description.into(),
