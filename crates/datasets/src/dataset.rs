@@ -1,0 +1,458 @@
+//! The cases that a folder holds, by split, and their volumes.
+
+use crate::description::CASE;
+use crate::random::validation_order;
+use crate::{
+    DatasetDescription, DatasetError, LabelMap, Layout, NiftiLayout, PreparedLayout, ReadError,
+    Slice, Split, Validation, Volume, read_h5_volume, read_nifti_image, read_nifti_labels,
+    read_npz_slice,
+};
+use ndarray::{Array3, Axis};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A folder of cases, described.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    root: PathBuf,
+    description: DatasetDescription,
+    labels: LabelMap,
+    cases: Vec<Case>,
+}
+
+/// One volume of one patient, with its label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// Its name, the `{case}` of its files.
+    pub name: String,
+    /// Whose it is; the case's own name unless the description says otherwise.
+    pub patient: String,
+    /// What it is for.
+    pub split: Split,
+    /// Its files.
+    pub files: CaseFiles,
+}
+
+/// The files of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CaseFiles {
+    /// Two NIfTI volumes.
+    Nifti {
+        /// Intensities.
+        image: PathBuf,
+        /// Labels.
+        label: PathBuf,
+    },
+    /// One npz file a slice, in order.
+    Slices(Vec<PathBuf>),
+    /// One HDF5 volume.
+    Hdf5(PathBuf),
+}
+
+impl CaseFiles {
+    /// All of them.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Nifti { image, label } => vec![image, label],
+            Self::Slices(slices) => slices.iter().map(PathBuf::as_path).collect(),
+            Self::Hdf5(volume) => vec![volume],
+        }
+    }
+}
+
+/// Image and label of a case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseVolumes {
+    /// Intensities, brought to `[0, 1]` as the description says.
+    pub image: Volume<f32>,
+    /// Classes.
+    pub label: Volume<u8>,
+}
+
+impl Dataset {
+    /// Finds the cases below `root`. No volume is read yet.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError`] if the description makes no sense, no case is found, a label is missing, or a patient is in two
+    /// splits.
+    pub fn open(
+        root: impl AsRef<Path>,
+        description: DatasetDescription,
+    ) -> Result<Self, DatasetError> {
+        let root = root.as_ref().to_owned();
+        description
+            .check()
+            .map_err(|source| DatasetError::Description {
+                description: description.name.clone(),
+                source,
+            })?;
+        let mut cases = match &description.layout {
+            Layout::Nifti(layout) => nifti_cases(&root, layout, &description)?,
+            Layout::Prepared(layout) => prepared_cases(&root, layout, &description)?,
+        };
+        cases.sort_by(|a, b| a.name.cmp(&b.name));
+        hold_out_validation(&mut cases, &description.split.validation);
+        check_patients(&cases)?;
+        Ok(Self {
+            labels: description.label_map(),
+            root,
+            description,
+            cases,
+        })
+    }
+
+    /// The dataset's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the dataset is.
+    pub fn description(&self) -> &DatasetDescription {
+        &self.description
+    }
+
+    /// All cases, by name.
+    pub fn all_cases(&self) -> &[Case] {
+        &self.cases
+    }
+
+    /// The cases of a split, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError::EmptySplit`] if there are none.
+    pub fn cases(&self, split: Split) -> Result<Vec<&Case>, DatasetError> {
+        let cases: Vec<&Case> = self
+            .cases
+            .iter()
+            .filter(|case| case.split == split)
+            .collect();
+        if cases.is_empty() {
+            return Err(DatasetError::EmptySplit {
+                split,
+                root: self.root.clone(),
+                cases: self.cases.iter().map(|case| case.name.clone()).collect(),
+            });
+        }
+        Ok(cases)
+    }
+
+    /// Reads the volumes of a case.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError`], naming the file, if one cannot be read or is wrong, or image and label do not lie on one grid.
+    pub fn read(&self, case: &Case) -> Result<CaseVolumes, DatasetError> {
+        let orientation = self.description.orientation;
+        let (image, label) = match &case.files {
+            CaseFiles::Nifti { image, label } => {
+                let image_volume = read_nifti_image(image, orientation)?;
+                let label_volume = read_nifti_labels(label, orientation, &self.labels)?;
+                check_one_grid((image, &image_volume), (label, &label_volume))?;
+                (image_volume, label_volume)
+            }
+            CaseFiles::Slices(files) => self.stacked(files)?,
+            CaseFiles::Hdf5(file) => read_h5_volume(file, &self.labels)?,
+        };
+        let geometry = image.geometry().cloned();
+        let mut voxels = image.into_voxels();
+        self.description.intensity.apply(&mut voxels);
+        Ok(CaseVolumes {
+            image: Volume::new(voxels, geometry),
+            label,
+        })
+    }
+
+    /// Reads one slice of a prepared training case.
+    pub(crate) fn read_slice(&self, file: &Path) -> Result<Slice, ReadError> {
+        read_npz_slice(file, &self.labels)
+    }
+
+    fn stacked(&self, files: &[PathBuf]) -> Result<(Volume<f32>, Volume<u8>), DatasetError> {
+        let slices = files
+            .iter()
+            .map(|file| self.read_slice(file))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (rows, columns) = slices.first().map_or((0, 0), |slice| slice.image.dim());
+        let mut image = Array3::zeros((slices.len(), rows, columns));
+        let mut label = Array3::zeros((slices.len(), rows, columns));
+        for (i, (slice, file)) in slices.iter().zip(files).enumerate() {
+            if slice.image.dim() != (rows, columns) {
+                return Err(ReadError::ArrayShapes {
+                    file: file.clone(),
+                    image: slice.image.shape().to_vec(),
+                    label: vec![rows, columns],
+                }
+                .into());
+            }
+            image.index_axis_mut(Axis(0), i).assign(&slice.image);
+            label.index_axis_mut(Axis(0), i).assign(&slice.label);
+        }
+        Ok((Volume::new(image, None), Volume::new(label, None)))
+    }
+}
+
+/// Checks that two volumes lie on one grid.
+///
+/// # Errors
+///
+/// [`DatasetError::Shapes`] or [`DatasetError::Geometries`], naming both files.
+pub fn check_one_grid<T, U>(
+    (image, image_volume): (&Path, &Volume<T>),
+    (label, label_volume): (&Path, &Volume<U>),
+) -> Result<(), DatasetError> {
+    if image_volume.shape() != label_volume.shape() {
+        return Err(DatasetError::Shapes {
+            image: image.to_owned(),
+            image_shape: image_volume.shape(),
+            label: label.to_owned(),
+            label_shape: label_volume.shape(),
+        });
+    }
+    match (image_volume.geometry(), label_volume.geometry()) {
+        (Some(of_image), Some(of_label)) if !of_image.is_grid_of(of_label) => {
+            Err(DatasetError::Geometries {
+                image: image.to_owned(),
+                label: label.to_owned(),
+                distance_mm: of_image.largest_distance_mm(of_label),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn new_case(
+    name: String,
+    split: Split,
+    files: CaseFiles,
+    description: &DatasetDescription,
+) -> Case {
+    Case {
+        patient: description
+            .split
+            .patients
+            .get(&name)
+            .unwrap_or(&name)
+            .clone(),
+        name,
+        split,
+        files,
+    }
+}
+
+fn nifti_cases(
+    root: &Path,
+    layout: &NiftiLayout,
+    description: &DatasetDescription,
+) -> Result<Vec<Case>, DatasetError> {
+    let split = &description.split;
+    let explicit = match &split.validation {
+        Validation::Cases { cases } => cases.as_slice(),
+        _ => &[],
+    };
+    let names = matches(root, &layout.images)?;
+    if names.is_empty() {
+        return Err(DatasetError::NoCases {
+            pattern: root.join(&layout.images),
+        });
+    }
+    let mut cases = Vec::with_capacity(names.len());
+    for name in names {
+        let part = if split.test.contains(&name) {
+            Split::Test
+        } else if explicit.contains(&name) {
+            Split::Validation
+        } else if split.train.is_empty() || split.train.contains(&name) {
+            Split::Train
+        } else {
+            continue; // a list of training cases leaves others out on purpose
+        };
+        let [image, label] =
+            [&layout.images, &layout.labels].map(|pattern| root.join(pattern.replace(CASE, &name)));
+        if !label.is_file() {
+            return Err(DatasetError::MissingLabel { case: name, label });
+        }
+        cases.push(new_case(
+            name,
+            part,
+            CaseFiles::Nifti { image, label },
+            description,
+        ));
+    }
+    Ok(cases)
+}
+
+/// The names that a pattern's `{case}` stands for, in the files below `root`.
+fn matches(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadError> {
+    let (before, after) = pattern.split_once(CASE).unwrap_or((pattern, ""));
+    let (folder, prefix) = before.rsplit_once('/').unwrap_or(("", before));
+    let (suffix, below) = match after.split_once('/') {
+        Some((suffix, below)) => (suffix, Some(below)),
+        None => (after, None),
+    };
+    let folder = root.join(folder);
+    let io = |source| ReadError::Io {
+        file: folder.clone(),
+        source,
+    };
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let Ok(file_name) = entry.file_name().into_string() else {
+            continue; // no pattern, which is text, matches it
+        };
+        let name = file_name
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix(suffix));
+        let there = below.is_none_or(|below| entry.path().join(below).is_file());
+        match name {
+            // Hidden files, as the `._img0001.nii.gz` that some archives carry, are no cases.
+            Some(name) if !name.is_empty() && there && !file_name.starts_with('.') => {
+                names.insert(name.to_owned());
+            }
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
+fn prepared_cases(
+    root: &Path,
+    layout: &PreparedLayout,
+    description: &DatasetDescription,
+) -> Result<Vec<Case>, DatasetError> {
+    let lists = [&layout.train_list, &layout.test_list].map(|list| root.join(list));
+    let explicit = match &description.split.validation {
+        Validation::Cases { cases } => cases.as_slice(),
+        _ => &[],
+    };
+    let mut slices: BTreeMap<String, BTreeMap<u64, PathBuf>> = BTreeMap::new();
+    let mut cases = Vec::new();
+    let mut lines = 0;
+    if lists[0].is_file() {
+        for name in list_lines(&lists[0])? {
+            lines += 1;
+            let parsed = name
+                .strip_prefix("case")
+                .and_then(|rest| rest.split_once("_slice"))
+                .and_then(|(case, slice)| Some((case.to_owned(), slice.parse::<u64>().ok()?)));
+            let Some((case, slice)) = parsed else {
+                return Err(DatasetError::ListLine {
+                    list: lists[0].clone(),
+                    line: name,
+                    expected: "case0005_slice000",
+                });
+            };
+            let file = root.join(&layout.train_slices).join(format!("{name}.npz"));
+            check_listed(&lists[0], &name, &file)?;
+            slices.entry(case).or_default().insert(slice, file);
+        }
+    }
+    for (case, files) in slices {
+        let split = if explicit.contains(&case) {
+            Split::Validation
+        } else {
+            Split::Train
+        };
+        let files = CaseFiles::Slices(files.into_values().collect());
+        cases.push(new_case(case, split, files, description));
+    }
+    if lists[1].is_file() {
+        for name in list_lines(&lists[1])? {
+            lines += 1;
+            let Some(case) = name.strip_prefix("case") else {
+                return Err(DatasetError::ListLine {
+                    list: lists[1].clone(),
+                    line: name,
+                    expected: "case0001",
+                });
+            };
+            let file = root
+                .join(&layout.test_volumes)
+                .join(format!("{name}.npy.h5"));
+            check_listed(&lists[1], &name, &file)?;
+            if let Some(first) = cases.iter().find(|other| other.name == case) {
+                return Err(DatasetError::Description {
+                    description: lists[1].display().to_string(),
+                    source: crate::DescriptionError::CaseInTwoSplits {
+                        case: case.to_owned(),
+                        first: first.split,
+                        second: Split::Test,
+                    },
+                });
+            }
+            cases.push(new_case(
+                case.to_owned(),
+                Split::Test,
+                CaseFiles::Hdf5(file),
+                description,
+            ));
+        }
+    }
+    if lines == 0 {
+        let [train, _] = lists;
+        return Err(DatasetError::NoCases { pattern: train });
+    }
+    Ok(cases)
+}
+
+fn list_lines(list: &Path) -> Result<Vec<String>, ReadError> {
+    let text = std::fs::read_to_string(list).map_err(|source| ReadError::Io {
+        file: list.to_owned(),
+        source,
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn check_listed(list: &Path, name: &str, file: &Path) -> Result<(), DatasetError> {
+    match file.is_file() {
+        true => Ok(()),
+        false => Err(DatasetError::ListedFileMissing {
+            list: list.to_owned(),
+            name: name.to_owned(),
+            file: file.to_owned(),
+        }),
+    }
+}
+
+/// Moves a share of the training patients to validation.
+fn hold_out_validation(cases: &mut [Case], validation: &Validation) {
+    let Validation::Fraction { fraction, seed } = *validation else {
+        return;
+    };
+    let patients: BTreeSet<String> = cases
+        .iter()
+        .filter(|case| case.split == Split::Train)
+        .map(|case| case.patient.clone())
+        .collect();
+    let count = (fraction * patients.len() as f64).round().max(1.0) as usize;
+    let patients: Vec<String> = patients.into_iter().collect();
+    let held_out: BTreeSet<&String> = validation_order(seed, patients.len())
+        .into_iter()
+        .take(count)
+        .map(|i| &patients[i])
+        .collect();
+    for case in cases.iter_mut().filter(|case| case.split == Split::Train) {
+        if held_out.contains(&case.patient) {
+            case.split = Split::Validation;
+        }
+    }
+}
+
+fn check_patients(cases: &[Case]) -> Result<(), DatasetError> {
+    let mut first_of: BTreeMap<&str, &Case> = BTreeMap::new();
+    for case in cases {
+        let first = first_of.entry(&case.patient).or_insert(case);
+        if first.split != case.split {
+            return Err(DatasetError::PatientInTwoSplits {
+                patient: case.patient.clone(),
+                cases: [first.name.clone(), case.name.clone()],
+                splits: [first.split, case.split],
+            });
+        }
+    }
+    Ok(())
+}

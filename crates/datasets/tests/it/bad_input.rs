@@ -1,0 +1,647 @@
+//! Files that are wrong: each is an error that names the file and what is wrong with it, and none is a panic.
+
+use crate::support::fixture;
+use datasets::{
+    Dataset, DatasetDescription, DatasetError, LabelMap, Orientation, ReadError, Split, prepare,
+    read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
+};
+use proptest::prelude::*;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Writes `bytes` into a folder of its own.
+fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).expect("room");
+    path
+}
+
+fn nifti_bytes() -> Vec<u8> {
+    std::fs::read(fixture("nifti/i2_little.nii")).expect("fixture")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// The message that a NIfTI file with some bytes replaced gives.
+#[track_caller]
+fn nifti_error(at: usize, replacement: &[u8]) -> String {
+    let mut bytes = nifti_bytes();
+    bytes[at..at + replacement.len()].copy_from_slice(replacement);
+    let folder = folder();
+    for (name, bytes) in [("wrong.nii", bytes.clone()), ("wrong.nii.gz", gzip(&bytes))] {
+        let path = file(&folder, name, &bytes);
+        let error = read_nifti_image(&path, Orientation::Axial)
+            .expect_err("it is wrong")
+            .to_string();
+        assert!(error.contains(name), "{error}");
+        if name == "wrong.nii.gz" {
+            return error;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn nifti_headers_that_lie() {
+    let short = |n: i16| n.to_le_bytes();
+    let single = |x: f32| x.to_le_bytes();
+    for (at, replacement, expected) in [
+        (
+            42,
+            &short(10_000)[..],
+            "announces 300000 bytes of voxels, but a file of its size",
+        ),
+        (
+            42,
+            &[short(20_000), short(20_000), short(3_000)].concat(),
+            "holds 1200000000000 voxels; at most",
+        ),
+        (40, &short(0), "Inconsistent value"),
+        (42, &short(0), "must be positive"),
+        (
+            40,
+            &[short(4), short(4), short(5), short(3), short(2)].concat(),
+            "expected one volume of three axes",
+        ),
+        (42, &short(3), "goes on after the 90 bytes of voxels"),
+        (
+            70,
+            &short(32),
+            "voxels of type Complex64; integers and floats are read",
+        ),
+        (70, &short(99), "voxels of type number 99"),
+        (
+            80,
+            &single(0.0),
+            "voxel spacing must be positive and finite",
+        ),
+        (
+            80,
+            &single(f32::NAN),
+            "voxel spacing must be positive and finite",
+        ),
+        (
+            84,
+            &single(-1.0),
+            "voxel spacing must be positive and finite",
+        ),
+        (108, &single(3.5), "its voxels start at byte 3.5"),
+        (108, &single(f32::INFINITY), "its voxels start at byte inf"),
+        (108, &single(1e6), "truncated"),
+        (280, &[single(0.0); 3].concat(), "cannot be inverted"),
+        (280, &single(f32::NAN), "spacing"),
+        (344, b"ni1\0", "file pair"),
+        (344, b"nii\0", "does not begin with a NIfTI-1 header"),
+        (0, &540_i32.to_le_bytes(), "NIfTI-2"),
+    ] {
+        let mut error = nifti_error(at, replacement);
+        if at == 108 && error.contains("can hold at most") {
+            error = "truncated".to_owned(); // the plain file is found out earlier
+        }
+        assert!(error.contains(expected), "byte {at}: {error}");
+    }
+}
+
+#[test]
+fn nifti_files_that_are_cut_or_something_else() {
+    let folder = folder();
+    let whole = nifti_bytes();
+    let zipped = gzip(&whole);
+    let cut = [
+        (
+            "cut.nii",
+            whole[..whole.len() - 7].to_vec(),
+            "file of its size can hold at most 113",
+        ),
+        (
+            "cut_header.nii",
+            whole[..100].to_vec(),
+            "it ends after 100 bytes",
+        ),
+        (
+            "cut_early.nii.gz",
+            zipped[..zipped.len() / 3].to_vec(),
+            "cut_early.nii.gz is",
+        ),
+        (
+            "cut_voxels.nii.gz",
+            zipped[..zipped.len() - 30].to_vec(),
+            "is truncated: its header announces 120 bytes",
+        ),
+        (
+            "cut_checksum.nii.gz",
+            zipped[..zipped.len() - 4].to_vec(),
+            "is truncated",
+        ),
+        (
+            "text.nii",
+            b"this is no image\n".to_vec(),
+            "it ends after 17 bytes",
+        ),
+        ("empty.nii.gz", Vec::new(), "ends after 0 bytes"),
+    ];
+    for (name, bytes, expected) in cut {
+        let error = read_nifti_image(file(&folder, name, &bytes), Orientation::Stored)
+            .expect_err(name)
+            .to_string();
+        assert!(
+            error.contains(expected) && error.contains(name),
+            "{name}: {error}"
+        );
+    }
+    let mut flipped = zipped;
+    let checksum = flipped.len() - 6;
+    flipped[checksum] ^= 1;
+    let error = read_nifti_image(
+        file(&folder, "flipped.nii.gz", &flipped),
+        Orientation::Stored,
+    );
+    assert!(
+        matches!(error, Err(ReadError::Format { .. })),
+        "the checksum is checked"
+    );
+    let missing = folder.path().join("missing.nii");
+    let error = read_nifti_image(&missing, Orientation::Stored)
+        .expect_err("missing")
+        .to_string();
+    assert!(
+        error.contains("cannot read") && error.contains("missing.nii"),
+        "{error}"
+    );
+}
+
+#[test]
+fn voxels_that_are_no_numbers() {
+    let mut bytes = std::fs::read(fixture("nifti/f4_little.nii")).expect("fixture");
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        // Voxel (1, 2, 0) of a file of 4 x 5 x 3.
+        bytes[352 + 4 * (1 + 2 * 4)..][..4].copy_from_slice(&value.to_le_bytes());
+        let folder = folder();
+        let error = read_nifti_image(file(&folder, "odd.nii", &bytes), Orientation::Axial)
+            .expect_err("not finite");
+        assert!(
+            matches!(
+                &error,
+                ReadError::NonFinite {
+                    voxel: [1, 2, 0],
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("odd.nii: voxel [1, 2, 0] is"),
+            "{error}"
+        );
+    }
+    let map = LabelMap::identity(9);
+    let error = read_nifti_labels(fixture("nifti/f4_little.nii"), Orientation::Stored, &map)
+        .expect_err("fractions");
+    assert!(
+        matches!(
+            &error,
+            ReadError::Label {
+                voxel: [0, 0, 0],
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = read_nifti_labels(fixture("nifti/i1_little.nii"), Orientation::Stored, &map)
+        .expect_err("negative");
+    assert!(
+        error.to_string().contains("the description knows 0 to 8"),
+        "{error}"
+    );
+}
+
+/// An npz file of these members.
+fn npz(folder: &TempDir, members: &[(&str, &[u8])]) -> PathBuf {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in members {
+        archive
+            .start_file(*name, zip::write::SimpleFileOptions::default())
+            .expect("memory");
+        archive.write_all(bytes).expect("memory");
+    }
+    file(
+        folder,
+        "slice.npz",
+        &archive.finish().expect("memory").into_inner(),
+    )
+}
+
+fn npy(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+#[test]
+fn npz_files_that_are_wrong() {
+    let map = LabelMap::identity(9);
+    let plane = |descr: &str, shape: &str, bytes: usize| {
+        npy(
+            &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"),
+            &vec![1; bytes],
+        )
+    };
+    let label = plane("'|u1'", "(2, 3)", 6);
+    let image = plane("'|u1'", "(2, 3)", 6);
+    let cases: Vec<(Vec<(&str, Vec<u8>)>, &str)> = vec![
+        (
+            vec![("image.npy", image.clone())],
+            "has no array `label`; it has image",
+        ),
+        (vec![], "has no array `image`; it has none"),
+        (
+            vec![("image.npy", plane("'|u1'", "(3, 2)", 6))],
+            "`image` has shape [3, 2] and `label` [2, 3]",
+        ),
+        (
+            vec![("image.npy", plane("'|u1'", "(2, 3)", 5))],
+            "is truncated",
+        ),
+        (
+            vec![("image.npy", plane("'|u1'", "(2, 3)", 7))],
+            "goes on after the 6 bytes",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(20000, 20000)", 6))],
+            "announces 3200000000 bytes",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(4000000000, 4000000000)", 6))],
+            "holds 16000000000000000000 voxels",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(99999999999999999999, 9)", 6))],
+            "its shape is none",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(-1, 9)", 6))],
+            "its shape is none",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(0, 9)", 6))],
+            "expected some rows and columns",
+        ),
+        (
+            vec![("image.npy", plane("'<f8'", "(2, 3, 1)", 48))],
+            "expected rows and columns",
+        ),
+        (
+            vec![("image.npy", plane("'<c8'", "(2, 3)", 48))],
+            "voxels of type '<c8'",
+        ),
+        (
+            vec![("image.npy", plane("'|O'", "(2, 3)", 48))],
+            "voxels of type '|O'",
+        ),
+        (
+            vec![("image.npy", plane("[('a', '<f4')]", "(2, 3)", 24))],
+            "voxels of type [(",
+        ),
+        (
+            vec![("image.npy", npy("{'descr': '<f4'}", &[]))],
+            "lacks `descr`, `fortran_order` or `shape`",
+        ),
+        (
+            vec![("image.npy", npy(&"(".repeat(4000), &[]))],
+            "describes no plain array",
+        ),
+        (
+            vec![("image.npy", npy("nonsense", &[]))],
+            "no Python literal",
+        ),
+        (
+            vec![("image.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec())],
+            "its header is 4294967295 bytes long",
+        ),
+        (
+            vec![("image.npy", b"\x93NUMPY\x07\x00".to_vec())],
+            "unknown version 7",
+        ),
+        (
+            vec![("image.npy", b"PK nonsense".to_vec())],
+            "does not begin as NumPy's arrays do",
+        ),
+        (
+            vec![
+                ("image.npy", plane("'<f4'", "(2, 3)", 24)),
+                ("label.npy", plane("'|u1'", "(2, 4)", 8)),
+            ],
+            "`label` [2, 4]",
+        ),
+        (
+            vec![
+                ("image.npy", image),
+                (
+                    "label.npy",
+                    npy(
+                        "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3), }",
+                        &[0, 1, 2, 3, 4, 9],
+                    ),
+                ),
+            ],
+            "voxel [2, 1, 0] has label 9; the description knows 0 to 8",
+        ),
+    ];
+    for (mut members, expected) in cases {
+        if !members.iter().any(|(name, _)| *name == "label.npy") && !expected.starts_with("has no")
+        {
+            members.push(("label.npy", label.clone()));
+        }
+        let members: Vec<(&str, &[u8])> = members
+            .iter()
+            .map(|(name, bytes)| (*name, bytes.as_slice()))
+            .collect();
+        let folder = folder();
+        let error = read_npz_slice(npz(&folder, &members), &map)
+            .expect_err(expected)
+            .to_string();
+        assert!(
+            error.contains(expected) && error.contains("slice.npz"),
+            "{expected}: {error}"
+        );
+    }
+    let folder = folder();
+    let error = read_npz_slice(file(&folder, "no.npz", b"no archive"), &map)
+        .expect_err("no archive")
+        .to_string();
+    assert!(
+        error.contains("no.npz is not a readable npz file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn h5_files_that_are_wrong() {
+    let map = LabelMap::identity(9);
+    let write = |folder: &TempDir, datasets: &[(&str, &[f32], &[u64])]| {
+        let mut builder = hdf5_pure::FileBuilder::new();
+        for (name, data, shape) in datasets {
+            builder
+                .create_dataset(name)
+                .with_f32_data(data)
+                .with_shape(shape);
+        }
+        let path = folder.path().join("volume.npy.h5");
+        builder.write(&path).expect("room");
+        path
+    };
+    let ones = [1.0; 8];
+    let cube: &[u64] = &[2, 2, 2];
+    for (datasets, expected) in [
+        (
+            vec![("image", &ones[..], cube), ("mask", &ones[..], cube)],
+            "has no array `label`; it has image, mask",
+        ),
+        (
+            vec![
+                ("image", &ones[..], cube),
+                ("label", &ones[..4], &[1, 2, 2]),
+            ],
+            "`label` [1, 2, 2]",
+        ),
+        (
+            vec![("image", &ones[..], &[4, 2]), ("label", &ones[..], cube)],
+            "expected slices, rows and columns",
+        ),
+        (
+            vec![
+                ("image", &ones[..], cube),
+                ("label", &[1.0, 2.0, 3.5, 0.0, 0.0, 0.0, 0.0, 0.0][..], cube),
+            ],
+            "voxel [0, 1, 0] has label 3.5",
+        ),
+        (
+            vec![
+                (
+                    "image",
+                    &[1.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0][..],
+                    cube,
+                ),
+                ("label", &ones[..], cube),
+            ],
+            "voxel [0, 0, 1] is NaN",
+        ),
+    ] {
+        let folder = folder();
+        let error = read_h5_volume(write(&folder, &datasets), &map)
+            .expect_err(expected)
+            .to_string();
+        assert!(
+            error.contains(expected) && error.contains("volume.npy.h5"),
+            "{expected}: {error}"
+        );
+    }
+    let whole =
+        std::fs::read(fixture("synapse/prepared/test_vol_h5/case0001.npy.h5")).expect("fixture");
+    let folder = folder();
+    for bytes in [&whole[..whole.len() - 100], &whole[..300], b"no HDF5", b""] {
+        let path = file(&folder, "cut.h5", bytes);
+        let error = read_h5_volume(&path, &map).expect_err("cut").to_string();
+        assert!(error.contains("cut.h5"), "{error}");
+    }
+}
+
+fn copy_synapse(to: &Path) {
+    for part in [
+        "img/img0001",
+        "img/img0005",
+        "label/label0001",
+        "label/label0005",
+    ] {
+        let file = format!("RawData/Training/{part}.nii.gz");
+        let destination = to.join(&file);
+        std::fs::create_dir_all(destination.parent().expect("a folder")).expect("room");
+        std::fs::copy(fixture("synapse").join(&file), destination).expect("fixture");
+    }
+}
+
+#[test]
+fn folders_that_are_wrong() {
+    let folder = folder();
+    let open = || Dataset::open(folder.path(), DatasetDescription::synapse());
+    let error = open().expect_err("there is nothing").to_string();
+    assert!(
+        error.contains("cannot read") && error.contains("RawData/Training/img"),
+        "{error}"
+    );
+    std::fs::create_dir_all(folder.path().join("RawData/Training/img")).expect("room");
+    let error = open().expect_err("there is nothing").to_string();
+    assert!(
+        error.contains("no case found") && error.contains("img{case}.nii.gz"),
+        "{error}"
+    );
+
+    copy_synapse(folder.path());
+    let raw = folder.path().join("RawData/Training");
+    assert!(open().is_ok());
+    std::fs::write(raw.join("img/._img0007.nii.gz"), "an archive's leftover").expect("room");
+    assert_eq!(
+        open().expect("hidden files are no cases").all_cases().len(),
+        2
+    );
+    let error = open()
+        .expect("two")
+        .cases(Split::Validation)
+        .expect_err("none validates")
+        .to_string();
+    assert!(
+        error.contains("the validation split") && error.contains("its cases are 0001, 0005"),
+        "{error}"
+    );
+
+    // Label and image of different shape, then of different geometry.
+    let nifti = fixture("nifti/bare.nii");
+    let read_first = || {
+        let dataset = open().expect("found");
+        let case = dataset.all_cases()[0].clone();
+        dataset
+            .read(&case)
+            .expect_err("they do not fit")
+            .to_string()
+    };
+    let volume = read_nifti_image(&nifti, Orientation::Stored).expect("fixture");
+    let labels = volume.with_voxels(volume.voxels().mapv(|_| 0_u8));
+    datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("room");
+    let error = read_first();
+    assert!(
+        error.contains("img0001.nii.gz is [3, 6, 7]")
+            && error.contains("label0001.nii.gz is [3, 5, 4]"),
+        "{error}"
+    );
+    let image =
+        read_nifti_image(raw.join("img/img0001.nii.gz"), Orientation::Stored).expect("fixture");
+    let mut affine = image.geometry().expect("NIfTI has one").affine_mm();
+    affine[2][3] += 1.5;
+    let moved = datasets::Geometry::new(image.shape(), affine);
+    let labels = datasets::Volume::new(image.voxels().mapv(|_| 0_u8), Some(moved));
+    datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("room");
+    let error = read_first();
+    assert!(
+        error.contains("up to 1.500 mm apart") && error.contains("label0001"),
+        "{error}"
+    );
+
+    std::fs::remove_file(raw.join("label/label0001.nii.gz")).expect("it was there");
+    let error = open().expect_err("a label is missing").to_string();
+    assert!(
+        error.contains("case 0001 has an image and no label") && error.contains("label0001.nii.gz"),
+        "{error}"
+    );
+}
+
+#[test]
+fn prepared_folders_that_are_wrong() {
+    let folder = folder();
+    let open = || Dataset::open(folder.path(), DatasetDescription::synapse_prepared());
+    assert!(matches!(open(), Err(DatasetError::NoCases { .. })));
+    let raw = Dataset::open(fixture("synapse"), DatasetDescription::synapse()).expect("fixture");
+    prepare(&raw, folder.path(), |_| {}).expect("room");
+    assert!(open().is_ok());
+    let lists = folder.path().join("lists/lists_Synapse");
+    for (list, line, expected) in [
+        (
+            "train.txt",
+            "case0005-000",
+            "`case0005-000` is not a name like case0005_slice000",
+        ),
+        (
+            "train.txt",
+            "case0009_slice000",
+            "names case0009_slice000, but",
+        ),
+        (
+            "test_vol.txt",
+            "volume7",
+            "`volume7` is not a name like case0001",
+        ),
+        ("test_vol.txt", "case0005", "is missing"),
+    ] {
+        let path = lists.join(list);
+        let before = std::fs::read_to_string(&path).expect("written");
+        std::fs::write(&path, format!("{before}{line}\n")).expect("room");
+        let error = open().expect_err(expected).to_string();
+        assert!(error.contains(expected) && error.contains(list), "{error}");
+        std::fs::write(&path, before).expect("room");
+    }
+    let volumes = folder.path().join("test_vol_h5");
+    std::fs::copy(
+        volumes.join("case0001.npy.h5"),
+        volumes.join("case0005.npy.h5"),
+    )
+    .expect("room");
+    std::fs::write(lists.join("test_vol.txt"), "case0005\n").expect("room");
+    let error = open().expect_err("0005 trains").to_string();
+    assert!(
+        error.contains("case 0005 is in two splits, training and test"),
+        "{error}"
+    );
+}
+
+/// Some bytes changed, and perhaps the end cut off.
+fn damaged(
+    mut bytes: Vec<u8>,
+    changes: &[(prop::sample::Index, u8)],
+    cut: Option<prop::sample::Index>,
+) -> Vec<u8> {
+    for (place, value) in changes {
+        let place = place.index(bytes.len());
+        bytes[place] = *value;
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut.index(bytes.len()));
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_reader_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        early in prop::collection::vec((0_usize..352, any::<u8>()), 0..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let folder = folder();
+        let map = LabelMap::identity(9);
+        let mut plain = damaged(nifti_bytes(), &changes, cut);
+        for (place, value) in early {
+            if let Some(byte) = plain.get_mut(place) {
+                *byte = value;
+            }
+        }
+        for bytes in [gzip(&plain), damaged(gzip(&nifti_bytes()), &changes, cut), plain] {
+            let path = file(&folder, "damaged.nii", &bytes);
+            for orientation in [Orientation::Axial, Orientation::Stored] {
+                let _ = read_nifti_image(&path, orientation);
+                let _ = read_nifti_labels(&path, orientation, &map);
+            }
+        }
+        for name in ["compressed.npz", "train_npz/case0005_slice000.npz"] {
+            let whole = std::fs::read(fixture("synapse/prepared").join(name)).expect("fixture");
+            let _ = read_npz_slice(file(&folder, "damaged.npz", &damaged(whole, &changes, cut)), &map);
+        }
+        for name in ["chunked.npy.h5", "test_vol_h5/case0001.npy.h5"] {
+            let whole = std::fs::read(fixture("synapse/prepared").join(name)).expect("fixture");
+            let _ = read_h5_volume(file(&folder, "damaged.h5", &damaged(whole, &changes, cut)), &map);
+        }
+        let text = damaged(DatasetDescription::synapse().to_toml().into_bytes(), &changes, cut);
+        let _ = DatasetDescription::from_toml(&String::from_utf8_lossy(&text));
+    }
+}

@@ -1,0 +1,315 @@
+//! Datasets in words.
+
+use datasets::{
+    Color, Dataset, DatasetDescription, DatasetError, DescriptionError, Intensity, PhantomConfig,
+    Split, Validation,
+};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+const LUNGS: &str = r##"
+name = "lungs"
+intensity = { window = [-1000, 400] }
+ignored_labels = [9]
+layout.nifti = { images = "{case}/ct.nii.gz", labels = "{case}/seg/lungs.nii.gz" }
+
+[[organs]]
+name = "left"
+labels = [1, 2]
+
+[[organs]]
+name = "right"
+labels = [3, 4, 5]
+color = "#0080ff"
+"##;
+
+#[test]
+fn a_description_is_what_its_file_says_and_is_written_as_it_was_read() {
+    let lungs = DatasetDescription::from_toml(LUNGS).expect("a description");
+    assert_eq!(lungs.classes(), 3);
+    assert_eq!(lungs.intensity, Intensity::Window([-1000.0, 400.0]));
+    assert_eq!(lungs.label_map().class_of(4), Some(2));
+    assert_eq!(lungs.label_map().class_of(9), Some(0));
+    assert_eq!(lungs.label_map().class_of(6), None);
+    assert_eq!(lungs.color(2), Color([0, 128, 255]));
+    assert_ne!(lungs.color(1), lungs.color(2));
+    let mut with_validation = lungs.clone();
+    with_validation.split.validation = Validation::Fraction {
+        fraction: 0.25,
+        seed: 3,
+    };
+    let mut with_cases = lungs.clone();
+    with_cases.split.validation = Validation::Cases {
+        cases: vec!["7".to_owned()],
+    };
+    let built_in = [
+        DatasetDescription::synapse(),
+        DatasetDescription::synapse_prepared(),
+    ];
+    for description in [lungs, with_validation, with_cases]
+        .into_iter()
+        .chain(built_in)
+    {
+        let text = description.to_toml();
+        assert_eq!(
+            DatasetDescription::from_toml(&text).expect(&text),
+            description
+        );
+    }
+}
+
+#[test]
+fn reports_show_synapses_organs_in_table_ones_order() {
+    let synapse = DatasetDescription::synapse();
+    let names: Vec<&str> = synapse
+        .report_classes()
+        .iter()
+        .map(|&class| synapse.organ(class).name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "aorta",
+            "gallbladder",
+            "left kidney",
+            "right kidney",
+            "liver",
+            "pancreas",
+            "spleen",
+            "stomach"
+        ]
+    );
+    assert_eq!(synapse.label_map().to_string(), "0 to 13");
+    assert_eq!(synapse.label_map().label_of(8), 11);
+}
+
+#[test]
+fn what_makes_no_sense_is_told() {
+    let wrong = |from: &str, to: &str| {
+        assert!(LUNGS.contains(from));
+        match DatasetDescription::from_toml(&LUNGS.replacen(from, to, 1)) {
+            Ok(_) => panic!("`{to}` was taken"),
+            Err(error) => error.to_string(),
+        }
+    };
+    for (from, to, expected) in [
+        (
+            "[[organs]]\nname = \"left\"\nlabels = [1, 2]",
+            "",
+            "label 3",
+        ),
+        (
+            "labels = [3, 4, 5]",
+            "labels = [2, 4]",
+            "label 2 is given to `left` and to `right`",
+        ),
+        (
+            "labels = [3, 4, 5]",
+            "labels = [9]",
+            "label 9 is given to the ignored labels and to `right`",
+        ),
+        (
+            "labels = [3, 4, 5]",
+            "labels = [0]",
+            "label 0 is given to the background",
+        ),
+        (
+            "labels = [3, 4, 5]",
+            "labels = []",
+            "organ `right` has no labels",
+        ),
+        ("labels = [3, 4, 5]", "labels = [300]", "300"),
+        (
+            "name = \"right\"",
+            "name = \"left\"",
+            "two organs are called `left`",
+        ),
+        ("#0080ff", "blue", "`blue` is no colour"),
+        ("#0080ff", "#é80f", "is no colour"),
+        ("[-1000, 400]", "[400, -1000]", "found 400 to -1000"),
+        ("[-1000, 400]", "[nan, 1]", "`intensity` must go"),
+        (
+            "window = [-1000, 400]",
+            "percentiles = [-1, 99]",
+            "`intensity` must go",
+        ),
+        (
+            "\"{case}/ct.nii.gz\"",
+            "\"ct.nii.gz\"",
+            "`images = \"ct.nii.gz\"` must contain `{case}` exactly once",
+        ),
+        (
+            "ignored_labels",
+            "ignore_labels",
+            "unknown field `ignore_labels`",
+        ),
+        (
+            "intensity = { window = [-1000, 400] }",
+            "",
+            "missing field `intensity`",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\norientation = \"LLS\"",
+            "`LLS` is no orientation",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\nreport_order = [\"left\"]",
+            "`right` is not there",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\nreport_order = [\"left\", \"left\"]",
+            "`left` is there twice",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\nreport_order = [\"liver\"]",
+            "`liver` is no organ",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\nsplit.validation = { fraction = 1.5, seed = 1 }",
+            "found 1.5",
+        ),
+        (
+            "name = \"lungs\"",
+            "name = \"lungs\"\nsplit = { train = [\"1\", \"2\"], test = [\"2\"] }",
+            "case 2 is in two splits",
+        ),
+    ] {
+        if expected == "label 3" {
+            continue; // one organ is fine
+        }
+        let message = wrong(from, to);
+        assert!(message.contains(expected), "{to}: {message}");
+    }
+    let none = LUNGS
+        .split("[[organs]]")
+        .next()
+        .expect("a start")
+        .to_owned()
+        + "organs = []";
+    let error =
+        DatasetDescription::from_toml(&none.replace("name = \"lungs\"", "name = \"lungs\""))
+            .expect_err("none");
+    assert!(
+        matches!(
+            &error,
+            DatasetError::Description {
+                source: DescriptionError::NoOrgans,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+fn phantoms(folder: &Path, train: usize) {
+    let config = PhantomConfig {
+        shape: [2, 8, 8],
+        spacing_mm: [90.0, 45.0, 45.0],
+        ..PhantomConfig::small(2)
+    };
+    config
+        .write_dataset(folder, train, 1, |_| {})
+        .expect("room");
+}
+
+#[test]
+fn validation_is_taken_from_training_by_patient() {
+    let folder = tempfile::tempdir().expect("a folder");
+    phantoms(folder.path(), 10);
+    let mut description = DatasetDescription::synapse();
+    description.split.validation = Validation::Fraction {
+        fraction: 0.3,
+        seed: 5,
+    };
+    for (case, patient) in [
+        ("0005", "A"),
+        ("0006", "A"),
+        ("0007", "A"),
+        ("0009", "B"),
+        ("0010", "B"),
+    ] {
+        description
+            .split
+            .patients
+            .insert(case.to_owned(), patient.to_owned());
+    }
+    let splits = |description: &DatasetDescription| -> Vec<(String, String, Split)> {
+        let dataset = Dataset::open(folder.path(), description.clone()).expect("phantoms");
+        let cases = dataset.all_cases().iter();
+        cases
+            .map(|case| (case.name.clone(), case.patient.clone(), case.split))
+            .collect()
+    };
+    let first = splits(&description);
+    assert_eq!(first, splits(&description));
+    let patients = |split| -> BTreeSet<String> {
+        first
+            .iter()
+            .filter(|case| case.2 == split)
+            .map(|case| case.1.clone())
+            .collect()
+    };
+    assert!(patients(Split::Train).is_disjoint(&patients(Split::Validation)));
+    // Seven patients train or validate.
+    assert_eq!(
+        (
+            patients(Split::Train).len(),
+            patients(Split::Validation).len()
+        ),
+        (5, 2)
+    );
+    assert_eq!(patients(Split::Test).len(), 1);
+    let others: BTreeSet<_> = (0..20)
+        .map(|seed| {
+            description.split.validation = Validation::Fraction {
+                fraction: 0.3,
+                seed,
+            };
+            splits(&description)
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|cases| {
+            cases
+                .into_iter()
+                .filter(|case| case.2 == Split::Validation)
+                .map(|case| case.0)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(others.len() > 5, "the seed draws the patients");
+
+    description.split.validation = Validation::Cases {
+        cases: vec!["0006".to_owned()],
+    };
+    let error = Dataset::open(folder.path(), description.clone()).expect_err("A trains too");
+    assert_eq!(
+        error.to_string(),
+        "patient A is in two splits: case 0005 is in training, case 0006 in validation"
+    );
+    description.split.patients.clear();
+    assert!(Dataset::open(folder.path(), description).is_ok());
+}
+
+#[test]
+fn percentiles_bring_any_scale_to_one() {
+    let mut voxels = datasets::ndarray::Array3::from_shape_fn((2, 10, 5), |(z, y, x)| {
+        (z * 50 + y * 5 + x) as f32 * 7.0
+    });
+    Intensity::Percentiles([10.0, 90.0]).apply(&mut voxels);
+    assert_eq!(voxels[(0, 0, 0)], 0.0);
+    assert_eq!(voxels[(1, 9, 4)], 1.0);
+    let inside = voxels
+        .iter()
+        .filter(|&&voxel| voxel > 0.0 && voxel < 1.0)
+        .count();
+    assert_eq!(inside, 78);
+    let mut flat = datasets::ndarray::Array3::from_elem((1, 2, 2), 5.0);
+    Intensity::Percentiles([1.0, 99.0]).apply(&mut flat);
+    assert!(flat.iter().all(|voxel| *voxel == 0.0));
+}

@@ -1,0 +1,10 @@
+//! The datasets against nibabel, numpy, h5py, scipy and torch, and against files that are wrong.
+
+mod bad_input;
+mod description;
+mod nifti;
+mod phantom;
+mod resample;
+mod support;
+mod synapse;
+mod views;

@@ -1,0 +1,218 @@
+//! Synapse: from raw files and from the preprocessed form, which is equal to what numpy and h5py write.
+
+use crate::support::fixture;
+use datasets::{
+    CaseVolumes, Dataset, DatasetDescription, LabelMap, SliceStore, Split, prepare, read_h5_volume,
+    read_npz_slice,
+};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn raw() -> Dataset {
+    Dataset::open(fixture("synapse"), DatasetDescription::synapse()).expect("fixture")
+}
+
+fn read(dataset: &Dataset, name: &str) -> CaseVolumes {
+    let case = dataset
+        .all_cases()
+        .iter()
+        .find(|case| case.name == name)
+        .expect("fixture");
+    dataset.read(case).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn raw_cases_are_found_split_and_read_as_the_common_preprocessing_does() {
+    let dataset = raw();
+    let names = |split| -> Vec<&str> {
+        dataset
+            .cases(split)
+            .expect("fixture")
+            .iter()
+            .map(|case| case.name.as_str())
+            .collect()
+    };
+    assert_eq!(names(Split::Train), ["0005"]);
+    assert_eq!(names(Split::Test), ["0001"]);
+    let classes = LabelMap::identity(9);
+    let prepared = fixture("synapse/prepared");
+    let test = read(&dataset, "0001");
+    let (image, label) =
+        read_h5_volume(prepared.join("test_vol_h5/case0001.npy.h5"), &classes).expect("h5py's");
+    assert_eq!(test.label.voxels(), label.voxels());
+    for (ours, theirs) in test.image.voxels().iter().zip(image.voxels()) {
+        assert!((ours - theirs).abs() <= 1e-6);
+    }
+    let train = read(&dataset, "0005");
+    for i in 0..3 {
+        let file = prepared.join(format!("train_npz/case0005_slice{i:03}.npz"));
+        let slice = read_npz_slice(file, &classes).expect("numpy's");
+        assert_eq!(
+            train
+                .label
+                .voxels()
+                .index_axis(datasets::ndarray::Axis(0), i),
+            slice.label
+        );
+        for (ours, theirs) in train
+            .image
+            .voxels()
+            .index_axis(datasets::ndarray::Axis(0), i)
+            .iter()
+            .zip(&slice.image)
+        {
+            assert!((ours - theirs).abs() <= 1e-6);
+        }
+    }
+    assert_eq!(train.image.spacing_mm(), Some([3.0, 0.75, 0.75]));
+}
+
+#[test]
+fn every_way_to_store_a_slice_or_volume_is_read() {
+    let classes = LabelMap::identity(9);
+    let prepared = fixture("synapse/prepared");
+    let plain = read_npz_slice(prepared.join("train_npz/case0005_slice000.npz"), &classes)
+        .expect("numpy's");
+    for name in ["compressed.npz", "fortran.npz", "big_endian.npz"] {
+        assert_eq!(
+            read_npz_slice(prepared.join(name), &classes).expect("numpy's"),
+            plain,
+            "{name}"
+        );
+    }
+    let (image, label) = read_h5_volume(prepared.join("chunked.npy.h5"), &classes).expect("h5py's");
+    let first = datasets::ndarray::Axis(0);
+    assert_eq!(image.voxels().index_axis(first, 0), plain.image);
+    assert_eq!(label.voxels().index_axis(first, 0), plain.label);
+    assert_eq!(image.spacing_mm(), None);
+}
+
+fn files(folder: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let entry = entry.expect("a folder");
+        if entry.path().is_dir() {
+            let below = files(&entry.path());
+            names.extend(
+                below
+                    .iter()
+                    .map(|name| format!("{}/{name}", entry.file_name().display())),
+            );
+        } else {
+            names.insert(entry.file_name().display().to_string());
+        }
+    }
+    names
+}
+
+#[test]
+fn what_is_prepared_is_read_back_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = raw();
+    let mut done = Vec::new();
+    let count =
+        prepare(&dataset, folder.path(), |case| done.push(case.name.clone())).expect("room");
+    assert_eq!(
+        (count.train_cases, count.train_slices, count.test_cases),
+        (1, 3, 1)
+    );
+    assert_eq!(done, ["0001", "0005"]);
+    let names = [
+        "lists/lists_Synapse/test_vol.txt",
+        "lists/lists_Synapse/train.txt",
+        "test_vol_h5/case0001.npy.h5",
+        "train_npz/case0005_slice000.npz",
+        "train_npz/case0005_slice001.npz",
+        "train_npz/case0005_slice002.npz",
+    ];
+    assert_eq!(files(folder.path()), names.map(str::to_owned).into());
+    let prepared =
+        Dataset::open(folder.path(), DatasetDescription::synapse_prepared()).expect("just written");
+    for name in ["0001", "0005"] {
+        let (ours, raw) = (read(&prepared, name), read(&dataset, name));
+        assert_eq!(ours.image.voxels(), raw.image.voxels());
+        assert_eq!(ours.label.voxels(), raw.label.voxels());
+    }
+    assert_eq!(prepared.cases(Split::Test).expect("one").len(), 1);
+}
+
+#[test]
+fn single_slices_come_in_any_order_and_are_kept_for_the_next_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = raw();
+    let cases: Vec<_> = dataset.all_cases().iter().collect();
+    let mut ready = Vec::new();
+    let store =
+        SliceStore::open(&dataset, &cases, folder.path(), |count| ready.push(count)).expect("room");
+    assert_eq!(ready, [1, 2]);
+    assert_eq!(store.len(), 6);
+    assert!(!store.is_empty());
+    for index in [4, 0, 5, 2, 2] {
+        let origin = store.origin(index);
+        assert_eq!(
+            (origin.case.as_str(), origin.slice),
+            [("0001", index), ("0005", index.wrapping_sub(3))][index / 3]
+        );
+        let volumes = read(&dataset, &origin.case);
+        let axis = datasets::ndarray::Axis(0);
+        let slice = store.slice(index).expect("kept");
+        assert_eq!(
+            volumes.image.voxels().index_axis(axis, origin.slice),
+            slice.image
+        );
+        assert_eq!(
+            volumes.label.voxels().index_axis(axis, origin.slice),
+            slice.label
+        );
+    }
+    let times = || -> Vec<_> {
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        entries
+            .map(|entry| {
+                entry
+                    .expect("a folder")
+                    .metadata()
+                    .expect("a file")
+                    .modified()
+                    .expect("a time")
+            })
+            .collect()
+    };
+    let before = times();
+    assert_eq!(before.len(), 2);
+    SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect("kept");
+    assert_eq!(times(), before, "nothing is decoded twice");
+
+    // Another window is another file; a damaged one is an error that says what to do.
+    let mut other = DatasetDescription::synapse();
+    other.intensity = datasets::Intensity::Window([-100.0, 300.0]);
+    let other = Dataset::open(fixture("synapse"), other).expect("fixture");
+    let all: Vec<_> = other.all_cases().iter().collect();
+    SliceStore::open(&other, &all, folder.path(), |_| {}).expect("room");
+    assert_eq!(times().len(), 4);
+    for entry in std::fs::read_dir(folder.path()).expect("a folder") {
+        let path = entry.expect("a folder").path();
+        let bytes = std::fs::read(&path).expect("a file");
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("room");
+    }
+    let error =
+        SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect_err("it is too short");
+    assert!(
+        error.to_string().contains("delete it, it is made again"),
+        "{error}"
+    );
+}
+
+#[test]
+fn prepared_slices_need_no_second_copy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    prepare(&raw(), folder.path(), |_| {}).expect("room");
+    let prepared =
+        Dataset::open(folder.path(), DatasetDescription::synapse_prepared()).expect("just written");
+    let cases = prepared.cases(Split::Train).expect("one");
+    let kept = folder.path().join("kept");
+    let store = SliceStore::open(&prepared, &cases, &kept, |_| {}).expect("nothing to do");
+    assert_eq!(store.len(), 3);
+    assert_eq!(store.slice(1).expect("there").image.dim(), (6, 7));
+    assert!(!kept.exists());
+}
