@@ -2,7 +2,8 @@
 
 use crate::support::Cases;
 use sam_lst::rooms::metrics::{
-    Direction, LabelVolume, Presence, VolumeError, compare, compare_all,
+    Direction, LabelVolume, Presence, Protocol, Report, ScoreError, StrictOptions, VolumeError,
+    compare, compare_all,
 };
 
 const CLASS: u8 = 2;
@@ -127,4 +128,214 @@ fn volumes_that_cannot_be() {
         compare(&empty, &empty, 1).map(|c| c.presence()),
         Ok(Presence::Neither)
     );
+}
+
+/// All eight of medpy's cases as the classes of a case's volumes would be scored.
+#[test]
+fn the_reference_protocol_is_medpys_dc_hd95_and_asd() {
+    let cases = Cases::open("metrics");
+    let mut compared = 0;
+    for name in cases
+        .names()
+        .filter_map(|name| name.strip_suffix(".prediction"))
+    {
+        let [prediction, label] =
+            ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
+        let shape = label.shape().dims::<3>();
+        let [prediction, label] =
+            [prediction, label].map(|data| data.iter::<u8>().collect::<Vec<_>>());
+        let [score] = Protocol::Reference
+            .score(&prediction, &label, shape, Some(SPACING_MM), &[CLASS])
+            .expect("one grid")
+            .try_into()
+            .expect("one class");
+        let theirs: Vec<f64> = cases
+            .data(&format!("{name}.voxels"))
+            .iter::<f64>()
+            .collect();
+        let [dc, hd95, _, asd, _] = theirs.try_into().expect("five numbers");
+        for (ours, theirs) in [
+            (score.dsc, dc),
+            (score.hd95, hd95),
+            (score.average_surface_distance, asd),
+        ] {
+            let ours = ours.expect("in both");
+            assert!((ours - theirs).abs() <= 1e-6, "{name}: {ours}, {theirs}");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 8);
+}
+
+#[test]
+fn the_strict_protocol_is_deepminds_where_the_definitions_coincide() {
+    let cases = Cases::open("surface_distance");
+    let mut compared = 0;
+    for name in cases
+        .names()
+        .filter_map(|name| name.strip_suffix(".prediction"))
+    {
+        let [prediction, label] =
+            ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
+        let shape = label.shape().dims::<3>();
+        let [prediction, label] =
+            [prediction, label].map(|data| data.iter::<u8>().collect::<Vec<_>>());
+        let number = |what: &str| {
+            cases
+                .data(&format!("{name}.{what}"))
+                .iter::<f64>()
+                .next()
+                .expect("one")
+        };
+        let score = |surface_dice_tolerance_mm| {
+            let options = StrictOptions {
+                surface_dice_tolerance_mm,
+                ..StrictOptions::default()
+            };
+            let scores =
+                Protocol::Strict(options).score(&prediction, &label, shape, Some(SPACING_MM), &[1]);
+            scores.expect("one grid")[0]
+        };
+        let ours = score(number("hd100") + 1e-9);
+        assert_eq!(ours.dsc, Some(number("dice")), "{name}");
+        let close =
+            |ours: Option<f64>, theirs: f64| (ours.expect("in both") - theirs).abs() <= 1e-9;
+        assert!(close(ours.hausdorff, number("hd100")), "{name}: {ours:?}");
+        if !["nested", "apart"].contains(&name) {
+            assert!(close(ours.hd95, number("hd95")), "{name}: {ours:?}");
+        }
+        let theirs: Vec<f64> = cases
+            .data(&format!("{name}.surface_dice"))
+            .iter::<f64>()
+            .collect();
+        assert_eq!(ours.surface_dice, Some(theirs[0]), "{name}");
+        if theirs[1] == 0.0 || theirs[1] == 1.0 {
+            assert_eq!(score(0.0).surface_dice, Some(theirs[1]), "{name}");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
+}
+
+#[test]
+fn absent_organs_score_as_each_protocol_says() {
+    let (some, none) = ([0_u8, 2, 2], [0_u8, 0, 1]);
+    // Prediction, label, the reference's pair, the strict protocol's DSC and surface Dice.
+    for (prediction, label, reference, strict) in [
+        (&some, &none, [1.0, 0.0], Some(0.0)),
+        (&none, &some, [0.0, 0.0], Some(0.0)),
+        (&none, &none, [0.0, 0.0], None),
+    ] {
+        let score = |protocol: Protocol| {
+            protocol
+                .score(prediction, label, [1, 1, 3], Some([1.0; 3]), &[CLASS])
+                .expect("one grid")[0]
+        };
+        let theirs = score(Protocol::Reference);
+        assert_eq!([theirs.dsc, theirs.hd95], reference.map(Some));
+        let ours = score(Protocol::strict());
+        assert_eq!([ours.dsc, ours.surface_dice], [strict; 2]);
+        assert_eq!(
+            [ours.hd95, ours.hausdorff, ours.average_surface_distance],
+            [None; 3]
+        );
+    }
+    let unknown = Protocol::strict().score(&some, &none, [1, 1, 3], None, &[CLASS]);
+    assert_eq!(unknown, Err(ScoreError::UnknownSpacing));
+    assert!(
+        Protocol::Reference
+            .score(&some, &none, [1, 1, 3], None, &[CLASS])
+            .is_ok()
+    );
+}
+
+/// Two cases of two organs: the second organ is missed in one and in neither volume of the other.
+fn report(protocol: Protocol) -> Report {
+    let mut report = Report::new(protocol, ["liver", "gallbladder"]);
+    for (case, prediction, label) in [
+        ("0001", [1_u8, 1, 0, 0, 0, 0], [1_u8, 1, 1, 0, 2, 0]),
+        ("0002", [0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]),
+    ] {
+        let scores = protocol.score(
+            &prediction,
+            &label,
+            [1, 1, 6],
+            Some([5.0, 1.0, 2.0]),
+            &[1, 2],
+        );
+        report.add(case, scores.expect("one grid"));
+    }
+    report
+}
+
+#[test]
+fn a_report_says_its_protocol_its_means_and_what_is_behind_them() {
+    let strict = report(Protocol::strict());
+    assert_eq!(
+        strict.organ_mean(0, |score| score.dsc).to_string(),
+        "0.9000 (2)"
+    );
+    assert_eq!(
+        strict.organ_mean(1, |score| score.dsc).to_string(),
+        "0.0000 (1)"
+    );
+    assert_eq!(strict.organ_mean(1, |score| score.hd95).to_string(), "none");
+    assert_eq!(strict.mean(|score| score.dsc).mean, Some(0.45));
+    assert_eq!(strict.mean(|score| score.hd95).count, 1);
+    let reference = report(Protocol::Reference);
+    assert_eq!(
+        reference.organ_mean(1, |score| score.hd95).to_string(),
+        "0.0000 (2)"
+    );
+
+    let table = strict.to_string();
+    assert!(table.starts_with(
+        "protocol: strict (HD95 larger of both directions, surface Dice at 1 mm); 2 cases;"
+    ));
+    let line = |text: &str, start: &str| -> String {
+        text.lines()
+            .find(|line| line.contains(start))
+            .unwrap_or_else(|| panic!("{text}"))
+            .to_owned()
+    };
+    assert!(line(&table, "gallbladder").contains("none (0)"), "{table}");
+    assert!(table.contains("HD95 (mm)"), "{table}");
+    assert!(
+        line(&table, "mean of organs").contains("45.00 (2 organs)"),
+        "{table}"
+    );
+    assert!(reference.to_string().contains("HD95 (voxels)"));
+
+    let markdown = reference.to_markdown();
+    assert!(markdown.starts_with("protocol: reference;"), "{markdown}");
+    assert!(
+        line(&markdown, "0001").contains("80.00 / 0.80"),
+        "{markdown}"
+    );
+
+    let csv = strict.to_csv();
+    assert_eq!(csv.lines().count(), 5);
+    assert!(csv.starts_with(
+        "protocol,case,organ,presence,dsc,hd95_mm,hd100_mm,asd_mm,surface_dice,volume_error\n"
+    ));
+    assert!(
+        line(&csv, "0002,gallbladder").ends_with("neither,,,,,,"),
+        "{csv}"
+    );
+    assert!(
+        line(&csv, "0001,gallbladder").ends_with("label_only,0,,,,0,-1"),
+        "{csv}"
+    );
+
+    let json: serde_json::Value = serde_json::from_str(&strict.to_json()).expect("JSON");
+    assert_eq!(json["mean_of_organs"]["dsc"]["mean"], 0.45);
+    assert_eq!(json["organs"][1]["organ"], "gallbladder");
+    assert_eq!(json["cases"][0]["scores"][1]["presence"], "label_only");
+    assert!(
+        json["protocol_name"]
+            .as_str()
+            .expect("a name")
+            .starts_with("strict")
+    );
+    assert_eq!(json["unit"], "mm");
 }

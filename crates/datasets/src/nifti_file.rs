@@ -167,29 +167,21 @@ impl<'a> Opened<'a> {
 
 /// What the first bytes are, if not those of a single NIfTI-1 file.
 fn other_format(header: &[u8]) -> Option<String> {
-    let Ok(size) = header.get(..4)?.try_into().map(i32::from_le_bytes) else {
-        return None;
-    };
-    let size = if size == size.swap_bytes() || (0..1 << 16).contains(&size) {
-        size
-    } else {
-        size.swap_bytes()
-    };
-    if size == 540 {
+    let size = header.first_chunk().map(|&bytes| i32::from_le_bytes(bytes));
+    let is = |expected: i32| size == Some(expected) || size == Some(expected.swap_bytes());
+    if is(540) {
         return Some("a NIfTI-2 file; convert it to NIfTI-1".to_owned());
     }
     if header.len() < HEADER_BYTES as usize {
         return Some(format!("it ends after {} bytes", header.len()));
     }
-    if header[344..] == *b"ni1\0" {
-        return Some(
-            "the header of a file pair (.hdr and .img); convert it to one file".to_owned(),
-        );
+    match &header[344..] {
+        b"ni1\0" => {
+            Some("the header of a file pair (.hdr and .img); convert it to one file".to_owned())
+        }
+        b"n+1\0" if is(HEADER_BYTES as i32) => None,
+        _ => Some("it does not begin with a NIfTI-1 header".to_owned()),
     }
-    if header[344..] != *b"n+1\0" || size != HEADER_BYTES as i32 {
-        return Some("it does not begin with a NIfTI-1 header".to_owned());
-    }
-    None
 }
 
 fn voxel_type(header: &NiftiHeader, file: &Path) -> Result<VoxelType, ReadError> {

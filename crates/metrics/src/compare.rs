@@ -2,9 +2,12 @@ use crate::distance_transform::squared_distances;
 use crate::surface::{Region, surface};
 use crate::{LabelVolume, VolumeError};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// In which of the two volumes a class occurs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Presence {
     /// In prediction and label.
     Both,
@@ -14,6 +17,17 @@ pub enum Presence {
     PredictionOnly,
     /// In neither.
     Neither,
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both",
+            Self::LabelOnly => "label_only",
+            Self::PredictionOnly => "prediction_only",
+            Self::Neither => "neither",
+        })
+    }
 }
 
 /// Which way surface distances are taken.
@@ -109,6 +123,11 @@ impl SurfaceDistances {
     pub fn mean(&self, direction: Direction) -> f64 {
         let distances = self.directed(direction);
         distances.iter().sum::<f64>() / distances.len() as f64
+    }
+
+    /// Average symmetric surface distance: the mean of the two directions' means, medpy's `assd`.
+    pub fn mean_of_both(&self) -> f64 {
+        (self.mean(Direction::ToLabel) + self.mean(Direction::ToPrediction)) / 2.0
     }
 
     /// Surface Dice: the share of both surfaces' voxels that lie within `tolerance` of the other (Nikolov et al.,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../../../README.md")]
 
 mod config;
+mod evaluation;
 mod foundation;
 mod ladder;
 mod model;
@@ -9,6 +10,8 @@ mod side_encoder;
 pub mod weights;
 
 pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
+pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
+pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders};
 pub use foundation::Foundation;
 pub use gated_fusion::Fusion;
 pub use ladder::Ladder;
@@ -16,6 +19,7 @@ pub use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts, So
 pub use mask_decoder::{
     DecoderTuning, MaskDecoderConfig, MaskPrediction, PointLabel, Points, Prompts,
 };
+pub use metrics::{Protocol, Report};
 pub use model::SamLst;
 pub use resnet_side::{ResNetSide, ResNetSideConfig};
 pub use sam::{Sam, SamConfig};
@@ -24,6 +28,7 @@ pub use side_encoder::SideEncoder;
 
 /// The rooms of the house, each for itself.
 pub mod rooms {
+    pub use datasets;
     pub use gated_fusion;
     pub use losses;
     pub use mask_decoder;
