@@ -61,7 +61,7 @@ with tempfile.TemporaryDirectory() as folder:
         nib.save(image, folder / "predictions" / f"{name_of_prediction}.nii.gz")
         for organ, value in ORGANS.items():
             expected[name, organ] = medpy_scores(prediction == value, label == value)
-    command = ["cargo", "run", "--release", "--workspace", "--example", "evaluate_synapse", "--"]
+    command = ["cargo", "run", "--release", "--example", "evaluate_synapse", "--"]
     options = ["--pred", folder / "predictions", "--label", labels, "--output", folder / "report"]
     subprocess.run([*command, *options], cwd=repository, check=True)
     rows = list(csv.DictReader(open(folder / "report-reference.csv")))
