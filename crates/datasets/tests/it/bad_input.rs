@@ -259,7 +259,8 @@ fn npz_files_that_are_wrong() {
     };
     let label = plane("'|u1'", "(2, 3)", 6);
     let image = plane("'|u1'", "(2, 3)", 6);
-    let cases: Vec<(Vec<(&str, Vec<u8>)>, &str)> = vec![
+    type Members = Vec<(&'static str, Vec<u8>)>;
+    let cases: Vec<(Members, &str)> = vec![
         (
             vec![("image.npy", image.clone())],
             "has no array `label`; it has image",
