@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod data;
+mod embeddings;
 mod full_size;
 mod gradients;
 mod losses;

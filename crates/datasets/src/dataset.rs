@@ -156,8 +156,7 @@ impl Dataset {
             CaseFiles::Slices(files) => self.stacked(files)?,
             CaseFiles::Hdf5(file) => read_h5_volume(file, &self.labels)?,
         };
-        let geometry = image.geometry().cloned();
-        let mut voxels = image.into_voxels();
+        let (mut voxels, geometry) = image.into_parts();
         self.description.intensity.apply(&mut voxels);
         Ok(CaseVolumes {
             image: Volume::new(voxels, geometry),

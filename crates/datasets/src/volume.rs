@@ -42,6 +42,11 @@ impl<T> Volume<T> {
         self.voxels
     }
 
+    /// The voxels and their geometry.
+    pub fn into_parts(self) -> (Array3<T>, Option<Geometry>) {
+        (self.voxels, self.geometry)
+    }
+
     /// Number of slices, rows and columns.
     pub fn shape(&self) -> [usize; 3] {
         self.voxels.dim().into()

@@ -75,6 +75,15 @@ impl Foundation {
         self.encoder.forward(self.pixel_scale.apply(image.inner()))
     }
 
+    /// Where it computes: a device without autodiff.
+    pub fn device(&self) -> Device {
+        let devices = self.encoder.devices();
+        devices
+            .into_iter()
+            .next()
+            .expect("an encoder has parameters")
+    }
+
     /// The encoder.
     pub fn encoder(&self) -> &SamEncoder {
         &self.encoder

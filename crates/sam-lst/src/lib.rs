@@ -1,16 +1,23 @@
 #![doc = include_str!("../../../README.md")]
 
 mod config;
+mod embedder;
+mod embedding_cache;
 mod evaluation;
 mod foundation;
 mod ladder;
 mod model;
+mod pictures;
 mod sam;
+mod segmentation;
 mod side_encoder;
+mod task;
 pub mod weights;
 
 pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
+pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceView};
+pub use embedding_cache::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, Insertion};
 pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders};
 pub use foundation::Foundation;
 pub use gated_fusion::Fusion;
@@ -21,10 +28,13 @@ pub use mask_decoder::{
 };
 pub use metrics::{Protocol, Report};
 pub use model::SamLst;
+pub use pictures::{outlined, side_by_side};
 pub use resnet_side::{ResNetSide, ResNetSideConfig};
 pub use sam::{Sam, SamConfig};
 pub use sam_encoder::{SamEncoder, SamEncoderConfig};
+pub use segmentation::{OutputResampling, SegmentationConfig};
 pub use side_encoder::SideEncoder;
+pub use task::{SliceGeometry, Task};
 
 /// The rooms of the house, each for itself.
 pub mod rooms {

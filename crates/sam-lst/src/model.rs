@@ -1,5 +1,5 @@
 use crate::weights::{self, LadderMetadata, StateDict, WeightsError};
-use crate::{ConfigError, Foundation, Ladder, SamLstConfig, SideConfig, SideEncoder};
+use crate::{ConfigError, Foundation, Ladder, SamLstConfig, SideConfig, SideEncoder, Task};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use mask_decoder::MaskPrediction;
@@ -16,6 +16,8 @@ pub struct SamLst<S: SideEncoder = ResNetSide> {
     pub foundation: Foundation,
     /// The trained half.
     pub ladder: Ladder<S>,
+    /// What the ladder is trained for, where that is known. Its checkpoint carries it.
+    pub task: Option<Task>,
     config: SamLstConfig,
 }
 
@@ -80,6 +82,7 @@ impl SamLstConfig {
         Ok(SamLst {
             foundation: Foundation::new(encoder, self.pixel_scale),
             ladder: self.random_ladder(side, device),
+            task: None,
             config: self.clone(),
         })
     }
@@ -175,6 +178,7 @@ impl<S: SideEncoder> SamLst<S> {
         Ok(Self {
             foundation,
             ladder,
+            task: None,
             config: config.clone(),
         })
     }
@@ -208,6 +212,7 @@ impl<S: SideEncoder> SamLst<S> {
         Self {
             foundation: self.foundation.clone(),
             ladder: self.ladder.valid(),
+            task: self.task.clone(),
             config: self.config.clone(),
         }
     }
@@ -222,24 +227,27 @@ impl<S: SideEncoder> SamLst<S> {
         weights::save_ladder(
             &self.ladder,
             &self.config,
+            self.task.as_ref(),
             self.foundation.weights_sha256(),
             path.as_ref(),
         )
     }
 
-    /// Loads a ladder checkpoint into this model, on the ladder's device. After an error the model is as it was.
+    /// Loads a ladder checkpoint, and its task, into this model, on the ladder's device. After an error the model is as it was.
     ///
     /// # Errors
     ///
     /// A [`WeightsError`] that names the file and what is wrong with it: not a ladder checkpoint, of another
     /// configuration, or trained over another foundation.
     pub fn load_ladder(&mut self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
-        self.ladder = weights::load_ladder(
+        let (ladder, task) = weights::load_ladder(
             &self.ladder,
             &self.config,
             self.foundation.weights_sha256(),
             path.as_ref(),
         )?;
+        self.ladder = ladder;
+        self.task = task;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 use super::keys::Part;
 use super::{StateDict, WeightsError, fingerprint, load, write};
-use crate::{Ladder, SamLstConfig, SideEncoder};
+use crate::{Ladder, SamLstConfig, SideEncoder, Task};
 use burn::config::Config;
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -11,6 +11,7 @@ use std::path::Path;
 pub(super) const CONFIG_KEY: &str = "sam_lst.config";
 const VERSION_KEY: &str = "sam_lst.version";
 const FOUNDATION_KEY: &str = "sam_lst.foundation_sha256";
+const TASK_KEY: &str = "sam_lst.task";
 const FROZEN_KEY: &str = "sam_lst.frozen_decoder_sha256";
 
 /// What a ladder checkpoint says of itself.
@@ -19,6 +20,8 @@ const FROZEN_KEY: &str = "sam_lst.frozen_decoder_sha256";
 pub struct LadderMetadata {
     /// Configuration of the model, the seed included.
     pub config: SamLstConfig,
+    /// What the ladder is trained for, where that was known.
+    pub task: Option<Task>,
     /// Version of this library that wrote it.
     pub version: String,
     /// SHA-256 of the foundation's weights.
@@ -55,8 +58,14 @@ impl LadderMetadata {
                 reason: format!("its configuration cannot be read: {error}"),
             }
         })?;
+        let task = source.metadata(TASK_KEY).map(serde_json::from_str);
+        let task = task.transpose().map_err(|error| WeightsError::Damaged {
+            path: source.path().into(),
+            reason: format!("its task cannot be read: {error}"),
+        })?;
         Ok(Self {
             config,
+            task,
             version: get(VERSION_KEY)?,
             foundation_sha256: get(FOUNDATION_KEY)?,
             frozen_decoder_sha256: get(FROZEN_KEY)?,
@@ -95,12 +104,13 @@ fn split<S: SideEncoder>(
 pub(crate) fn save_ladder<S: SideEncoder>(
     ladder: &Ladder<S>,
     config: &SamLstConfig,
+    task: Option<&Task>,
     foundation_sha256: &str,
     path: &Path,
 ) -> Result<(), WeightsError> {
     // `valid` settles the running statistics, which belong to the thread that trained.
     let (saved, frozen) = split(&ladder.valid(), config);
-    let metadata = HashMap::from(
+    let mut metadata = HashMap::from(
         [
             (CONFIG_KEY, config.to_string()),
             (VERSION_KEY, env!("CARGO_PKG_VERSION").to_string()),
@@ -110,6 +120,10 @@ pub(crate) fn save_ladder<S: SideEncoder>(
         ]
         .map(|(key, value)| (key.to_string(), value)),
     );
+    if let Some(task) = task {
+        let task = serde_json::to_string(task).expect("a task is plain data");
+        metadata.insert(TASK_KEY.to_string(), task);
+    }
     write::safetensors(path, path, saved, metadata)
 }
 
@@ -118,7 +132,7 @@ pub(crate) fn load_ladder<S: SideEncoder>(
     config: &SamLstConfig,
     foundation_sha256: &str,
     path: &Path,
-) -> Result<Ladder<S>, WeightsError> {
+) -> Result<(Ladder<S>, Option<Task>), WeightsError> {
     let source = StateDict::open(path)?;
     let metadata = LadderMetadata::of(&source)?;
     expect_config(path, config, &metadata.config)?;
@@ -160,7 +174,7 @@ pub(crate) fn load_ladder<S: SideEncoder>(
     };
     let mut loaded = load(unshared(ladder), &source, &part)?;
     loaded.sam_loaded = ladder.sam_loaded && !carries_all;
-    Ok(loaded)
+    Ok((loaded, metadata.task))
 }
 
 /// A copy that shares no running statistics with the original, on the same device and with the same tensors training.

@@ -1,0 +1,490 @@
+//! The foundation's embeddings, kept on disk: each is computed once, ever.
+//!
+//! # On disk
+//!
+//! Below the cache's folder lies one folder for each (foundation, input size, precision), named after them, so embeddings
+//! of other weights are never found. In it, each process that computes embeddings appends to a pair of files of its own:
+//! `.embeddings`, the values one after the other, and `.index`, a line of 40 bytes for each: its key, its place, a
+//! checksum of its values and a checksum of the line. A line is written after its values. An interruption therefore leaves
+//! values without a line, or a line whose checksum fails, and neither is ever taken for an embedding; values that were
+//! damaged later fail their own checksum. Processes never write into each other's files.
+
+use half::f16;
+use mmap_io::MemoryMappedFile;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// How embeddings are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePrecision {
+    /// Half precision: half the size.
+    F16,
+    /// As computed, so that training with the cache equals training without it bit for bit.
+    F32,
+}
+
+impl CachePrecision {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// What an embedding is of. Two inputs of the foundation that may differ have different keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EmbeddingKey(u128);
+
+impl EmbeddingKey {
+    /// The key of what `parts` say, in their order: the slice's pixels, the view, and all that is done to them before the
+    /// foundation sees them.
+    pub fn new(parts: &[&[u8]]) -> Self {
+        let mut hash = Xxh3::new();
+        for part in parts {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Self(hash.digest128())
+    }
+}
+
+/// Embeddings of one foundation at one input size, on disk.
+///
+/// Any number of threads and processes may use one folder at once.
+#[derive(Debug)]
+pub struct EmbeddingCache {
+    folder: PathBuf,
+    shape: [usize; 3],
+    precision: CachePrecision,
+    limit_bytes: u64,
+    /// Bytes of all embeddings found or written.
+    bytes: AtomicU64,
+    index: RwLock<HashMap<EmbeddingKey, Place>>,
+    segments: RwLock<Vec<Arc<Segment>>>,
+    writer: Mutex<WriterState>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    segment: usize,
+    offset: u64,
+    checksum: u64,
+}
+
+/// A file of embeddings, mapped as far as it was when last needed.
+#[derive(Debug)]
+struct Segment {
+    file: PathBuf,
+    map: RwLock<Option<MemoryMappedFile>>,
+}
+
+#[derive(Debug)]
+enum WriterState {
+    /// Nothing was written yet.
+    Idle,
+    Open(Writer),
+    /// Writing failed once, or the limit was reached.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Writer {
+    values: File,
+    index: File,
+    segment: usize,
+    next: u64,
+}
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// A file or folder of the cache cannot be read.
+    #[error("cannot read the embedding cache, {}: {source}", file.display())]
+    Read {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// An embedding could not be written. Those that were there still are; no more are written in this run.
+    #[error(
+        "cannot write to the embedding cache, {}: {source}; what is there stays, no more is kept in this run",
+        file.display()
+    )]
+    Write {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// What became of an embedding given to [`EmbeddingCache::insert`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is kept.
+    Kept,
+    /// It was there.
+    Present,
+    /// There is no room under the limit, or writing has failed before.
+    NoRoom,
+}
+
+const LINE_BYTES: usize = 40;
+
+impl EmbeddingCache {
+    /// Opens the part of a cache folder that holds embeddings of `shape` (channels, rows, columns) of one foundation, by
+    /// the hash of its weights, for one input size. `limit_bytes` bounds what all its files together may hold.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the folder can neither be read nor made.
+    pub fn open(
+        folder: impl AsRef<Path>,
+        weights_sha256: &str,
+        input_size: usize,
+        shape: [usize; 3],
+        precision: CachePrecision,
+        limit_bytes: Option<u64>,
+    ) -> Result<Self, CacheError> {
+        let kind = match precision {
+            CachePrecision::F16 => "f16",
+            CachePrecision::F32 => "f32",
+        };
+        let hash = weights_sha256.get(..16).unwrap_or(weights_sha256);
+        let folder = folder.as_ref().join(format!("{hash}-{input_size}-{kind}"));
+        std::fs::create_dir_all(&folder).map_err(|source| CacheError::Write {
+            file: folder.clone(),
+            source,
+        })?;
+        let cache = Self {
+            folder,
+            shape,
+            precision,
+            limit_bytes: limit_bytes.unwrap_or(u64::MAX),
+            bytes: AtomicU64::new(0),
+            index: RwLock::default(),
+            segments: RwLock::default(),
+            writer: Mutex::new(WriterState::Idle),
+        };
+        cache.find_segments()?;
+        Ok(cache)
+    }
+
+    fn find_segments(&self) -> Result<(), CacheError> {
+        let read = |file: &Path, source| CacheError::Read {
+            file: file.to_owned(),
+            source,
+        };
+        let size = self.embedding_bytes();
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(|source| read(&self.folder, source))? {
+            let file = entry.map_err(|source| read(&self.folder, source))?.path();
+            if file
+                .extension()
+                .is_some_and(|extension| extension == "index")
+            {
+                files.push(file);
+            }
+        }
+        files.sort();
+        for index_file in files {
+            let lines = std::fs::read(&index_file).map_err(|source| read(&index_file, source))?;
+            let values = index_file.with_extension("embeddings");
+            // Without its values an index says nothing.
+            let Ok(metadata) = std::fs::metadata(&values) else {
+                continue;
+            };
+            let segment = self.add_segment(values);
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            for line in lines.as_chunks::<LINE_BYTES>().0 {
+                let Some((key, offset, checksum)) = parse_line(line) else {
+                    continue;
+                };
+                if offset
+                    .checked_add(size)
+                    .is_none_or(|end| end > metadata.len())
+                {
+                    continue; // its values were cut off
+                }
+                let place = Place {
+                    segment,
+                    offset,
+                    checksum,
+                };
+                if index.insert(key, place).is_none() {
+                    self.bytes.fetch_add(size, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_segment(&self, file: PathBuf) -> usize {
+        let mut segments = self
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        segments.push(Arc::new(Segment {
+            file,
+            map: RwLock::new(None),
+        }));
+        segments.len() - 1
+    }
+
+    /// Bytes that one embedding takes.
+    pub fn embedding_bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() * self.precision.bytes()) as u64
+    }
+
+    /// Bytes that all embeddings take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Number of embeddings.
+    pub fn len(&self) -> usize {
+        self.index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether an embedding is there.
+    pub fn contains(&self, key: &EmbeddingKey) -> bool {
+        self.index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(key)
+    }
+
+    /// How embeddings are kept.
+    pub fn precision(&self) -> CachePrecision {
+        self.precision
+    }
+
+    /// Channels, rows and columns of an embedding.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// The values of an embedding; none if it is not there, or is damaged, and has to be computed.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Read`] if its file cannot be read any more.
+    pub fn get(&self, key: &EmbeddingKey) -> Result<Option<Vec<f32>>, CacheError> {
+        let place = self
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .copied();
+        let Some(place) = place else { return Ok(None) };
+        let segment =
+            self.segments.read().unwrap_or_else(PoisonError::into_inner)[place.segment].clone();
+        let values = segment.with_bytes(place.offset, self.embedding_bytes(), |bytes| {
+            (xxh3_64(bytes) == place.checksum).then(|| self.decode(bytes))
+        });
+        let values = values.map_err(|source| CacheError::Read {
+            file: segment.file.clone(),
+            source,
+        })?;
+        match values.flatten() {
+            Some(values) => Ok(Some(values)),
+            None => {
+                // Computed again, it will be kept again.
+                self.index
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(key);
+                self.bytes
+                    .fetch_sub(self.embedding_bytes(), Ordering::Relaxed);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Keeps an embedding, if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Write`] the first time that the disk does not take one; afterwards there is no room.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many values as an embedding has.
+    pub fn insert(&self, key: EmbeddingKey, values: &[f32]) -> Result<Insertion, CacheError> {
+        let expected: usize = self.shape.iter().product();
+        assert_eq!(
+            values.len(),
+            expected,
+            "an embedding of shape {:?}",
+            self.shape
+        );
+        if self.contains(&key) {
+            return Ok(Insertion::Present);
+        }
+        let size = self.embedding_bytes();
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*writer, WriterState::Closed)
+            || self.bytes().saturating_add(size) > self.limit_bytes
+        {
+            return Ok(Insertion::NoRoom);
+        }
+        let bytes = self.encode(values);
+        match self.append(&mut writer, key, &bytes) {
+            Ok(place) => {
+                let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+                if index.insert(key, place).is_none() {
+                    self.bytes.fetch_add(size, Ordering::Relaxed);
+                }
+                Ok(Insertion::Kept)
+            }
+            Err(source) => {
+                *writer = WriterState::Closed;
+                Err(CacheError::Write {
+                    file: self.folder.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn append(
+        &self,
+        state: &mut WriterState,
+        key: EmbeddingKey,
+        bytes: &[u8],
+    ) -> std::io::Result<Place> {
+        if let WriterState::Idle = state {
+            *state = WriterState::Open(self.new_writer()?);
+        }
+        let WriterState::Open(writer) = state else {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        };
+        let place = Place {
+            segment: writer.segment,
+            offset: writer.next,
+            checksum: xxh3_64(bytes),
+        };
+        writer.values.write_all(bytes)?;
+        writer.index.write_all(&line(key, place))?;
+        writer.next += bytes.len() as u64;
+        Ok(place)
+    }
+
+    /// A pair of files that no other process has.
+    fn new_writer(&self) -> std::io::Result<Writer> {
+        for attempt in 0.. {
+            let name = format!("{:010}-{attempt:04}", std::process::id());
+            let file = self.folder.join(name).with_extension("embeddings");
+            let create = |file: &Path| OpenOptions::new().append(true).create_new(true).open(file);
+            match create(&file) {
+                Ok(values) => {
+                    let index = create(&file.with_extension("index"))?;
+                    return Ok(Writer {
+                        values,
+                        index,
+                        segment: self.add_segment(file),
+                        next: 0,
+                    });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(std::io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn encode(&self, values: &[f32]) -> Vec<u8> {
+        match self.precision {
+            CachePrecision::F32 => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            CachePrecision::F16 => values
+                .iter()
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect(),
+        }
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Vec<f32> {
+        match self.precision {
+            CachePrecision::F32 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+            CachePrecision::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f16::from_le_bytes(bytes).to_f32())
+                .collect(),
+        }
+    }
+}
+
+impl Segment {
+    /// Calls `read` with the bytes, if the file has them.
+    fn with_bytes<T>(
+        &self,
+        offset: u64,
+        length: u64,
+        read: impl Fn(&[u8]) -> T,
+    ) -> std::io::Result<Option<T>> {
+        let mapped = |map: &Option<MemoryMappedFile>| {
+            let map = map.as_ref().filter(|map| map.len() >= offset + length)?;
+            map.as_slice_bytes(offset, length).ok().map(&read)
+        };
+        let value = mapped(&self.map.read().unwrap_or_else(PoisonError::into_inner));
+        if value.is_some() {
+            return Ok(value);
+        }
+        // It has grown since, or was never mapped.
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        *map = Some(MemoryMappedFile::open_ro(&self.file).map_err(std::io::Error::other)?);
+        Ok(mapped(&map))
+    }
+}
+
+fn line(key: EmbeddingKey, place: Place) -> [u8; LINE_BYTES] {
+    let mut line = [0; LINE_BYTES];
+    line[..16].copy_from_slice(&key.0.to_le_bytes());
+    line[16..24].copy_from_slice(&place.offset.to_le_bytes());
+    line[24..32].copy_from_slice(&place.checksum.to_le_bytes());
+    let checksum = xxh3_64(&line[..32]);
+    line[32..].copy_from_slice(&checksum.to_le_bytes());
+    line
+}
+
+/// Key, offset and checksum of the values; none if the line is torn.
+fn parse_line(line: &[u8; LINE_BYTES]) -> Option<(EmbeddingKey, u64, u64)> {
+    let word = |at: usize| {
+        line[at..]
+            .first_chunk()
+            .map(|&bytes| u64::from_le_bytes(bytes))
+    };
+    if word(32)? != xxh3_64(&line[..32]) {
+        return None;
+    }
+    let key = u128::from_le_bytes(*line.first_chunk()?);
+    Some((EmbeddingKey(key), word(16)?, word(24)?))
+}
