@@ -10,4 +10,5 @@ mod metrics;
 mod parity;
 mod side_encoder;
 mod support;
+mod trajectory;
 mod weights;

@@ -4,7 +4,7 @@ use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst::SamLstConfig;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -30,7 +30,12 @@ pub struct Cases(BTreeMap<String, TensorData>);
 
 impl Cases {
     pub fn open(name: &str) -> Self {
-        let mut store = SafetensorsStore::from_file(fixture(name).join("cases.safetensors"));
+        Self::read(&fixture(name).join("cases.safetensors"))
+    }
+
+    /// The tensors of any safetensors file.
+    pub fn read(file: &Path) -> Self {
+        let mut store = SafetensorsStore::from_file(file);
         let tensors = store.get_all_tensors().expect("fixture");
         Self(
             tensors

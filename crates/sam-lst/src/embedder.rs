@@ -207,7 +207,10 @@ impl<'a> Embedder<'a> {
                 cache.shape(),
                 "a cache for embeddings of another shape"
             );
-            let values = embeddings.into_data().convert::<f32>().try_into_vec::<f32>();
+            let values = embeddings
+                .into_data()
+                .convert::<f32>()
+                .try_into_vec::<f32>();
             let values = values.unwrap_or_else(|error| panic!("converted to f32: {error:?}"));
             let size = channels * rows * columns;
             for (values, &i) in values.chunks_exact(size).zip(&missing) {

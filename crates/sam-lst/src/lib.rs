@@ -7,6 +7,7 @@ mod evaluation;
 mod foundation;
 mod ladder;
 mod model;
+mod optimization;
 mod pictures;
 mod sam;
 mod segmentation;
@@ -28,6 +29,7 @@ pub use mask_decoder::{
 };
 pub use metrics::{Protocol, Report};
 pub use model::SamLst;
+pub use optimization::{OptimizationConfig, OptimizationError, OptimizerConfig, WarmupPolynomial};
 pub use pictures::{outlined, side_by_side};
 pub use resnet_side::{ResNetSide, ResNetSideConfig};
 pub use sam::{Sam, SamConfig};
