@@ -7,16 +7,16 @@
 
 #[path = "shared/device.rs"]
 mod device;
+#[path = "shared/model.rs"]
+mod model;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use model::ModelArguments;
 use sam_lst::rooms::datasets::ndarray::Axis;
 use sam_lst::rooms::datasets::{read_nifti_image, write_nifti};
-use sam_lst::{
-    CachePrecision, CachedViews, DatasetDescription, Embedder, EmbeddingCache, OutputResampling,
-    SamLst, SegmentationConfig, SliceGeometry, Task, Volume, outlined, side_by_side,
-};
+use sam_lst::{DatasetDescription, Segmenter, Volume, outlined, radiological, side_by_side};
 use std::path::{Path, PathBuf};
 
 #[global_allocator]
@@ -29,76 +29,44 @@ struct Arguments {
     input: PathBuf,
     /// The label volume to write, on the CT's grid: .nii or .nii.gz.
     output: PathBuf,
-    /// SAM's checkpoint, .pth or .safetensors, that the ladder was trained over.
-    #[arg(long, value_name = "FILE")]
-    sam: PathBuf,
-    /// The trained ladder.
-    #[arg(long, value_name = "FILE")]
-    ladder: PathBuf,
-    /// Where to compute: cpu, cuda:0, wgpu, vulkan, …
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Slices that go through the network at once.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
-    batch_size: u16,
-    /// How the network's output becomes classes.
-    #[arg(long, value_enum, default_value_t = Resampling::Logits)]
-    resampling: Resampling,
+    #[command(flatten)]
+    model: ModelArguments,
     /// A description of the dataset, in TOML, for a ladder that carries none.
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
-    /// Folder that keeps the foundation's embeddings, so that segmenting again takes only the ladder.
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
     /// Folder for pictures of the slices that show organs, plain and outlined.
     #[arg(long, value_name = "DIR")]
     overlays: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Resampling {
-    /// The released code's: class maps enlarged by nearest neighbours.
-    Reference,
-    /// Logits resampled to the slice's own size.
-    Logits,
-}
-
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let device = device::device(&arguments.device)?;
-    let model = SamLst::from_pretrained(&arguments.sam, &arguments.ladder, &device)?;
-    let task = task(&model, &arguments)?;
+    let (Some(sam), Some(ladder)) = (&arguments.model.sam, &arguments.model.ladder) else {
+        bail!("--sam and --ladder name the model");
+    };
+    let description = arguments
+        .dataset
+        .as_ref()
+        .map(DatasetDescription::from_file)
+        .transpose()?;
+    let (model, task, config) = arguments.model.load(sam, ladder, description)?;
     let stored = read_nifti_image(&arguments.input, task.dataset.orientation)?;
     let (mut voxels, geometry) = stored.into_parts();
     task.dataset.intensity.apply(&mut voxels);
     let image = Volume::new(voxels, geometry);
 
-    let config = SegmentationConfig {
-        output: match arguments.resampling {
-            Resampling::Reference => OutputResampling::Reference,
-            Resampling::Logits => OutputResampling::Logits,
-        },
-        batch_size: arguments.batch_size.into(),
-        ..SegmentationConfig::new(task.geometry)
-    };
-    let cache = arguments
-        .cache
-        .as_deref()
-        .map(|folder| open_cache(folder, &model))
-        .transpose()?;
-    let mut embedder = Embedder::new(&model.foundation);
+    let cache = arguments.model.open_cache(&model)?;
+    let mut segmenter = Segmenter::new(&model, config);
     if let Some(cache) = &cache {
-        embedder = embedder.with_cache(cache, CachedViews::IDENTITY);
+        segmenter = segmenter.with_cache(cache);
     }
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} slices, {eta} left")?;
     let bar = ProgressBar::new(image.shape()[0] as u64).with_style(style);
     bar.tick();
-    let classes = model.segment(&image, &config, &mut embedder, |done| {
-        bar.set_position(done as u64)
-    })?;
+    let classes = segmenter.segment(&image, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    if let Some(error) = embedder.full() {
+    if let Some(error) = segmenter.embedder().full() {
         println!("{error}");
     }
 
@@ -128,48 +96,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What the ladder was trained for, or what the user says it was.
-fn task(model: &SamLst, arguments: &Arguments) -> Result<Task> {
-    let task = match (&model.task, &arguments.dataset) {
-        (Some(task), None) => task.clone(),
-        (Some(task), Some(file)) => Task {
-            dataset: DatasetDescription::from_file(file)?,
-            geometry: task.geometry,
-        },
-        (None, Some(file)) => Task {
-            dataset: DatasetDescription::from_file(file)?,
-            geometry: SliceGeometry::released(),
-        },
-        (None, None) => bail!(
-            "{} does not say which organs its masks are; give a description with --dataset",
-            arguments.ladder.display()
-        ),
-    };
-    let (masks, classes) = (model.config().num_classes(), task.dataset.classes());
-    if masks != classes {
-        bail!(
-            "{} draws {masks} masks, but the dataset `{}` has {classes} classes, background included",
-            arguments.ladder.display(),
-            task.dataset.name
-        );
-    }
-    Ok(task)
-}
-
-fn open_cache(folder: &Path, model: &SamLst) -> Result<EmbeddingCache> {
-    let config = model.config();
-    let shape = [config.encoder.out_channels, config.grid(), config.grid()];
-    let hash = model.foundation.weights_sha256();
-    Ok(EmbeddingCache::open(
-        folder,
-        hash,
-        config.input_size,
-        shape,
-        CachePrecision::F16,
-        None,
-    )?)
-}
-
 /// One picture for each slice with an organ: as it is, and outlined.
 fn write_overlays(
     folder: &Path,
@@ -189,6 +115,8 @@ fn write_overlays(
         if label.iter().all(|&class| class == 0) {
             continue;
         }
+        let pixels = radiological(pixels, image.geometry());
+        let label = radiological(label, image.geometry());
         let nothing = label.mapv(|_| 0);
         let [plain, found] =
             [nothing.view(), label].map(|label| outlined(pixels, label, dataset, scale));

@@ -3,10 +3,11 @@
 use crate::support::config;
 use burn::tensor::{Device, Tensor};
 use sam_lst::rooms::datasets::ndarray::{Array2, Array3, Axis};
-use sam_lst::rooms::datasets::{View, Volume};
+use sam_lst::rooms::datasets::{Split, View, Volume};
 use sam_lst::{
-    CacheError, CachePrecision, CachedViews, Embedder, EmbeddingCache, EmbeddingKey, Insertion,
-    OutputResampling, SamLst, SegmentationConfig, SliceGeometry, SliceView,
+    CacheError, CachePrecision, CachedViews, Dataset, DatasetDescription, Embedder, EmbeddingCache,
+    EmbeddingKey, Insertion, OutputResampling, PhantomConfig, Protocol, SamLst, SegmentationConfig,
+    Segmenter, SliceGeometry, SliceView,
 };
 use std::path::{Path, PathBuf};
 
@@ -368,21 +369,25 @@ fn a_volume_is_segmented_alike_in_any_batches_with_and_without_a_cache() {
     let model = config().init(&device).expect("valid");
     let image = volume();
     for output in [OutputResampling::Reference, OutputResampling::Logits] {
-        let segment = |batch_size: usize, mut embedder: Embedder<'_>| {
+        let segment = |batch_size: usize, cache: Option<&EmbeddingCache>| {
             let config = SegmentationConfig {
                 output,
                 batch_size,
                 ..SegmentationConfig::new(SliceGeometry::released())
             };
             let mut progress = Vec::new();
-            let classes = model
-                .segment(&image, &config, &mut embedder, |done| progress.push(done))
+            let mut segmenter = Segmenter::new(&model, config);
+            if let Some(cache) = cache {
+                segmenter = segmenter.with_cache(cache);
+            }
+            let classes = segmenter
+                .segment(&image, |done| progress.push(done))
                 .expect("no cache to fail");
             assert_eq!(progress.last(), Some(&5));
             assert_eq!(progress.len(), 5_usize.div_ceil(batch_size));
             classes
         };
-        let plain = segment(2, Embedder::new(&model.foundation));
+        let plain = segment(2, None);
         assert_eq!(plain.shape(), image.shape());
         assert!(
             plain
@@ -400,12 +405,45 @@ fn a_volume_is_segmented_alike_in_any_batches_with_and_without_a_cache() {
                 .count();
             equal as f64 / plain.voxels().len() as f64
         };
-        assert!(agreement(&segment(5, Embedder::new(&model.foundation))) > 0.999);
+        assert!(agreement(&segment(5, None)) > 0.999);
         let folder = tempfile::tempdir().expect("a folder");
         let cache = model_cache(folder.path(), &model, CachePrecision::F32);
-        let cached = || Embedder::new(&model.foundation).with_cache(&cache, CachedViews::IDENTITY);
-        assert_eq!(segment(2, cached()), plain, "bit for bit");
+        assert_eq!(segment(2, Some(&cache)), plain, "bit for bit");
         assert_eq!(cache.len(), 5);
-        assert_eq!(segment(2, cached()), plain, "found");
+        assert_eq!(segment(2, Some(&cache)), plain, "found");
     }
+}
+
+#[test]
+fn an_untrained_ladder_scores_near_nothing_on_phantoms() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let phantom = PhantomConfig {
+        shape: [8, 48, 48],
+        spacing_mm: [24.0, 8.0, 8.0],
+        ..PhantomConfig::small(3)
+    };
+    phantom
+        .write_dataset(folder.path(), 1, 2, |_| {})
+        .expect("room");
+    let dataset = Dataset::open(folder.path(), DatasetDescription::synapse()).expect("phantoms");
+    let model = config().init(&Device::flex()).expect("valid");
+    let mut segmenter = Segmenter::new(&model, SegmentationConfig::new(SliceGeometry::direct()));
+    let mut progress = Vec::new();
+    let protocols = [Protocol::Reference, Protocol::strict()];
+    let reports = segmenter
+        .evaluate(
+            &dataset,
+            &dataset.cases(Split::Test).expect("two"),
+            &protocols,
+            |case, done, all| {
+                progress.push((case.to_owned(), done, all));
+            },
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(progress.first(), Some(&("0001".to_owned(), 0, 8)));
+    assert_eq!(progress.last(), Some(&("0002".to_owned(), 8, 8)));
+    assert!(reports.iter().all(|report| report.cases().len() == 2));
+    // The reference protocol gives a whole point for an organ that is not there.
+    let dsc = reports[1].mean(|score| score.dsc).mean.expect("organs");
+    assert!(dsc < 0.1, "{dsc}");
 }

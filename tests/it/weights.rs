@@ -4,7 +4,7 @@ use crate::support::{Cases, config, fixture, pattern, relative_error, resnet_pth
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, TensorData};
 use sam_lst::weights::{LadderMetadata, StateDict, WeightsError};
-use sam_lst::{DecoderTuning, SamLst};
+use sam_lst::{DatasetDescription, DecoderTuning, SamLst, SliceGeometry, Task};
 use std::path::{Path, PathBuf};
 
 fn load(sam: &Path, resnet: &Path) -> SamLst {
@@ -72,6 +72,27 @@ fn the_foundations_hash_is_the_documented_one() {
         model.foundation.weights_sha256(),
         metadata["image_encoder_sha256"]
     );
+}
+
+#[test]
+fn a_ladder_checkpoint_says_what_the_ladder_is_trained_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ladder.safetensors");
+    let mut model = load(&sam_pth(), &resnet_pth());
+    for task in [
+        None,
+        Some(Task {
+            dataset: DatasetDescription::synapse(),
+            geometry: SliceGeometry::released(),
+        }),
+    ] {
+        model.task = task.clone();
+        model.save_ladder(&path).expect("saves");
+        assert_eq!(LadderMetadata::read(&path).expect("reads").task, task);
+        let again = SamLst::from_pretrained(sam_pth(), &path, &Device::flex()).expect("loads");
+        assert_eq!(again.task, task);
+        assert_eq!(again.valid().task, task);
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Scores of predictions, whoever made them.
 
+use crate::{CacheError, Segmenter, SideEncoder};
 use datasets::{
-    DatasetDescription, DatasetError, Orientation, ReadError, Side, check_one_grid,
-    read_nifti_labels,
+    Case, Dataset, DatasetDescription, DatasetError, Orientation, ReadError, Side, Volume,
+    check_one_grid, read_nifti_labels,
 };
 use metrics::{Protocol, Report, ScoreError};
 use std::collections::BTreeMap;
@@ -24,11 +25,14 @@ pub enum EvaluationError {
     /// A file is wrong, or prediction and label do not lie on one grid.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The embedding cache cannot be read any more.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A case cannot be scored.
-    #[error("{}: {source}", prediction.display())]
+    #[error("{case}: {source}")]
     Score {
-        /// The prediction.
-        prediction: PathBuf,
+        /// The case.
+        case: String,
         /// Why.
         source: ScoreError,
     },
@@ -83,15 +87,8 @@ pub fn evaluate_folders(
 ) -> Result<FolderEvaluation, EvaluationError> {
     let classes = description.report_classes();
     let map = description.label_map();
-    let names: Vec<&str> = classes
-        .iter()
-        .map(|&class| description.organ(class).name.as_str())
-        .collect();
     let mut evaluation = FolderEvaluation {
-        reports: protocols
-            .iter()
-            .map(|&protocol| Report::new(protocol, names.clone()))
-            .collect(),
+        reports: empty_reports(description, protocols),
         unpredicted: Vec::new(),
     };
     let (pairs, unpredicted) = pairs(predictions.as_ref(), labels.as_ref())?;
@@ -103,26 +100,91 @@ pub fn evaluate_folders(
         let predicted = read_nifti_labels(prediction, orientation, &map)?;
         let truth = read_nifti_labels(label, orientation, &map)?;
         check_one_grid((prediction, &predicted), (label, &truth))?;
-        for report in &mut evaluation.reports {
-            let standard = "volumes are read in standard layout";
-            let scores = report
-                .protocol()
-                .score(
-                    predicted.voxels().as_slice().expect(standard),
-                    truth.voxels().as_slice().expect(standard),
-                    truth.shape(),
-                    truth.spacing_mm(),
-                    &classes,
-                )
-                .map_err(|source| EvaluationError::Score {
-                    prediction: prediction.clone(),
-                    source,
-                })?;
-            report.add(stem(label), scores);
-        }
+        score(
+            &mut evaluation.reports,
+            &stem(label),
+            &predicted,
+            &truth,
+            &classes,
+        )?;
         progress(i + 1, pairs.len());
     }
     Ok(evaluation)
+}
+
+impl<S: SideEncoder> Segmenter<'_, S> {
+    /// Segments cases of a dataset and scores them, under each protocol. `progress` is told a case's name, how many of its
+    /// slices are done, and how many it has.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] if a case cannot be read, or cannot be scored, as one without a voxel spacing in millimetres.
+    pub fn evaluate(
+        &mut self,
+        dataset: &Dataset,
+        cases: &[&Case],
+        protocols: &[Protocol],
+        mut progress: impl FnMut(&str, usize, usize),
+    ) -> Result<Vec<Report>, EvaluationError> {
+        let description = dataset.description();
+        let classes = description.report_classes();
+        let mut reports = empty_reports(description, protocols);
+        for case in cases {
+            let volumes = dataset.read(case)?;
+            let slices = volumes.image.shape()[0];
+            progress(&case.name, 0, slices);
+            let predicted =
+                self.segment(&volumes.image, |done| progress(&case.name, done, slices))?;
+            score(
+                &mut reports,
+                &case.name,
+                &predicted,
+                &volumes.label,
+                &classes,
+            )?;
+        }
+        Ok(reports)
+    }
+}
+
+fn empty_reports(description: &DatasetDescription, protocols: &[Protocol]) -> Vec<Report> {
+    let classes = description.report_classes();
+    let names: Vec<&str> = classes
+        .iter()
+        .map(|&class| description.organ(class).name.as_str())
+        .collect();
+    protocols
+        .iter()
+        .map(|&protocol| Report::new(protocol, names.clone()))
+        .collect()
+}
+
+fn score(
+    reports: &mut [Report],
+    case: &str,
+    predicted: &Volume<u8>,
+    truth: &Volume<u8>,
+    classes: &[u8],
+) -> Result<(), EvaluationError> {
+    let [predicted, labels] = [predicted, truth].map(|volume| volume.voxels().as_standard_layout());
+    for report in reports {
+        let standard = "in standard layout";
+        let scores = report
+            .protocol()
+            .score(
+                predicted.as_slice().expect(standard),
+                labels.as_slice().expect(standard),
+                truth.shape(),
+                truth.spacing_mm(),
+                classes,
+            )
+            .map_err(|source| EvaluationError::Score {
+                case: case.to_owned(),
+                source,
+            })?;
+        report.add(case, scores);
+    }
+    Ok(())
 }
 
 type Pairs = Vec<(PathBuf, PathBuf)>;

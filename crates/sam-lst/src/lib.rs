@@ -30,11 +30,11 @@ pub use mask_decoder::{
 pub use metrics::{Protocol, Report};
 pub use model::SamLst;
 pub use optimization::{OptimizationConfig, OptimizationError, OptimizerConfig, WarmupPolynomial};
-pub use pictures::{outlined, side_by_side};
+pub use pictures::{outlined, radiological, side_by_side};
 pub use resnet_side::{ResNetSide, ResNetSideConfig};
 pub use sam::{Sam, SamConfig};
 pub use sam_encoder::{SamEncoder, SamEncoderConfig};
-pub use segmentation::{OutputResampling, SegmentationConfig};
+pub use segmentation::{OutputResampling, SegmentationConfig, Segmenter};
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
 

@@ -1,6 +1,24 @@
-use datasets::DatasetDescription;
-use datasets::ndarray::ArrayView2;
+use datasets::ndarray::{ArrayView2, Axis};
+use datasets::{DatasetDescription, Geometry};
 use image::{Rgb, RgbImage};
+
+/// An axial slice as radiologists look at it, the patient's front up and the patient's right on the left, where the
+/// geometry says which way it lies; as it is without.
+pub fn radiological<'a, T>(
+    mut slice: ArrayView2<'a, T>,
+    geometry: Option<&Geometry>,
+) -> ArrayView2<'a, T> {
+    if let Some(geometry) = geometry {
+        let [right, front, _] = geometry.affine_mm();
+        if front[1] > 0.0 {
+            slice.invert_axis(Axis(0));
+        }
+        if right[0] > 0.0 {
+            slice.invert_axis(Axis(1));
+        }
+    }
+    slice
+}
 
 /// A slice with the outlines of its organs in their colours, `scale` screen pixels to a pixel.
 ///
@@ -72,4 +90,66 @@ pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
         left += picture.width() + GAP;
     }
     whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasets::ndarray::Array2;
+
+    #[test]
+    fn the_front_is_up_and_the_right_is_left() {
+        let slice = Array2::from_shape_fn((2, 3), |(row, column)| row * 3 + column);
+        let geometry = |right: f64, front: f64| {
+            let affine = [
+                [right, 0.0, 0.0, 0.0],
+                [0.0, front, 0.0, 0.0],
+                [0.0, 0.0, 3.0, 0.0],
+            ];
+            Geometry::new([1, 2, 3], affine)
+        };
+        let shown = |geometry: Option<Geometry>| -> Vec<usize> {
+            radiological(slice.view(), geometry.as_ref())
+                .iter()
+                .copied()
+                .collect()
+        };
+        assert_eq!(shown(None), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(shown(Some(geometry(-1.0, -1.0))), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(shown(Some(geometry(1.0, -1.0))), [2, 1, 0, 5, 4, 3]);
+        assert_eq!(shown(Some(geometry(1.0, 1.0))), [5, 4, 3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn an_outline_is_the_border_of_its_organ_in_its_colour() {
+        let synapse = DatasetDescription::synapse();
+        let image = Array2::from_elem((5, 6), 0.5_f32);
+        // A liver of 3 x 4.
+        let label = Array2::from_shape_fn((5, 6), |(row, column)| {
+            if (1..4).contains(&row) && (1..5).contains(&column) {
+                5_u8
+            } else {
+                0
+            }
+        });
+        let color = Rgb(synapse.color(5).0);
+        let picture = outlined(image.view(), label.view(), &synapse, 1);
+        assert_eq!(picture.dimensions(), (6, 5));
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            let inside = (1..5).contains(&x) && (1..4).contains(&y);
+            let middle = (2..4).contains(&x) && y == 2;
+            let expected = if inside && !middle {
+                color
+            } else {
+                Rgb([128; 3])
+            };
+            assert_eq!(*pixel, expected, "({x}, {y})");
+        }
+        // Enlarged, the line stays one screen pixel wide.
+        let picture = outlined(image.view(), label.view(), &synapse, 4);
+        let count = picture.pixels().filter(|pixel| **pixel == color).count();
+        assert_eq!(count, 2 * (4 * 4 + 3 * 4) - 4);
+        let both = side_by_side(&[picture.clone(), picture]);
+        assert_eq!(both.dimensions(), (2 * 24 + 8, 20));
+    }
 }

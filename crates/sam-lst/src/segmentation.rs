@@ -1,4 +1,7 @@
-use crate::{CacheError, Embedder, SamLst, SideEncoder, SliceGeometry, SliceView};
+use crate::{
+    CacheError, CachedViews, Embedder, EmbeddingCache, Ladder, ResNetSide, SamLst, SideEncoder,
+    SliceGeometry, SliceView,
+};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use datasets::ndarray::{Array2, Array3, ArrayView2, Axis};
@@ -52,29 +55,78 @@ pub(crate) fn images(slices: &[Array2<f32>], size: usize, device: &Device) -> Te
     Tensor::<4>::from_data(grey, device).expand([slices.len(), 3, size, size])
 }
 
-impl<S: SideEncoder> SamLst<S> {
-    /// Segments a volume slice by slice. `embedder` is of this model's foundation; with a cache, embeddings of training
-    /// slices and of earlier runs are found there. `progress` is told how many slices are done.
-    ///
-    /// # Errors
-    ///
-    /// [`CacheError`] if the embedder's cache cannot be read any more.
+/// Segments volumes with a model.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use sam_lst::{Dataset, DatasetDescription, SamLst, SegmentationConfig, Segmenter, SliceGeometry};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dataset = Dataset::open("Synapse", DatasetDescription::synapse())?;
+/// let volumes = dataset.read(&dataset.all_cases()[0])?;
+/// let model = SamLst::from_pretrained("sam_vit_b_01ec64.pth", "ladder.safetensors", &Device::flex())?;
+/// let config = SegmentationConfig::new(SliceGeometry::released());
+/// let classes = Segmenter::new(&model, config).segment(&volumes.image, |_| {})?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Segmenter<'a, S: SideEncoder = ResNetSide> {
+    model: &'a SamLst<S>,
+    ladder: Ladder<S>,
+    config: SegmentationConfig,
+    embedder: Embedder<'a>,
+}
+
+impl<'a, S: SideEncoder> Segmenter<'a, S> {
+    /// A segmenter that computes every embedding.
     ///
     /// # Panics
     ///
     /// If the batch size is zero.
+    pub fn new(model: &'a SamLst<S>, config: SegmentationConfig) -> Self {
+        assert!(config.batch_size > 0, "at least one slice at once");
+        Self {
+            model,
+            ladder: model.ladder.valid(),
+            config,
+            embedder: Embedder::new(&model.foundation),
+        }
+    }
+
+    /// Takes embeddings from a cache of this model's foundation, where training slices' and those of earlier runs are, and
+    /// keeps there what it computes.
+    pub fn with_cache(self, cache: &'a EmbeddingCache) -> Self {
+        Self {
+            embedder: self.embedder.with_cache(cache, CachedViews::IDENTITY),
+            ..self
+        }
+    }
+
+    /// What gives the embeddings.
+    pub fn embedder(&self) -> &Embedder<'a> {
+        &self.embedder
+    }
+
+    /// Segments a volume slice by slice. `progress` is told how many slices are done.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the cache cannot be read any more.
     pub fn segment(
-        &self,
+        &mut self,
         image: &Volume<f32>,
-        config: &SegmentationConfig,
-        embedder: &mut Embedder<'_>,
         mut progress: impl FnMut(usize),
     ) -> Result<Volume<u8>, CacheError> {
-        assert!(config.batch_size > 0, "at least one slice at once");
-        let ladder = self.ladder.valid();
+        let Self {
+            model,
+            ladder,
+            config,
+            embedder,
+        } = self;
         let [slices, rows, columns] = image.shape();
-        let size = self.config().input_size;
-        let device = self.foundation.device();
+        let size = model.config().input_size;
+        let device = model.foundation.device();
         let mut classes = Array3::zeros((slices, rows, columns));
         for start in (0..slices).step_by(config.batch_size) {
             let batch: Vec<ArrayView2<'_, f32>> = (start..slices.min(start + config.batch_size))
