@@ -9,19 +9,28 @@ use sam_lst::rooms::metrics::{
 const CLASS: u8 = 2;
 const SPACING_MM: [f64; 3] = [3.0, 0.8, 0.9];
 
+/// Names of a fixture's pairs of volumes.
+fn pairs(cases: &Cases) -> impl Iterator<Item = &str> {
+    cases
+        .names()
+        .filter_map(|name| name.strip_suffix(".prediction"))
+}
+
+/// Prediction, label and shape of a pair.
+fn pair(cases: &Cases, name: &str) -> (Vec<u8>, Vec<u8>, [usize; 3]) {
+    let [prediction, label] =
+        ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
+    let shape = label.shape().dims::<3>();
+    let [prediction, label] = [prediction, label].map(|data| data.iter::<u8>().collect());
+    (prediction, label, shape)
+}
+
 #[test]
 fn everything_is_medpys() {
     let cases = Cases::open("metrics");
-    let names = cases
-        .names()
-        .filter_map(|name| name.strip_suffix(".prediction"));
     let mut compared = 0;
-    for name in names {
-        let [prediction, label] =
-            ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
-        let shape = label.shape().dims::<3>();
-        let [prediction, label] =
-            [prediction, label].map(|data| data.iter::<u8>().collect::<Vec<_>>());
+    for name in pairs(&cases) {
+        let (prediction, label, shape) = pair(&cases, name);
         for (unit, spacing) in [("voxels", [1.0; 3]), ("mm", SPACING_MM)] {
             let volume = |labels| LabelVolume::in_mm(labels, shape, spacing).expect("fits");
             let comparison =
@@ -135,15 +144,8 @@ fn volumes_that_cannot_be() {
 fn the_reference_protocol_is_medpys_dc_hd95_and_asd() {
     let cases = Cases::open("metrics");
     let mut compared = 0;
-    for name in cases
-        .names()
-        .filter_map(|name| name.strip_suffix(".prediction"))
-    {
-        let [prediction, label] =
-            ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
-        let shape = label.shape().dims::<3>();
-        let [prediction, label] =
-            [prediction, label].map(|data| data.iter::<u8>().collect::<Vec<_>>());
+    for name in pairs(&cases) {
+        let (prediction, label, shape) = pair(&cases, name);
         let [score] = Protocol::Reference
             .score(&prediction, &label, shape, Some(SPACING_MM), &[CLASS])
             .expect("one grid")
@@ -171,15 +173,8 @@ fn the_reference_protocol_is_medpys_dc_hd95_and_asd() {
 fn the_strict_protocol_is_deepminds_where_the_definitions_coincide() {
     let cases = Cases::open("surface_distance");
     let mut compared = 0;
-    for name in cases
-        .names()
-        .filter_map(|name| name.strip_suffix(".prediction"))
-    {
-        let [prediction, label] =
-            ["prediction", "label"].map(|kind| cases.data(&format!("{name}.{kind}")));
-        let shape = label.shape().dims::<3>();
-        let [prediction, label] =
-            [prediction, label].map(|data| data.iter::<u8>().collect::<Vec<_>>());
+    for name in pairs(&cases) {
+        let (prediction, label, shape) = pair(&cases, name);
         let number = |what: &str| {
             cases
                 .data(&format!("{name}.{what}"))

@@ -1,6 +1,6 @@
 //! One volume in HDF5, as the common preprocessing of Synapse writes it: datasets `image` and `label`, slices first.
 
-use crate::raw::{Announced, FromNumber, LARGEST_DEFLATE_RATIO, Scaling};
+use crate::raw::{Announced, FromNumber, LARGEST_DEFLATE_RATIO, Scaling, check_shapes};
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_beside;
 use crate::{LabelMap, ReadError, Volume, WriteError};
@@ -34,13 +34,7 @@ pub fn read_h5_volume(
         "label",
         &(Scaling::NONE, labels),
     )?;
-    if image.dim() != label.dim() {
-        return Err(ReadError::ArrayShapes {
-            file: file.to_owned(),
-            image: image.shape().to_vec(),
-            label: label.shape().to_vec(),
-        });
-    }
+    check_shapes(file, image.shape(), label.shape())?;
     Ok((Volume::new(image, None), Volume::new(label, None)))
 }
 

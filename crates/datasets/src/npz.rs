@@ -1,6 +1,6 @@
 //! One slice in NumPy's npz, as the common preprocessing of Synapse writes it: arrays `image` and `label`.
 
-use crate::raw::{Announced, FromNumber, LARGEST_DEFLATE_RATIO, Scaling, damaged};
+use crate::raw::{Announced, FromNumber, LARGEST_DEFLATE_RATIO, Scaling, check_shapes, damaged};
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_beside;
 use crate::{LabelMap, ReadError, WriteError};
@@ -47,13 +47,7 @@ pub fn read_npz_slice(file: impl AsRef<Path>, labels: &LabelMap) -> Result<Slice
         "label",
         &(Scaling::NONE, labels),
     )?;
-    if image.dim() != label.dim() {
-        return Err(ReadError::ArrayShapes {
-            file: file.to_owned(),
-            image: image.shape().to_vec(),
-            label: label.shape().to_vec(),
-        });
-    }
+    check_shapes(file, image.shape(), label.shape())?;
     Ok(Slice { image, label })
 }
 

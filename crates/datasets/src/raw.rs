@@ -127,6 +127,18 @@ pub(crate) fn damaged(file: &Path, source: std::io::Error) -> ReadError {
     }
 }
 
+/// Image and label of one file have one shape.
+pub(crate) fn check_shapes(file: &Path, image: &[usize], label: &[usize]) -> Result<(), ReadError> {
+    if image == label {
+        return Ok(());
+    }
+    Err(ReadError::ArrayShapes {
+        file: file.to_owned(),
+        image: image.to_vec(),
+        label: label.to_vec(),
+    })
+}
+
 fn read_up_to(stream: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

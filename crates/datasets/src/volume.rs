@@ -119,6 +119,10 @@ impl Arrangement {
         arrangement
     }
 
+    fn reversed_axes(&self) -> impl Iterator<Item = Axis> {
+        (0..3).filter(|&axis| self.reversed[axis]).map(Axis)
+    }
+
     /// From the file's order, first axis fastest, to the array's.
     pub fn present<T: Clone>(&self, stored: Vec<T>, dim: [usize; 3]) -> Array3<T> {
         let stored =
@@ -127,28 +131,16 @@ impl Arrangement {
             return stored;
         }
         let mut array = stored.permuted_axes(self.file_axes.map(|axis| 2 - axis));
-        for (axis, _) in self
-            .reversed
-            .iter()
-            .enumerate()
-            .filter(|(_, reversed)| **reversed)
-        {
-            array.invert_axis(Axis(axis));
-        }
+        self.reversed_axes()
+            .for_each(|axis| array.invert_axis(axis));
         array.as_standard_layout().into_owned()
     }
 
     /// A view whose axes are the file's three.
     pub fn store<'a, T>(&self, array: ArrayView3<'a, T>) -> ArrayView3<'a, T> {
         let mut array = array;
-        for (axis, _) in self
-            .reversed
-            .iter()
-            .enumerate()
-            .filter(|(_, reversed)| **reversed)
-        {
-            array.invert_axis(Axis(axis));
-        }
+        self.reversed_axes()
+            .for_each(|axis| array.invert_axis(axis));
         let array_axis = |file_axis| {
             self.file_axes
                 .iter()

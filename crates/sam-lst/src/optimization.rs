@@ -118,30 +118,28 @@ impl OptimizationConfig {
                 weight_decay,
             } => (betas, epsilon, weight_decay),
         };
-        let share = |value: f64| (0.0..1.0).contains(&value);
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        let checks: [(&'static str, f64, &dyn Fn(f64) -> bool, &'static str); 6] = [
-            ("betas", beta_1.into(), &share, "at least 0 and below 1"),
-            ("betas", beta_2.into(), &share, "at least 0 and below 1"),
-            ("epsilon", epsilon.into(), &positive, "positive"),
-            (
-                "weight_decay",
-                weight_decay.into(),
-                &not_negative,
-                "0 or positive",
-            ),
-            ("base", self.schedule.base, &positive, "positive"),
-            ("power", self.schedule.power, &not_negative, "0 or positive"),
-        ];
-        for (field, found, holds, expected) in checks {
-            if !holds(found) {
-                return Err(OptimizationError {
-                    field,
-                    found,
-                    expected,
-                });
-            }
+        let require = |holds: bool, field, found: f64, expected| match holds {
+            true => Ok(()),
+            false => Err(OptimizationError {
+                field,
+                found,
+                expected,
+            }),
+        };
+        for beta in [beta_1, beta_2] {
+            let holds = (0.0..1.0).contains(&beta);
+            require(holds, "betas", beta.into(), "at least 0 and below 1")?;
+        }
+        for (field, found) in [("epsilon", epsilon.into()), ("base", self.schedule.base)] {
+            let holds = f64::is_finite(found) && found > 0.0;
+            require(holds, field, found, "positive")?;
+        }
+        for (field, found) in [
+            ("weight_decay", weight_decay.into()),
+            ("power", self.schedule.power),
+        ] {
+            let holds = f64::is_finite(found) && found >= 0.0;
+            require(holds, field, found, "0 or positive")?;
         }
         Ok(())
     }

@@ -46,7 +46,10 @@ pub fn outlined(
         let (row, column) = ((y / scale) as usize, (x / scale) as usize);
         let own = label[(row, column)];
         // A screen pixel belongs to the outline if the pixel that it touches is another's.
-        let beside = |place: u32| match (place % scale == 0, place % scale == scale - 1) {
+        let beside = |place: u32| match (
+            place.is_multiple_of(scale),
+            (place + 1).is_multiple_of(scale),
+        ) {
             (true, true) => &[-1, 1][..],
             (true, false) => &[-1],
             (false, true) => &[1],
