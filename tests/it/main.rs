@@ -1,6 +1,7 @@
 //! Parity with PyTorch, training, weights and bad input, of the whole library on the CPU.
 
 mod bad_input;
+mod batches;
 mod data;
 mod embeddings;
 mod full_size;

@@ -85,7 +85,7 @@ impl From<CachedViews> for String {
 }
 
 /// What an input of the foundation is: a slice, a view of it, and what brings it to the network's size.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceView {
     view: View,
     key: EmbeddingKey,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../../../README.md")]
 
+mod batches;
 mod config;
 mod embedder;
 mod embedding_cache;
@@ -15,6 +16,7 @@ mod side_encoder;
 mod task;
 pub mod weights;
 
+pub use batches::{Batch, Batches, Waiting};
 pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
 pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceView};

@@ -1,0 +1,250 @@
+use crate::segmentation::images;
+use crate::{SamLstConfig, SliceGeometry, SliceView};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use datasets::ndarray::Array2;
+use datasets::{DatasetError, SliceStore, View, epoch_order};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+/// The batches of training: which slices, in which views, in which order, at which sizes.
+///
+/// Everything follows from (seed, epoch, step), so a run that is resumed at any step sees what it would have seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Batches<'a> {
+    store: &'a SliceStore<'a>,
+    geometry: SliceGeometry,
+    input_size: usize,
+    logits_size: usize,
+    batch_size: usize,
+    seed: u64,
+    augment: bool,
+}
+
+/// Some slices, ready for the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Its number within the epoch.
+    pub step: usize,
+    /// The store's indices of its slices.
+    pub slices: Vec<usize>,
+    /// What each input is, for the embedding cache.
+    pub views: Vec<SliceView>,
+    inputs: Vec<Array2<f32>>,
+    labels: Vec<Array2<u8>>,
+}
+
+/// How long the consumer of prefetched batches waited for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// In all, after the first batch, which nothing can hide.
+    pub time: Duration,
+    /// Batches that were waited for, of those after the first.
+    pub batches: usize,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `batch_size` slices of `store` for a model, in the views that the published augmentation draws.
+    ///
+    /// # Panics
+    ///
+    /// If the batch size is zero.
+    pub fn new(
+        store: &'a SliceStore<'a>,
+        model: &SamLstConfig,
+        geometry: SliceGeometry,
+        batch_size: usize,
+        seed: u64,
+    ) -> Self {
+        assert!(batch_size > 0, "at least one slice in a batch");
+        Self {
+            store,
+            geometry,
+            input_size: model.input_size,
+            logits_size: 4 * model.grid(),
+            batch_size,
+            seed,
+            augment: true,
+        }
+    }
+
+    /// Every slice as it is.
+    pub fn without_augmentation(self) -> Self {
+        Self {
+            augment: false,
+            ..self
+        }
+    }
+
+    /// Batches in an epoch. The last may be smaller.
+    pub fn steps(&self) -> usize {
+        self.store.len().div_ceil(self.batch_size)
+    }
+
+    /// The slices of a step of an epoch, each with the view that it is seen in.
+    ///
+    /// # Panics
+    ///
+    /// If the epoch has no such step.
+    pub fn plan(&self, epoch: u64, step: usize) -> Vec<(usize, View)> {
+        assert!(step < self.steps(), "step {step} of {}", self.steps());
+        let order = epoch_order(self.seed, epoch, self.store.len());
+        let start = step * self.batch_size;
+        let slices = order.into_iter().skip(start).take(self.batch_size);
+        let view = |slice: usize| match self.augment {
+            true => View::draw(self.seed, epoch, slice as u64),
+            false => View::Identity,
+        };
+        slices.map(|slice| (slice, view(slice))).collect()
+    }
+
+    /// Makes a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError`] if a slice cannot be read.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::plan`].
+    pub fn batch(&self, epoch: u64, step: usize) -> Result<Batch, DatasetError> {
+        let plan = self.plan(epoch, step);
+        let mut batch = Batch {
+            step,
+            slices: Vec::with_capacity(plan.len()),
+            views: Vec::with_capacity(plan.len()),
+            inputs: Vec::with_capacity(plan.len()),
+            labels: Vec::with_capacity(plan.len()),
+        };
+        for (index, view) in plan {
+            let slice = self.store.slice(index)?;
+            batch.slices.push(index);
+            batch.views.push(SliceView::new(
+                slice.image.view(),
+                view,
+                self.geometry,
+                self.input_size,
+            ));
+            let image = view.apply(slice.image.view());
+            let label = view.apply(slice.label.view());
+            batch
+                .inputs
+                .push(self.geometry.image(image.view(), self.input_size));
+            batch.labels.push(
+                self.geometry
+                    .label(label.view(), self.input_size, self.logits_size),
+            );
+        }
+        Ok(batch)
+    }
+
+    /// Makes an epoch's batches from step `first` on, in order, on `workers` threads ahead of `consume`, which may break
+    /// off. At most `2 * workers` batches are in memory beside the one that is consumed.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError`] of the first batch that cannot be made; those before it are consumed.
+    ///
+    /// # Panics
+    ///
+    /// If there are no workers.
+    pub fn prefetched(
+        &self,
+        epoch: u64,
+        first: usize,
+        workers: usize,
+        mut consume: impl FnMut(Batch) -> ControlFlow<()>,
+    ) -> Result<Waiting, DatasetError> {
+        assert!(workers > 0, "at least one worker");
+        let next = AtomicUsize::new(first);
+        let (sender, receiver) = sync_channel(workers);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (sender, next) = (sender.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let step = next.fetch_add(1, Ordering::Relaxed);
+                        // The other end is gone when the consumer broke off.
+                        if step >= self.steps()
+                            || sender.send((step, self.batch(epoch, step))).is_err()
+                        {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let receiver = receiver;
+            let mut waiting = Waiting::default();
+            let mut early = BTreeMap::new();
+            for step in first..self.steps() {
+                let start = Instant::now();
+                let mut waited = false;
+                let batch = loop {
+                    if let Some(batch) = early.remove(&step) {
+                        break batch;
+                    }
+                    let (number, batch) = match receiver.try_recv() {
+                        Ok(received) => received,
+                        Err(_) => {
+                            waited = true;
+                            receiver.recv().expect("a worker sends each step")
+                        }
+                    };
+                    early.insert(number, batch);
+                };
+                if waited && step > first {
+                    waiting.time += start.elapsed();
+                    waiting.batches += 1;
+                }
+                if consume(batch?).is_break() {
+                    break;
+                }
+            }
+            Ok(waiting)
+        })
+    }
+}
+
+impl Batch {
+    /// Number of slices.
+    pub fn len(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slices.is_empty()
+    }
+
+    /// The network's input.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, 3, S, S]`
+    pub fn images(&self, device: &Device) -> Tensor<4> {
+        let size = self.inputs.first().map_or(0, |input| input.dim().0);
+        images(&self.inputs, size, device)
+    }
+
+    /// What its low-resolution logits are compared with.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, S / 4, S / 4]`
+    pub fn labels(&self, device: &Device) -> Tensor<3, Int> {
+        let (rows, columns) = self.labels.first().map_or((0, 0), |label| label.dim());
+        let classes: Vec<i32> = self
+            .labels
+            .iter()
+            .flatten()
+            .map(|&class| i32::from(class))
+            .collect();
+        Tensor::from_data(
+            TensorData::new(classes, [self.len(), rows, columns]),
+            device,
+        )
+    }
+}
