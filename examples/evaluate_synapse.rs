@@ -147,10 +147,7 @@ fn score_ladder(
     description: Option<DatasetDescription>,
     protocols: &[Protocol],
 ) -> Result<Vec<Report>> {
-    let (Some(sam), Some(ladder)) = (&arguments.sam, &arguments.ladder) else {
-        bail!("--data needs --sam and --ladder");
-    };
-    let (model, task, config) = arguments.load(sam, ladder, description)?;
+    let (model, task, config) = arguments.load(description)?;
     let dataset = Dataset::open(data, task.dataset)?;
     let cases = dataset.cases(Split::Test)?;
     let cache = arguments.open_cache(&model)?;

@@ -10,7 +10,7 @@ mod device;
 #[path = "shared/model.rs"]
 mod model;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::ModelArguments;
@@ -42,15 +42,12 @@ struct Arguments {
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (Some(sam), Some(ladder)) = (&arguments.model.sam, &arguments.model.ladder) else {
-        bail!("--sam and --ladder name the model");
-    };
     let description = arguments
         .dataset
         .as_ref()
         .map(DatasetDescription::from_file)
         .transpose()?;
-    let (model, task, config) = arguments.model.load(sam, ladder, description)?;
+    let (model, task, config) = arguments.model.load(description)?;
     let stored = read_nifti_image(&arguments.input, task.dataset.orientation)?;
     let (mut voxels, geometry) = stored.into_parts();
     task.dataset.intensity.apply(&mut voxels);

@@ -7,7 +7,7 @@ use sam_lst::{
     CachePrecision, DatasetDescription, EmbeddingCache, OutputResampling, SamLst,
     SegmentationConfig, SliceGeometry, Task,
 };
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct ModelArguments {
@@ -43,10 +43,11 @@ impl ModelArguments {
     /// The model, what it is trained for, and how it segments.
     pub fn load(
         &self,
-        sam: &Path,
-        ladder: &Path,
         dataset: Option<DatasetDescription>,
     ) -> Result<(SamLst, Task, SegmentationConfig)> {
+        let (Some(sam), Some(ladder)) = (&self.sam, &self.ladder) else {
+            bail!("--sam and --ladder name the model");
+        };
         let model = SamLst::from_pretrained(sam, ladder, &device(&self.device)?)?;
         let task = match (model.task.clone(), dataset) {
             (Some(task), None) => task,
@@ -80,20 +81,7 @@ impl ModelArguments {
 
     /// The cache of this model's embeddings, if one is asked for.
     pub fn open_cache(&self, model: &SamLst) -> Result<Option<EmbeddingCache>> {
-        let Some(folder) = &self.cache else {
-            return Ok(None);
-        };
-        let config = model.config();
-        let shape = [config.encoder.out_channels, config.grid(), config.grid()];
-        let hash = model.foundation.weights_sha256();
-        let cache = EmbeddingCache::open(
-            folder,
-            hash,
-            config.input_size,
-            shape,
-            CachePrecision::F16,
-            None,
-        )?;
-        Ok(Some(cache))
+        let open = |folder| model.embedding_cache(folder, CachePrecision::F16, None);
+        Ok(self.cache.as_ref().map(open).transpose()?)
     }
 }

@@ -256,10 +256,9 @@ fn slice(number: usize) -> Array2<f32> {
 }
 
 fn model_cache(folder: &Path, model: &SamLst, precision: CachePrecision) -> EmbeddingCache {
-    let config = model.config();
-    let shape = [config.encoder.out_channels, config.grid(), config.grid()];
-    let hash = model.foundation.weights_sha256();
-    EmbeddingCache::open(folder, hash, config.input_size, shape, precision, None).expect("room")
+    model
+        .embedding_cache(folder, precision, None)
+        .expect("room")
 }
 
 #[test]

@@ -247,10 +247,7 @@ fn nifti_cases(
     description: &DatasetDescription,
 ) -> Result<Vec<Case>, DatasetError> {
     let split = &description.split;
-    let explicit = match &split.validation {
-        Validation::Cases { cases } => cases.as_slice(),
-        _ => &[],
-    };
+    let explicit = split.validation.cases();
     let names = matches(root, &layout.images)?;
     if names.is_empty() {
         return Err(DatasetError::NoCases {
@@ -292,10 +289,7 @@ fn matches(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadError> {
         None => (after, None),
     };
     let folder = root.join(folder);
-    let io = |source| ReadError::Io {
-        file: folder.clone(),
-        source,
-    };
+    let io = ReadError::io(&folder);
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(&folder).map_err(io)? {
         let entry = entry.map_err(io)?;
@@ -323,10 +317,7 @@ fn prepared_cases(
     description: &DatasetDescription,
 ) -> Result<Vec<Case>, DatasetError> {
     let lists = [&layout.train_list, &layout.test_list].map(|list| root.join(list));
-    let explicit = match &description.split.validation {
-        Validation::Cases { cases } => cases.as_slice(),
-        _ => &[],
-    };
+    let explicit = description.split.validation.cases();
     let mut slices: BTreeMap<String, BTreeMap<u64, PathBuf>> = BTreeMap::new();
     let mut cases = Vec::new();
     let mut lines = 0;
@@ -398,10 +389,7 @@ fn prepared_cases(
 }
 
 fn list_lines(list: &Path) -> Result<Vec<String>, ReadError> {
-    let text = std::fs::read_to_string(list).map_err(|source| ReadError::Io {
-        file: list.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(list).map_err(ReadError::io(list))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     Ok(lines.map(str::to_owned).collect())
 }

@@ -284,6 +284,14 @@ pub enum Validation {
 }
 
 impl Validation {
+    /// The cases that validate by name.
+    pub(crate) fn cases(&self) -> &[String] {
+        match self {
+            Self::Cases { cases } => cases,
+            _ => &[],
+        }
+    }
+
     fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
@@ -373,10 +381,7 @@ impl DatasetDescription {
     /// As [`Self::from_toml`], and [`DatasetError::Read`] if the file cannot be read.
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self, DatasetError> {
         let file = file.as_ref();
-        let text = std::fs::read_to_string(file).map_err(|source| crate::ReadError::Io {
-            file: file.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(file).map_err(crate::ReadError::io(file))?;
         Self::from_toml_of(&text, file)
     }
 
@@ -545,17 +550,15 @@ impl DatasetDescription {
     }
 
     fn check_split(&self) -> Result<(), DescriptionError> {
-        let validation = match &self.split.validation {
-            Validation::Cases { cases } => cases.as_slice(),
-            Validation::Fraction { fraction, .. } if !(*fraction > 0.0 && *fraction < 1.0) => {
-                return Err(DescriptionError::Fraction { found: *fraction });
-            }
-            _ => &[],
-        };
+        if let Validation::Fraction { fraction, .. } = self.split.validation
+            && !(fraction > 0.0 && fraction < 1.0)
+        {
+            return Err(DescriptionError::Fraction { found: fraction });
+        }
         let mut splits: HashMap<&str, Split> = HashMap::new();
         for (split, cases) in [
             (Split::Train, self.split.train.as_slice()),
-            (Split::Validation, validation),
+            (Split::Validation, self.split.validation.cases()),
             (Split::Test, &self.split.test),
         ] {
             for case in cases {

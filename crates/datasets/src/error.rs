@@ -1,6 +1,6 @@
 use crate::{LabelMap, Split};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,16 @@ pub enum ReadError {
         /// Shape of the label.
         label: Vec<usize>,
     },
+}
+
+impl ReadError {
+    /// What the operating system said of a file.
+    pub(crate) fn io(file: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
+        move |source| Self::Io {
+            file: file.to_owned(),
+            source,
+        }
+    }
 }
 
 /// Why a file could not be written. What was there before is still there.

@@ -21,10 +21,7 @@ pub fn read_h5_volume(
     labels: &LabelMap,
 ) -> Result<(Volume<f32>, Volume<u8>), ReadError> {
     let file = file.as_ref();
-    let metadata = std::fs::metadata(file).map_err(|source| ReadError::Io {
-        file: file.to_owned(),
-        source,
-    })?;
+    let metadata = std::fs::metadata(file).map_err(ReadError::io(file))?;
     let opened = File::open_streaming(file).map_err(|error| h5_error(file, error))?;
     let image: Array3<f32> = dataset(file, &opened, metadata.len(), "image", &Scaling::NONE)?;
     let label: Array3<u8> = dataset(
@@ -192,10 +189,7 @@ fn read_slice(
 
 fn h5_error(file: &Path, error: Error) -> ReadError {
     match error {
-        Error::Io(source) => ReadError::Io {
-            file: file.to_owned(),
-            source,
-        },
+        Error::Io(source) => ReadError::io(file)(source),
         other => ReadError::Format {
             file: file.to_owned(),
             expected: FORMAT,

@@ -70,10 +70,7 @@ struct Opened<'a> {
 
 impl<'a> Opened<'a> {
     fn open(file: &'a Path) -> Result<Self, ReadError> {
-        let io = |source| ReadError::Io {
-            file: file.to_owned(),
-            source,
-        };
+        let io = ReadError::io(file);
         let opened = File::open(file).map_err(io)?;
         let file_bytes = opened.metadata().map_err(io)?.len();
         let mut raw = BufReader::with_capacity(1 << 16, opened);

@@ -32,11 +32,9 @@ pub struct Slice {
 /// a label that `labels` does not know.
 pub fn read_npz_slice(file: impl AsRef<Path>, labels: &LabelMap) -> Result<Slice, ReadError> {
     let file = file.as_ref();
-    let opened = File::open(file).map_err(|source| ReadError::Io {
-        file: file.to_owned(),
-        source,
-    })?;
-    let file_bytes = opened.metadata().map_or(0, |metadata| metadata.len());
+    let io = ReadError::io(file);
+    let opened = File::open(file).map_err(io)?;
+    let file_bytes = opened.metadata().map_err(io)?.len();
     let mut archive =
         ZipArchive::new(BufReader::new(opened)).map_err(|error| zip_error(file, error))?;
     let image: Array2<f32> = array(file, &mut archive, file_bytes, "image", &Scaling::NONE)?;

@@ -120,10 +120,7 @@ pub(crate) fn damaged(file: &Path, source: std::io::Error) -> ReadError {
             expected: "compressed file",
             found: source.to_string(),
         },
-        _ => ReadError::Io {
-            file: file.to_owned(),
-            source,
-        },
+        _ => ReadError::io(file)(source),
     }
 }
 

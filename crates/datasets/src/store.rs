@@ -141,10 +141,7 @@ fn kept_name(dataset: &Dataset, case: &Case) -> Result<String, DatasetError> {
         digest.update(format!("{:?}", organ.labels));
     }
     for path in case.files.paths() {
-        let io = |source| ReadError::Io {
-            file: path.to_owned(),
-            source,
-        };
+        let io = ReadError::io(path);
         let metadata = std::fs::metadata(path).map_err(io)?;
         let path = path.canonicalize().map_err(io)?;
         digest.update(format!(
@@ -187,10 +184,7 @@ fn keep(dataset: &Dataset, case: &Case, file: &Path) -> Result<[usize; 3], Datas
 }
 
 fn read_shape(file: &Path) -> Result<[usize; 3], DatasetError> {
-    let io = |source| ReadError::Io {
-        file: file.to_owned(),
-        source,
-    };
+    let io = ReadError::io(file);
     let damaged = |found: &str| DatasetError::Store {
         file: file.to_owned(),
         found: found.to_owned(),
@@ -229,10 +223,7 @@ fn read_kept(file: &Path, shape: [usize; 3], slice: usize) -> Result<Slice, Data
             at(4 * slices * pixels + slice * pixels, pixels)?,
         ))
     };
-    let (image, label) = read().map_err(|source| ReadError::Io {
-        file: file.to_owned(),
-        source,
-    })?;
+    let (image, label) = read().map_err(ReadError::io(file))?;
     let image = image
         .as_chunks::<4>()
         .0

@@ -64,52 +64,52 @@ impl fmt::Display for Mean {
     }
 }
 
+/// What a measure's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// In the protocol's unit.
+    Distance,
+    /// Shown as a percentage.
+    Share,
+}
+
 /// A measure that reports have.
 #[derive(Debug, Clone, Copy)]
 struct Measure {
     name: &'static str,
-    /// Whether its unit is the protocol's, or it has none.
-    distance: bool,
-    /// Whether it is a share, shown as a percentage.
-    share: bool,
+    kind: Kind,
     of: fn(&Score) -> Option<f64>,
 }
 
 const MEASURES: [Measure; 6] = [
     Measure {
         name: "DSC",
-        distance: false,
-        share: true,
+        kind: Kind::Share,
         of: |score| score.dsc,
     },
     Measure {
         name: "HD95",
-        distance: true,
-        share: false,
+        kind: Kind::Distance,
         of: |score| score.hd95,
     },
     Measure {
         name: "HD100",
-        distance: true,
-        share: false,
+        kind: Kind::Distance,
         of: |score| score.hausdorff,
     },
     Measure {
         name: "ASD",
-        distance: true,
-        share: false,
+        kind: Kind::Distance,
         of: |score| score.average_surface_distance,
     },
     Measure {
         name: "surface Dice",
-        distance: false,
-        share: true,
+        kind: Kind::Share,
         of: |score| score.surface_dice,
     },
     Measure {
         name: "volume error",
-        distance: false,
-        share: true,
+        kind: Kind::Share,
         of: |score| score.volume_error,
     },
 ];
@@ -214,15 +214,17 @@ impl Report {
     }
 
     fn heading(&self, measure: Measure) -> String {
-        match (measure.distance, measure.share) {
-            (true, _) => format!("{} ({})", measure.name, self.protocol.unit()),
-            (_, true) => format!("{} (%)", measure.name),
-            _ => measure.name.to_owned(),
+        match measure.kind {
+            Kind::Distance => format!("{} ({})", measure.name, self.protocol.unit()),
+            Kind::Share => format!("{} (%)", measure.name),
         }
     }
 
     fn mean_cell(measure: Measure, mean: Mean) -> String {
-        let scale = if measure.share { 100.0 } else { 1.0 };
+        let scale = match measure.kind {
+            Kind::Distance => 1.0,
+            Kind::Share => 100.0,
+        };
         match mean.mean {
             Some(value) => format!("{:.2} ({})", value * scale, mean.count),
             None => "none (0)".to_owned(),

@@ -1,10 +1,7 @@
-use crate::{
-    CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, Foundation, Insertion, SliceGeometry,
-};
+use crate::{CacheError, EmbeddingCache, EmbeddingKey, Foundation, Insertion, SliceGeometry};
 use burn::tensor::{Tensor, TensorData};
 use datasets::View;
 use datasets::ndarray::ArrayView2;
-use half::f16;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -217,7 +214,7 @@ impl<'a> Embedder<'a> {
                 if kept.keeps(views[i].view) && self.full.is_none() {
                     self.keep(cache, views[i].key, values);
                 }
-                found[i] = Some(rounded(values, cache.precision()));
+                found[i] = Some(cache.precision().rounded(values));
             }
         }
         let values = found.into_iter().flatten().flatten().collect::<Vec<f32>>();
@@ -231,15 +228,5 @@ impl<'a> Embedder<'a> {
             Ok(Insertion::Kept | Insertion::Present | Insertion::NoRoom) => {}
             Err(error) => self.full = Some(error),
         }
-    }
-}
-
-fn rounded(values: &[f32], precision: CachePrecision) -> Vec<f32> {
-    match precision {
-        CachePrecision::F32 => values.to_vec(),
-        CachePrecision::F16 => values
-            .iter()
-            .map(|&value| f16::from_f32(value).to_f32())
-            .collect(),
     }
 }

@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// How embeddings are kept.
@@ -35,6 +35,44 @@ impl CachePrecision {
         match self {
             Self::F16 => 2,
             Self::F32 => 4,
+        }
+    }
+
+    fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            Self::F16 => values
+                .iter()
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect(),
+        }
+    }
+
+    fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+            Self::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f16::from_le_bytes(bytes).to_f32())
+                .collect(),
+        }
+    }
+
+    /// Values as they come back when they are kept.
+    pub(crate) fn rounded(self, values: &[f32]) -> Vec<f32> {
+        match self {
+            Self::F32 => values.to_vec(),
+            Self::F16 => self.decode(&self.encode(values)),
         }
     }
 }
@@ -205,7 +243,7 @@ impl EmbeddingCache {
                 continue;
             };
             let segment = self.add_segment(values);
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            let mut index = writing(&self.index);
             for line in lines.as_chunks::<LINE_BYTES>().0 {
                 let Some((key, offset, checksum)) = parse_line(line) else {
                     continue;
@@ -230,10 +268,7 @@ impl EmbeddingCache {
     }
 
     fn add_segment(&self, file: PathBuf) -> usize {
-        let mut segments = self
-            .segments
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut segments = writing(&self.segments);
         segments.push(Arc::new(Segment {
             file,
             map: RwLock::new(None),
@@ -253,10 +288,7 @@ impl EmbeddingCache {
 
     /// Number of embeddings.
     pub fn len(&self) -> usize {
-        self.index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        reading(&self.index).len()
     }
 
     /// Whether there are none.
@@ -266,10 +298,7 @@ impl EmbeddingCache {
 
     /// Whether an embedding is there.
     pub fn contains(&self, key: &EmbeddingKey) -> bool {
-        self.index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(key)
+        reading(&self.index).contains_key(key)
     }
 
     /// How embeddings are kept.
@@ -288,17 +317,11 @@ impl EmbeddingCache {
     ///
     /// [`CacheError::Read`] if its file cannot be read any more.
     pub fn get(&self, key: &EmbeddingKey) -> Result<Option<Vec<f32>>, CacheError> {
-        let place = self
-            .index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .copied();
+        let place = reading(&self.index).get(key).copied();
         let Some(place) = place else { return Ok(None) };
-        let segment =
-            self.segments.read().unwrap_or_else(PoisonError::into_inner)[place.segment].clone();
+        let segment = reading(&self.segments)[place.segment].clone();
         let values = segment.with_bytes(place.offset, self.embedding_bytes(), |bytes| {
-            (xxh3_64(bytes) == place.checksum).then(|| self.decode(bytes))
+            (xxh3_64(bytes) == place.checksum).then(|| self.precision.decode(bytes))
         });
         let values = values.map_err(|source| CacheError::Read {
             file: segment.file.clone(),
@@ -307,13 +330,11 @@ impl EmbeddingCache {
         match values.flatten() {
             Some(values) => Ok(Some(values)),
             None => {
-                // Computed again, it will be kept again.
-                self.index
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(key);
-                self.bytes
-                    .fetch_sub(self.embedding_bytes(), Ordering::Relaxed);
+                // Computed again, it will be kept again. Another thread may have been first.
+                if writing(&self.index).remove(key).is_some() {
+                    self.bytes
+                        .fetch_sub(self.embedding_bytes(), Ordering::Relaxed);
+                }
                 Ok(None)
             }
         }
@@ -340,16 +361,16 @@ impl EmbeddingCache {
             return Ok(Insertion::Present);
         }
         let size = self.embedding_bytes();
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = locked(&self.writer);
         if matches!(*writer, WriterState::Closed)
             || self.bytes().saturating_add(size) > self.limit_bytes
         {
             return Ok(Insertion::NoRoom);
         }
-        let bytes = self.encode(values);
+        let bytes = self.precision.encode(values);
         match self.append(&mut writer, key, &bytes) {
             Ok(place) => {
-                let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+                let mut index = writing(&self.index);
                 if index.insert(key, place).is_none() {
                     self.bytes.fetch_add(size, Ordering::Relaxed);
                 }
@@ -410,36 +431,6 @@ impl EmbeddingCache {
         }
         Err(std::io::ErrorKind::AlreadyExists.into())
     }
-
-    fn encode(&self, values: &[f32]) -> Vec<u8> {
-        match self.precision {
-            CachePrecision::F32 => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-            CachePrecision::F16 => values
-                .iter()
-                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-                .collect(),
-        }
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Vec<f32> {
-        match self.precision {
-            CachePrecision::F32 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&bytes| f32::from_le_bytes(bytes))
-                .collect(),
-            CachePrecision::F16 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&bytes| f16::from_le_bytes(bytes).to_f32())
-                .collect(),
-        }
-    }
 }
 
 impl Segment {
@@ -454,15 +445,29 @@ impl Segment {
             let map = map.as_ref().filter(|map| map.len() >= offset + length)?;
             map.as_slice_bytes(offset, length).ok().map(&read)
         };
-        let value = mapped(&self.map.read().unwrap_or_else(PoisonError::into_inner));
+        let value = mapped(&reading(&self.map));
         if value.is_some() {
             return Ok(value);
         }
         // It has grown since, or was never mapped.
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = writing(&self.map);
         *map = Some(MemoryMappedFile::open_ro(&self.file).map_err(std::io::Error::other)?);
         Ok(mapped(&map))
     }
+}
+
+// A thread that panicked left nothing half done: every change under a lock is one insertion or removal.
+
+fn reading<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn writing<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn line(key: EmbeddingKey, place: Place) -> [u8; LINE_BYTES] {

@@ -1,4 +1,5 @@
 use crate::weights::{self, LadderMetadata, StateDict, WeightsError};
+use crate::{CacheError, CachePrecision, EmbeddingCache};
 use crate::{ConfigError, Foundation, Ladder, SamLstConfig, SideConfig, SideEncoder, Task};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
@@ -186,6 +187,31 @@ impl<S: SideEncoder> SamLst<S> {
     /// The configuration that the model was made from.
     pub fn config(&self) -> &SamLstConfig {
         &self.config
+    }
+
+    /// Opens the part of a cache folder that holds this foundation's embeddings at this model's input size. `limit_bytes`
+    /// bounds what all its files together may hold.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the folder can neither be read nor made.
+    pub fn embedding_cache(
+        &self,
+        folder: impl AsRef<Path>,
+        precision: CachePrecision,
+        limit_bytes: Option<u64>,
+    ) -> Result<EmbeddingCache, CacheError> {
+        let Self {
+            foundation, config, ..
+        } = self;
+        EmbeddingCache::open(
+            folder,
+            foundation.weights_sha256(),
+            config.input_size,
+            [config.encoder.out_channels, config.grid(), config.grid()],
+            precision,
+            limit_bytes,
+        )
     }
 
     /// Embeds the image on the spot and draws one mask per class.
