@@ -183,7 +183,8 @@ pub enum Layout {
     /// One image and one label volume a case, `.nii` or `.nii.gz`.
     Nifti(NiftiLayout),
     /// The common preprocessed form of Synapse: a slice a file for training, a volume a file for testing, named by lists.
-    /// Intensities are `[0, 1]` and labels classes already.
+    /// Intensities are `[0, 1]` and labels classes already, so `intensity` is `"stored"`, and `split.train` and
+    /// `split.test` are left out.
     Prepared(PreparedLayout),
 }
 
@@ -471,13 +472,26 @@ impl DatasetDescription {
         self.intensity.check()?;
         self.check_labels()?;
         self.check_report_order()?;
-        if let Layout::Nifti(layout) = &self.layout {
-            for (key, pattern) in [("images", &layout.images), ("labels", &layout.labels)] {
-                if pattern.matches(CASE).count() != 1 {
-                    return Err(DescriptionError::Pattern {
-                        key,
-                        pattern: pattern.clone(),
-                    });
+        match &self.layout {
+            Layout::Nifti(layout) => {
+                for (key, pattern) in [("images", &layout.images), ("labels", &layout.labels)] {
+                    if pattern.matches(CASE).count() != 1 {
+                        return Err(DescriptionError::Pattern {
+                            key,
+                            pattern: pattern.clone(),
+                        });
+                    }
+                }
+            }
+            Layout::Prepared(_) => {
+                for (key, unused) in [
+                    ("intensity", self.intensity == Intensity::Stored),
+                    ("split.train", self.split.train.is_empty()),
+                    ("split.test", self.split.test.is_empty()),
+                ] {
+                    if !unused {
+                        return Err(DescriptionError::Prepared { key });
+                    }
                 }
             }
         }

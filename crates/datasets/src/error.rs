@@ -237,6 +237,15 @@ pub enum DescriptionError {
         /// The pattern.
         pattern: String,
     },
+    /// A setting that would do nothing in the prepared layout.
+    #[error(
+        "`{key}` has no part in the prepared layout: its lists say who trains and who tests, and its intensities are \
+         in [0, 1]; leave out `split.train` and `split.test`, and write `intensity = \"stored\"`"
+    )]
+    Prepared {
+        /// The setting.
+        key: &'static str,
+    },
     /// A case in two splits.
     #[error("case {case} is in two splits, {first} and {second}")]
     CaseInTwoSplits {

@@ -303,3 +303,26 @@ fn percentiles_bring_any_scale_to_one() {
     Intensity::Percentiles([1.0, 99.0]).apply(&mut flat);
     assert!(flat.iter().all(|voxel| *voxel == 0.0));
 }
+
+#[test]
+fn the_prepared_layout_takes_no_setting_that_would_do_nothing() {
+    let wrong = |change: fn(&mut DatasetDescription)| {
+        let mut description = DatasetDescription::synapse_prepared();
+        assert_eq!(description.check(), Ok(()));
+        change(&mut description);
+        description
+            .check()
+            .expect_err("it would do nothing")
+            .to_string()
+    };
+    assert!(
+        wrong(|d| d.intensity = Intensity::Window([0.0, 1.0]))
+            .starts_with("`intensity` has no part")
+    );
+    assert!(
+        wrong(|d| d.split.test.push("0005".to_owned())).starts_with("`split.test` has no part")
+    );
+    assert!(
+        wrong(|d| d.split.train.push("0005".to_owned())).starts_with("`split.train` has no part")
+    );
+}
