@@ -11,5 +11,6 @@ mod metrics;
 mod parity;
 mod side_encoder;
 mod support;
+mod training;
 mod trajectory;
 mod weights;

@@ -14,6 +14,7 @@ mod sam;
 mod segmentation;
 mod side_encoder;
 mod task;
+mod training;
 pub mod weights;
 
 pub use batches::{Batch, Batches, Waiting};
@@ -39,6 +40,10 @@ pub use sam_encoder::{SamEncoder, SamEncoderConfig};
 pub use segmentation::{OutputResampling, SegmentationConfig, Segmenter};
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
+pub use training::{
+    CacheConfig, Trained, TrainingConfig, TrainingConfigError, TrainingError, TrainingEvent,
+    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train,
+};
 
 /// The rooms of the house, each for itself.
 pub mod rooms {

@@ -1,0 +1,104 @@
+//! What a run was: enough to repeat it, and to know what its figures are worth.
+
+use super::{Trainer, TrainingError};
+use crate::SideEncoder;
+use burn::module::Module;
+use datasets::{Case, Split};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+
+pub(super) const FILE: &str = "receipt.json";
+
+#[derive(Serialize)]
+struct Receipt<'a> {
+    sam_lst_version: &'static str,
+    device: String,
+    config: &'a super::TrainingConfig,
+    dataset: &'a str,
+    training_cases: Vec<CaseReceipt<'a>>,
+    validation_cases: Vec<CaseReceipt<'a>>,
+    foundation_sha256: &'a str,
+    slices: usize,
+    trained_values: usize,
+    steps: u64,
+    epochs: u64,
+    seconds: f64,
+    /// Of the last process that worked on the run.
+    computed_embeddings: usize,
+    /// What the device waited for batches, in the last process.
+    waited_for_batches_seconds: f64,
+    waited_for_batches: usize,
+    best_mean_dsc: Option<f64>,
+    best_epoch: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct CaseReceipt<'a> {
+    case: &'a str,
+    /// Over the contents of its files, in their order.
+    files_sha256: String,
+}
+
+pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), TrainingError> {
+    let position = &trainer.position;
+    let of = |split| -> Result<Vec<CaseReceipt<'_>>, TrainingError> {
+        let cases = trainer
+            .dataset
+            .all_cases()
+            .iter()
+            .filter(|case| case.split == split);
+        cases.map(case_receipt).collect()
+    };
+    let receipt = Receipt {
+        sam_lst_version: env!("CARGO_PKG_VERSION"),
+        device: format!("{:?}", trainer.model.ladder.devices()),
+        config: trainer.config,
+        dataset: &trainer.dataset.description().name,
+        training_cases: of(Split::Train)?,
+        validation_cases: of(Split::Validation)?,
+        foundation_sha256: trainer.model.foundation.weights_sha256(),
+        slices: trainer.plan.slices,
+        trained_values: trainer.plan.trained_values,
+        steps: position.steps,
+        epochs: position.epochs,
+        seconds: trainer.seconds(),
+        computed_embeddings: trainer.embedder.computed(),
+        waited_for_batches_seconds: trainer.waiting.time.as_secs_f64(),
+        waited_for_batches: trainer.waiting.batches,
+        best_mean_dsc: position.best_dsc,
+        best_epoch: position.best_dsc.map(|_| position.best_epoch),
+    };
+    let text = serde_json::to_vec_pretty(&receipt).expect("plain data");
+    trainer.run.write_beside(FILE, &text)
+}
+
+fn case_receipt(case: &Case) -> Result<CaseReceipt<'_>, TrainingError> {
+    let mut digest = Sha256::new();
+    for file in case.files.paths() {
+        let read = |source| TrainingError::Read {
+            path: file.to_owned(),
+            source,
+        };
+        let mut opened = File::open(file).map_err(read)?;
+        std::io::copy(&mut opened, &mut HashWriter(&mut digest)).map_err(read)?;
+    }
+    let bytes = digest.finalize();
+    Ok(CaseReceipt {
+        case: &case.name,
+        files_sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

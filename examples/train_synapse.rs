@@ -1,0 +1,446 @@
+//! Trains, scores and shows. Without arguments on made-up patients, in minutes on a laptop; with a dataset and SAM's
+//! checkpoint as published:
+//!
+//! ```sh
+//! cargo run --release --example train_synapse
+//! cargo run --release --example train_synapse -- --data Synapse/ --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
+//! ```
+//!
+//! The same command goes on with a run that was cut off.
+
+#[path = "shared/device.rs"]
+mod device;
+#[path = "shared/learning_curve.rs"]
+mod learning_curve;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use device::device;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use sam_lst::rooms::datasets::ndarray::Axis;
+use sam_lst::rooms::datasets::{Split, Validation};
+use sam_lst::{
+    CachedViews, Dataset, DatasetDescription, EmbeddingCache, Fusion, PhantomConfig, Protocol,
+    SamLst, SamLstConfig, SegmentationConfig, Segmenter, Trained, TrainingConfig, TrainingEvent,
+    TrainingFolders, TrainingPlan, Volume, outlined, radiological, side_by_side, train,
+};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(
+    about = "Trains a ladder over SAM, scores it on the held-out cases, and draws what it found"
+)]
+struct Arguments {
+    /// Folder of the dataset; made-up patients without.
+    #[arg(long, value_name = "DIR", requires = "sam")]
+    data: Option<PathBuf>,
+    /// A description of another dataset than Synapse, in TOML.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    dataset: Option<PathBuf>,
+    /// Share of the training patients that choose the best checkpoint instead; the published protocol has none.
+    #[arg(long, value_name = "SHARE", requires = "data")]
+    validation: Option<f64>,
+    /// SAM's checkpoint, .pth or .safetensors.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    sam: Option<PathBuf>,
+    /// Which SAM that is.
+    #[arg(long, value_enum, default_value_t = Variant::VitB)]
+    variant: Variant,
+    /// torchvision's ResNet18, .pth or .safetensors; random weights without.
+    #[arg(long, value_name = "FILE", requires = "sam")]
+    resnet: Option<PathBuf>,
+    /// Whose settings: the released code's or the paper's.
+    #[arg(long, value_enum, default_value_t = Preset::Released, requires = "data")]
+    preset: Preset,
+    /// Settings that differ from the preset, in TOML, as in a run's config.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Times that every slice is seen.
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Slices in a batch.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Which image embedding the decoder sees: the method, or a row of the paper's Table II.
+    #[arg(long, value_enum)]
+    fusion: Option<FusionArgument>,
+    /// Views whose embeddings are kept: all, discrete, identity, or how many of the 44.
+    #[arg(long, value_name = "VIEWS")]
+    cache_views: Option<CachedViews>,
+    /// What kept embeddings may take, in units of 10^9 bytes.
+    #[arg(long, value_name = "GB")]
+    cache_limit_gb: Option<f64>,
+    /// Where to compute: cpu, cuda:0, wgpu, vulkan, …
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Folder of the run: settings, logs, checkpoints, ladder, pictures.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "runs/demo",
+        default_value_if("data", clap::builder::ArgPredicate::IsPresent, "runs/synapse")
+    )]
+    run: PathBuf,
+    /// Folder of decoded slices and embeddings, which runs share.
+    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
+    cache: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Variant {
+    VitB,
+    VitL,
+    VitH,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    /// The authors' code: AdamW.
+    Released,
+    /// The paper: Adam.
+    Paper,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FusionArgument {
+    Gated,
+    SideOnly,
+    SamOnly,
+}
+
+#[expect(clippy::print_stdout, reason = "a program's output")]
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let device = device(&arguments.device)?.autodiff();
+    let dataset = open_dataset(&arguments)?;
+    let config = settings(&arguments, dataset.description().classes())?;
+    let model = match &arguments.sam {
+        Some(sam) => {
+            SamLst::from_official(&config.model, sam, arguments.resnet.as_deref(), &device)?
+        }
+        None => config.model.init(&device)?,
+    };
+    let folders = TrainingFolders {
+        run: arguments.run.clone(),
+        cache: arguments.cache.clone(),
+    };
+    let mut display = Display::new()?;
+    let trained = train(model, &dataset, &config, &folders, |event| {
+        display.show(event)
+    })?;
+    display.bar.finish_and_clear();
+
+    let embeddings = config.cache.views.count() > 0 && config.model.fusion.uses_sam();
+    let cache = match embeddings {
+        true => Some(trained.model.embedding_cache(
+            folders.cache.join("embeddings"),
+            config.cache.precision,
+            config.cache.limit_bytes(),
+        )?),
+        false => None,
+    };
+    let segmentation = SegmentationConfig {
+        output: config.output,
+        ..SegmentationConfig::new(config.geometry)
+    };
+    score(
+        &trained,
+        segmentation,
+        &dataset,
+        cache.as_ref(),
+        &folders.run,
+    )?;
+    let curve = folders.run.join("learning-curve.svg");
+    learning_curve::draw(&folders.run, display.epoch_steps, &curve)?;
+    println!("trained ladder   {}", trained.ladder_file.display());
+    println!("learning curve   {}", curve.display());
+    println!("settings, logs   {}", folders.run.display());
+    Ok(())
+}
+
+fn open_dataset(arguments: &Arguments) -> Result<Dataset> {
+    let mut description = match &arguments.dataset {
+        Some(file) => DatasetDescription::from_file(file)?,
+        None => DatasetDescription::synapse(),
+    };
+    if let Some(fraction) = arguments.validation {
+        description.split.validation = Validation::Fraction { fraction, seed: 0 };
+    }
+    if let Some(data) = &arguments.data {
+        return Ok(Dataset::open(data, description)?);
+    }
+    let folder = arguments.cache.join("phantoms");
+    let complete = folder.join("complete");
+    if !complete.is_file() {
+        let bar = ProgressBar::new((PHANTOMS[0] + PHANTOMS[1]) as u64).with_style(
+            ProgressStyle::with_template("making up patients {bar:30} {pos}/{len}")?,
+        );
+        PhantomConfig::small(0).write_dataset(&folder, PHANTOMS[0], PHANTOMS[1], |_| bar.inc(1))?;
+        std::fs::write(&complete, "")
+            .with_context(|| format!("cannot write {}", complete.display()))?;
+        bar.finish_and_clear();
+    }
+    description.name = "made-up patients".to_owned();
+    description.split.validation = Validation::Fraction {
+        fraction: 0.2,
+        seed: 0,
+    };
+    Ok(Dataset::open(folder, description)?)
+}
+
+/// Made-up patients that train or validate, and that are held out.
+const PHANTOMS: [usize; 2] = [15, 4];
+
+fn settings(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
+    let mut config = match (&arguments.data, arguments.preset) {
+        (None, _) => TrainingConfig::demo(classes),
+        (Some(_), Preset::Released) => TrainingConfig::released(classes),
+        (Some(_), Preset::Paper) => TrainingConfig::paper(classes),
+    };
+    if arguments.data.is_some() {
+        config.model = match arguments.variant {
+            Variant::VitB => SamLstConfig::vit_b(classes),
+            Variant::VitL => SamLstConfig::vit_l(classes),
+            Variant::VitH => SamLstConfig::vit_h(classes),
+        };
+    }
+    if let Some(file) = &arguments.config {
+        config = config.changed_by_file(file)?;
+    }
+    if let Some(epochs) = arguments.epochs {
+        config.epochs = epochs;
+    }
+    if let Some(batch_size) = arguments.batch_size {
+        config.batch_size = batch_size;
+    }
+    if let Some(views) = arguments.cache_views {
+        config.cache.views = views;
+    }
+    config.cache.limit_gb = arguments.cache_limit_gb.or(config.cache.limit_gb);
+    if let Some(fusion) = arguments.fusion {
+        config.model.fusion = match fusion {
+            FusionArgument::Gated => Fusion::Gated,
+            FusionArgument::SideOnly => Fusion::SideOnly,
+            FusionArgument::SamOnly => Fusion::SamOnly,
+        };
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// What is seen of a run on its way.
+struct Display {
+    bar: ProgressBar,
+    steps: ProgressStyle,
+    others: ProgressStyle,
+    epochs: u64,
+    epoch_steps: u64,
+    loss: String,
+}
+
+impl Display {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            bar: ProgressBar::no_length(),
+            steps: ProgressStyle::with_template(
+                "training   {bar:30} {pos}/{len} steps, {eta} left  {msg}",
+            )?,
+            others: ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {msg}")?,
+            epochs: 0,
+            epoch_steps: 1,
+            loss: String::new(),
+        })
+    }
+
+    fn show(&mut self, event: TrainingEvent<'_>) {
+        match event {
+            TrainingEvent::Reading(done, all) => self.count("reading", "cases", done, all),
+            TrainingEvent::Planned(plan) => {
+                self.epoch_steps = plan.epoch_steps;
+                self.epochs = plan.steps / plan.epoch_steps;
+                self.say(&describe(plan));
+                self.bar.set_length(plan.steps);
+                self.bar.set_style(self.steps.clone());
+                // So that the time left is not reckoned from steps of an earlier process.
+                self.bar.set_position(plan.steps_done);
+                self.bar.reset_eta();
+            }
+            TrainingEvent::Stepped(step) => {
+                self.loss = format!("loss {:.4}", step.loss);
+                if let Some(gate) = step.gate {
+                    self.loss += &format!(", gate {gate:.3}");
+                }
+                self.bar.set_style(self.steps.clone());
+                self.bar.set_length(self.epochs * self.epoch_steps);
+                self.bar.set_position(step.step + 1);
+                self.bar.set_message(self.loss.clone());
+            }
+            TrainingEvent::Validating(case, done, all) => {
+                self.count("validating", &format!("slices of {case}"), done, all);
+            }
+            TrainingEvent::Validated(validation) => {
+                let mark = if validation.best {
+                    ", the best so far"
+                } else {
+                    ""
+                };
+                let (epoch, dsc) = (validation.epochs, 100.0 * validation.mean_dsc);
+                self.say(&format!(
+                    "epoch {epoch:4}: {}, validation DSC {dsc:.2} %{mark}",
+                    self.loss
+                ));
+            }
+            TrainingEvent::CacheFull(error) => self.say(&error.to_string()),
+            _ => {}
+        }
+    }
+
+    fn count(&self, what: &'static str, unit: &str, done: usize, all: usize) {
+        self.bar.set_style(self.others.clone());
+        self.bar.set_prefix(what);
+        self.bar.set_message(unit.to_owned());
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    /// A line that stays.
+    #[expect(clippy::print_stdout, reason = "a program's output")]
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| println!("{line}"));
+    }
+}
+
+fn describe(plan: &TrainingPlan) -> String {
+    let mut text = format!(
+        "{} cases with {} slices train {} values in {} steps; {} cases validate",
+        plan.cases, plan.slices, plan.trained_values, plan.steps, plan.validation_cases
+    );
+    if plan.steps_done > 0 {
+        text += &format!("\ngoing on after step {}", plan.steps_done);
+    }
+    if let Some(time) = plan.embedding_time {
+        let all = plan.kept_embeddings + plan.unkept_embeddings;
+        let time = Duration::from_secs_f64(time.as_secs_f64() * all as f64);
+        text += &format!(
+            "\nfoundation: at most {all} images to embed, in about {}; {} are kept in {} ({} are there)",
+            HumanDuration(time),
+            plan.kept_embeddings,
+            HumanBytes(plan.kept_bytes),
+            plan.found_embeddings,
+        );
+    }
+    text
+}
+
+/// Scores the held-out cases, or what there is, and draws some slices.
+#[expect(clippy::print_stdout, reason = "a program's output")]
+fn score(
+    trained: &Trained<sam_lst::ResNetSide>,
+    config: SegmentationConfig,
+    dataset: &Dataset,
+    cache: Option<&EmbeddingCache>,
+    run: &Path,
+) -> Result<()> {
+    let split = [Split::Test, Split::Validation, Split::Train]
+        .into_iter()
+        .find(|&split| dataset.cases(split).is_ok());
+    let Some(split) = split else {
+        bail!("{} has no cases", dataset.root().display());
+    };
+    let cases = dataset.cases(split)?;
+    let mut segmenter = Segmenter::new(&trained.model, config);
+    if let Some(cache) = cache {
+        segmenter = segmenter.with_cache(cache);
+    }
+    // Volumes of the prepared layout have no spacing, so no millimetres.
+    let spacing = dataset.read(cases[0])?.image.spacing_mm().is_some();
+    let protocols = match spacing {
+        true => vec![Protocol::Reference, Protocol::strict()],
+        false => vec![Protocol::Reference],
+    };
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
+        "scoring {msg}  {bar:30} {pos}/{len} slices",
+    )?);
+    let reports = segmenter.evaluate(dataset, &cases, &protocols, |case, done, all| {
+        bar.set_message(case.to_owned());
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    println!("\n{} {split} cases", cases.len());
+    for report in &reports {
+        println!("{report}\n");
+        let name = match report.protocol() {
+            Protocol::Reference => "scores-reference",
+            Protocol::Strict(_) => "scores-strict",
+        };
+        for (extension, text) in [
+            ("csv", report.to_csv()),
+            ("json", report.to_json()),
+            ("md", report.to_markdown()),
+        ] {
+            let file = run.join(name).with_extension(extension);
+            std::fs::write(&file, text)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    let pictures = run.join("pictures");
+    std::fs::create_dir_all(&pictures)
+        .with_context(|| format!("cannot make {}", pictures.display()))?;
+    for case in cases.iter().take(2) {
+        draw_case(&mut segmenter, dataset, case, &pictures)?;
+    }
+    println!(
+        "pictures         {} (left: found, right: true)",
+        pictures.display()
+    );
+    Ok(())
+}
+
+/// The slices of a case with the most organs, predicted beside true.
+fn draw_case(
+    segmenter: &mut Segmenter<'_>,
+    dataset: &Dataset,
+    case: &sam_lst::rooms::datasets::Case,
+    folder: &Path,
+) -> Result<()> {
+    const PICTURES: usize = 3;
+    let volumes = dataset.read(case)?;
+    let organs = |slice: usize| {
+        let label = volumes.label.voxels().index_axis(Axis(0), slice);
+        let mut seen = [false; 256];
+        label
+            .iter()
+            .for_each(|&class| seen[usize::from(class)] = true);
+        seen.iter().filter(|&&seen| seen).count()
+    };
+    let mut slices: Vec<usize> = (0..volumes.label.shape()[0]).collect();
+    slices.sort_by_key(|&slice| std::cmp::Reverse(organs(slice)));
+    slices.truncate(PICTURES);
+    let pixels = volumes.image.voxels().select(Axis(0), &slices);
+    let found = segmenter.segment(&Volume::new(pixels, None), |_| {})?;
+    for (i, &slice) in slices.iter().enumerate() {
+        let geometry = volumes.image.geometry();
+        let pixels = radiological(volumes.image.voxels().index_axis(Axis(0), slice), geometry);
+        let scale = (512 / pixels.ncols().max(1)).max(1) as u32;
+        let picture = |label| {
+            outlined(
+                pixels,
+                radiological(label, geometry),
+                dataset.description(),
+                scale,
+            )
+        };
+        let found = picture(found.voxels().index_axis(Axis(0), i));
+        let truth = picture(volumes.label.voxels().index_axis(Axis(0), slice));
+        let file = folder.join(format!("{}-slice{slice:03}.png", case.name));
+        side_by_side(&[found, truth])
+            .save(&file)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
