@@ -144,6 +144,9 @@ fn a_run_says_what_it_will_do_and_leaves_what_it_did() {
     let receipt: serde_json::Value =
         serde_json::from_slice(&bytes(&folders, "receipt.json")).expect("JSON");
     assert_eq!(receipt["steps"], 15);
+    if cfg!(target_os = "linux") {
+        assert!(receipt["peak_memory_bytes"].as_u64() > Some(10_000_000));
+    }
     assert_eq!(
         receipt["training_cases"].as_array().expect("a list").len(),
         3
