@@ -10,13 +10,15 @@ mod device;
 #[path = "shared/model.rs"]
 mod model;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::ModelArguments;
 use sam_lst::rooms::datasets::Split;
 use sam_lst::rooms::metrics::{DirectedDistances, StrictOptions};
-use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, evaluate_folders};
+use sam_lst::{
+    Dataset, DatasetDescription, Protocol, Report, Segmenter, evaluate_folders, write_reports,
+};
 use std::path::{Path, PathBuf};
 
 #[global_allocator]
@@ -113,21 +115,10 @@ fn main() -> Result<()> {
     };
     for report in &reports {
         println!("{report}\n");
-        if let Some(prefix) = &arguments.output {
-            let name = match report.protocol() {
-                Protocol::Reference => "reference",
-                Protocol::Strict(_) => "strict",
-            };
-            for (extension, text) in [
-                ("csv", report.to_csv()),
-                ("json", report.to_json()),
-                ("md", report.to_markdown()),
-            ] {
-                let file = PathBuf::from(format!("{}-{name}.{extension}", prefix.display()));
-                std::fs::write(&file, text)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
-                println!("{}", file.display());
-            }
+    }
+    if let Some(prefix) = &arguments.output {
+        for file in write_reports(&reports, prefix)? {
+            println!("{}", file.display());
         }
     }
     if unpredicted > 0 {

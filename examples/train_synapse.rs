@@ -12,20 +12,22 @@
 mod device;
 #[path = "shared/learning_curve.rs"]
 mod learning_curve;
+#[path = "shared/training_display.rs"]
+mod training_display;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use device::device;
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use sam_lst::rooms::datasets::ndarray::Axis;
 use sam_lst::rooms::datasets::{Split, Validation};
 use sam_lst::{
     CachedViews, Dataset, DatasetDescription, EmbeddingCache, Fusion, PhantomConfig, Protocol,
-    SamLst, SamLstConfig, SegmentationConfig, Segmenter, Trained, TrainingConfig, TrainingEvent,
-    TrainingFolders, TrainingPlan, Volume, outlined, radiological, side_by_side, train,
+    SamLst, SamLstConfig, SegmentationConfig, Segmenter, Trained, TrainingConfig, TrainingFolders,
+    Volume, outlined, radiological, side_by_side, train,
 };
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use training_display::Display;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -88,6 +90,9 @@ struct Arguments {
     /// Folder of decoded slices and embeddings, which runs share.
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     cache: PathBuf,
+    /// Lines and a progress bar, not a full screen with curves.
+    #[arg(long)]
+    plain: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -128,21 +133,14 @@ fn main() -> Result<()> {
         run: arguments.run.clone(),
         cache: arguments.cache.clone(),
     };
-    let mut display = Display::new()?;
+    let mut display = Display::new(arguments.plain)?;
     let trained = train(model, &dataset, &config, &folders, |event| {
         display.show(event)
-    })?;
-    display.bar.finish_and_clear();
+    });
+    let epoch_steps = display.close();
+    let trained = trained?;
 
-    let embeddings = config.cache.views.count() > 0 && config.model.fusion.uses_sam();
-    let cache = match embeddings {
-        true => Some(trained.model.embedding_cache(
-            folders.cache.join("embeddings"),
-            config.cache.precision,
-            config.cache.limit_bytes(),
-        )?),
-        false => None,
-    };
+    let cache = config.embedding_cache(&trained.model, &folders)?;
     let segmentation = SegmentationConfig {
         output: config.output,
         ..SegmentationConfig::new(config.geometry)
@@ -155,7 +153,7 @@ fn main() -> Result<()> {
         &folders.run,
     )?;
     let curve = folders.run.join("learning-curve.svg");
-    learning_curve::draw(&folders.run, display.epoch_steps, &curve)?;
+    learning_curve::draw(&folders.run, epoch_steps, &curve)?;
     println!("trained ladder   {}", trained.ladder_file.display());
     println!("learning curve   {}", curve.display());
     println!("settings, logs   {}", folders.run.display());
@@ -232,110 +230,6 @@ fn settings(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
     Ok(config)
 }
 
-/// What is seen of a run on its way.
-struct Display {
-    bar: ProgressBar,
-    steps: ProgressStyle,
-    others: ProgressStyle,
-    epochs: u64,
-    epoch_steps: u64,
-    loss: String,
-}
-
-impl Display {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            bar: ProgressBar::no_length(),
-            steps: ProgressStyle::with_template(
-                "training   {bar:30} {pos}/{len} steps, {eta} left  {msg}",
-            )?,
-            others: ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {msg}")?,
-            epochs: 0,
-            epoch_steps: 1,
-            loss: String::new(),
-        })
-    }
-
-    fn show(&mut self, event: TrainingEvent<'_>) {
-        match event {
-            TrainingEvent::Reading(done, all) => self.count("reading", "cases", done, all),
-            TrainingEvent::Planned(plan) => {
-                self.epoch_steps = plan.epoch_steps;
-                self.epochs = plan.steps / plan.epoch_steps;
-                self.say(&describe(plan));
-                self.bar.set_length(plan.steps);
-                self.bar.set_style(self.steps.clone());
-                // So that the time left is not reckoned from steps of an earlier process.
-                self.bar.set_position(plan.steps_done);
-                self.bar.reset_eta();
-            }
-            TrainingEvent::Stepped(step) => {
-                self.loss = format!("loss {:.4}", step.loss);
-                if let Some(gate) = step.gate {
-                    self.loss += &format!(", gate {gate:.3}");
-                }
-                self.bar.set_style(self.steps.clone());
-                self.bar.set_length(self.epochs * self.epoch_steps);
-                self.bar.set_position(step.step + 1);
-                self.bar.set_message(self.loss.clone());
-            }
-            TrainingEvent::Validating(case, done, all) => {
-                self.count("validating", &format!("slices of {case}"), done, all);
-            }
-            TrainingEvent::Validated(validation) => {
-                let mark = if validation.best {
-                    ", the best so far"
-                } else {
-                    ""
-                };
-                let (epoch, dsc) = (validation.epochs, 100.0 * validation.mean_dsc);
-                self.say(&format!(
-                    "epoch {epoch:4}: {}, validation DSC {dsc:.2} %{mark}",
-                    self.loss
-                ));
-            }
-            TrainingEvent::CacheFull(error) => self.say(&error.to_string()),
-            _ => {}
-        }
-    }
-
-    fn count(&self, what: &'static str, unit: &str, done: usize, all: usize) {
-        self.bar.set_style(self.others.clone());
-        self.bar.set_prefix(what);
-        self.bar.set_message(unit.to_owned());
-        self.bar.set_length(all as u64);
-        self.bar.set_position(done as u64);
-    }
-
-    /// A line that stays.
-    #[expect(clippy::print_stdout, reason = "a program's output")]
-    fn say(&self, line: &str) {
-        self.bar.suspend(|| println!("{line}"));
-    }
-}
-
-fn describe(plan: &TrainingPlan) -> String {
-    let mut text = format!(
-        "{} cases with {} slices train {} values in {} steps; {} cases validate",
-        plan.cases, plan.slices, plan.trained_values, plan.steps, plan.validation_cases
-    );
-    if plan.steps_done > 0 {
-        text += &format!("\ngoing on after step {}", plan.steps_done);
-    }
-    if let Some(time) = plan.embedding_time {
-        let all = plan.kept_embeddings + plan.unkept_embeddings;
-        let time = Duration::from_secs_f64(time.as_secs_f64() * all as f64);
-        text += &format!(
-            "\nfoundation: at most {all} images to embed, in about {}; {} are kept in {} ({} are there)",
-            HumanDuration(time),
-            plan.kept_embeddings,
-            HumanBytes(plan.kept_bytes),
-            plan.found_embeddings,
-        );
-    }
-    text
-}
-
 /// Scores the held-out cases, or what there is, and draws some slices.
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn score(
@@ -374,20 +268,8 @@ fn score(
     println!("\n{} {split} cases", cases.len());
     for report in &reports {
         println!("{report}\n");
-        let name = match report.protocol() {
-            Protocol::Reference => "scores-reference",
-            Protocol::Strict(_) => "scores-strict",
-        };
-        for (extension, text) in [
-            ("csv", report.to_csv()),
-            ("json", report.to_json()),
-            ("md", report.to_markdown()),
-        ] {
-            let file = run.join(name).with_extension(extension);
-            std::fs::write(&file, text)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
     }
+    trained.keep_scores(&reports)?;
     let pictures = run.join("pictures");
     std::fs::create_dir_all(&pictures)
         .with_context(|| format!("cannot make {}", pictures.display()))?;

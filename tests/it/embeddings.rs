@@ -7,7 +7,7 @@ use sam_lst::rooms::datasets::{Split, View, Volume};
 use sam_lst::{
     CacheError, CachePrecision, CachedViews, Dataset, DatasetDescription, Embedder, EmbeddingCache,
     EmbeddingKey, Insertion, OutputResampling, PhantomConfig, Protocol, SamLst, SegmentationConfig,
-    Segmenter, SliceGeometry, SliceView,
+    Segmenter, SliceGeometry, SliceHash, SliceView,
 };
 use std::path::{Path, PathBuf};
 
@@ -278,7 +278,7 @@ fn an_embedding_is_computed_once_and_is_what_the_foundation_computes() {
     let images = Tensor::<1>::from_floats(inputs.as_slice(), &device).reshape([3, 3, size, size]);
     let views: Vec<SliceView> = slices
         .iter()
-        .map(|slice| SliceView::new(slice.view(), View::Identity, geometry, size))
+        .map(|slice| SliceView::new(SliceHash::new(slice.view()), View::Identity, geometry, size))
         .collect();
     let expected: Vec<f32> = model
         .foundation
@@ -337,7 +337,7 @@ fn keys_differ_where_inputs_do() {
     let (a, b) = (slice(0), slice(1));
     let released = SliceGeometry::released();
     let of = |slice: &Array2<f32>, view, geometry, size| {
-        SliceView::new(slice.view(), view, geometry, size).key()
+        SliceView::new(SliceHash::new(slice.view()), view, geometry, size).key()
     };
     let base = of(&a, View::Identity, released, 128);
     assert_eq!(base, of(&a.clone(), View::Identity, released, 128));

@@ -9,6 +9,7 @@ mod gradients;
 mod losses;
 mod metrics;
 mod parity;
+mod screen;
 mod side_encoder;
 mod support;
 mod training;

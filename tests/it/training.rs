@@ -6,9 +6,10 @@ use sam_lst::rooms::datasets::Validation;
 use sam_lst::weights::LadderMetadata;
 use sam_lst::{
     CachePrecision, CachedViews, Dataset, DatasetDescription, Fusion, OutputResampling,
-    PhantomConfig, Trained, TrainingConfig, TrainingError, TrainingEvent, TrainingFolders,
-    TrainingPlan, TrainingStep, TrainingValidation, train,
+    PhantomConfig, Protocol, Report, Trained, TrainingConfig, TrainingError, TrainingEvent,
+    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train,
 };
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -68,13 +69,20 @@ fn run(
         .init(&Device::flex().autodiff())
         .expect("valid");
     let mut told = Told::default();
-    let trained = train(model, dataset, config, folders, |event| match event {
-        TrainingEvent::Planned(plan) => told.plan = Some(plan.clone()),
-        TrainingEvent::Stepped(step) => told.steps.push(step.clone()),
-        TrainingEvent::Validated(validation) => told.validations.push(validation.clone()),
-        _ => {}
+    let trained = train(model, dataset, config, folders, |event| {
+        match event {
+            TrainingEvent::Planned(plan) => told.plan = Some(plan.clone()),
+            TrainingEvent::Stepped(step) => told.steps.push(step.clone()),
+            TrainingEvent::Validated(validation) => told.validations.push(validation.clone()),
+            _ => {}
+        }
+        ControlFlow::Continue(())
     })?;
     Ok((trained, told))
+}
+
+fn goes_on(_: TrainingEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 fn losses(told: &Told) -> Vec<f64> {
@@ -157,7 +165,29 @@ fn a_run_says_what_it_will_do_and_leaves_what_it_did() {
     // A finished run is loaded, not repeated.
     let (loaded, told) = run(&config, &dataset, &folders).expect("it is there");
     assert!(told.steps.is_empty());
+    let plan = told.plan.expect("it was told");
+    assert_eq!((plan.steps_done, plan.missing_embeddings()), (15, 0));
     assert_eq!(loaded.best_dsc, trained.best_dsc);
+
+    let mut report = Report::new(Protocol::Reference, ["aorta"]);
+    report.add(
+        "0007",
+        Protocol::Reference
+            .score(&[1; 8], &[1; 8], [2; 3], None, &[1])
+            .expect("equal"),
+    );
+    for _ in 0..2 {
+        loaded
+            .keep_scores(std::slice::from_ref(&report))
+            .expect("room");
+    }
+    let receipt: serde_json::Value =
+        serde_json::from_slice(&bytes(&folders, "receipt.json")).expect("JSON");
+    assert_eq!(receipt["steps"], 15, "the rest is still there");
+    let scores = receipt["scores"].as_array().expect("a report a protocol");
+    assert_eq!(scores.len(), 1);
+    assert!(scores[0].to_string().contains("0007"));
+    assert!(folders.run.join("scores-reference.csv").is_file());
 }
 
 #[test]
@@ -180,6 +210,9 @@ fn training_with_a_cache_is_training_without() {
         assert_same_weights(&folders, &without, "ladder.safetensors");
         if name == "again" {
             assert_eq!(told.steps[9].computed_embeddings, 0, "all were there");
+            let plan = told.plan.expect("it was told");
+            assert_eq!(plan.found_embeddings, plan.kept_embeddings);
+            assert_eq!(plan.embedding_time, None, "nothing is left to time");
         }
     }
     let (half, ..) = with("half", "all", CachePrecision::F16);
@@ -240,23 +273,78 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint() 
     let dataset = dataset(folder.path());
     let folders = folders(folder.path(), "run");
     let mut config = config();
-    config.optimization.schedule.base = 1e38;
-    let message = run(&config, &dataset, &folders)
-        .expect_err("it cannot go on")
-        .to_string();
-    assert!(
-        message.starts_with("step ") && message.contains("is not finite; slices 00"),
-        "{message}"
-    );
-    for entry in std::fs::read_dir(&folders.run).expect("a folder") {
-        let name = entry
-            .expect("an entry")
-            .file_name()
-            .into_string()
-            .expect("text");
+    // The second step finds weights that are finite, but too large to compute with.
+    config.optimization.schedule.base = 1e30;
+    config.checkpoint_steps = 1;
+    for _ in 0..2 {
+        let message = run(&config, &dataset, &folders)
+            .expect_err("it cannot go on")
+            .to_string();
         assert!(
-            !name.starts_with("ladder") && !name.starts_with(".checkpoint"),
-            "{name}"
+            message.starts_with("step 1 (epoch 0)") && message.contains("is not finite; slices 00"),
+            "{message}"
+        );
+        let mut names: Vec<String> = std::fs::read_dir(&folders.run)
+            .expect("a folder")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("text")
+            })
+            .filter(|name| name.contains("checkpoint") || name.contains("ladder"))
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            ["checkpoint-0000000001-000000"],
+            "after the first step"
+        );
+    }
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_saves_and_goes_on_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = dataset(folder.path());
+    let whole = folders(folder.path(), "whole");
+    run(&config(), &dataset, &whole).expect("it runs");
+
+    let stopped = folders(folder.path(), "stopped");
+    let stop = |when: &dyn Fn(&TrainingEvent<'_>) -> bool, steps_done: u64| {
+        let model = config()
+            .model
+            .init(&Device::flex().autodiff())
+            .expect("valid");
+        let result = train(model, &dataset, &config(), &stopped, |event| {
+            match when(&event) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        match result {
+            Err(TrainingError::Stopped { steps }) => assert_eq!(steps, steps_done),
+            other => panic!("{:?}", other.err()),
+        }
+    };
+    let after = |step: u64| move |event: &TrainingEvent<'_>| matches!(event, TrainingEvent::Stepped(done) if done.step == step);
+    stop(&|event| matches!(event, TrainingEvent::Planned(_)), 0);
+    stop(&after(0), 1);
+    stop(&after(4), 5); // the last of an epoch
+    stop(&after(9), 10); // where validation is due
+    for _ in 0..2 {
+        stop(&|event| matches!(event, TrainingEvent::Validating(..)), 10);
+    }
+    stop(&|event| matches!(event, TrainingEvent::Validated(_)), 10);
+    run(&config(), &dataset, &stopped).expect("it goes on");
+    for name in ["ladder.safetensors", "best.safetensors"] {
+        assert_same_weights(&stopped, &whole, name);
+    }
+    for name in ["steps.csv", "validation.csv"] {
+        assert!(
+            bytes(&stopped, name) == bytes(&whole, name),
+            "{name} differs"
         );
     }
 }
@@ -278,13 +366,14 @@ fn two_runs_do_not_share_a_folder_and_another_run_is_not_continued() {
     train(model(), &dataset, &config, &folders, |event| {
         if let (TrainingEvent::Stepped(_), false) = (event, tried) {
             tried = true;
-            let second = train(model(), &dataset, &config, &folders, |_| {});
+            let second = train(model(), &dataset, &config, &folders, goes_on);
             let message = second.expect_err("it is in use").to_string();
             assert!(
                 message.contains("another process trains into this folder"),
                 "{message}"
             );
         }
+        ControlFlow::Continue(())
     })
     .expect("the first goes on");
     assert!(tried);
@@ -310,7 +399,7 @@ fn two_runs_do_not_share_a_folder_and_another_run_is_not_continued() {
     );
 
     let plain = config.model.init(&Device::flex()).expect("valid");
-    let refused = train(plain, &dataset, &config, &folders, |_| {});
+    let refused = train(plain, &dataset, &config, &folders, goes_on);
     assert!(matches!(refused, Err(TrainingError::NoAutodiff)));
     let mut frozen = config.clone();
     frozen.model.fusion = Fusion::Untrained;

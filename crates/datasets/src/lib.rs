@@ -50,3 +50,4 @@ pub use resample::{Grid, Interpolation, Pixel, resample};
 pub use store::{SliceOrigin, SliceStore};
 pub use view::{Degrees, DegreesError, Reflection, View, rotate_nearest};
 pub use volume::{Geometry, MAX_VOXELS, Volume};
+pub use write::replace_file;

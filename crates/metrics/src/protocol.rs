@@ -50,6 +50,14 @@ impl Protocol {
         Self::Strict(StrictOptions::default())
     }
 
+    /// Its name without its options: `reference`, `strict`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Strict(_) => "strict",
+        }
+    }
+
     /// Unit of its distances.
     pub fn unit(&self) -> &'static str {
         match self {

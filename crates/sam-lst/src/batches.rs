@@ -1,5 +1,5 @@
 use crate::segmentation::images;
-use crate::{SamLstConfig, SliceGeometry, SliceView};
+use crate::{SamLstConfig, SliceGeometry, SliceHash, SliceView};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use datasets::ndarray::Array2;
 use datasets::{DatasetError, SliceStore, View, epoch_order};
@@ -83,21 +83,16 @@ impl<'a> Batches<'a> {
         self.store.len().div_ceil(self.batch_size)
     }
 
-    /// The slices of a step of an epoch, each with the view that it is seen in.
-    ///
-    /// # Panics
-    ///
-    /// If the epoch has no such step.
-    pub fn plan(&self, epoch: u64, step: usize) -> Vec<(usize, View)> {
-        assert!(step < self.steps(), "step {step} of {}", self.steps());
-        let order = epoch_order(self.seed, epoch, self.store.len());
-        let start = step * self.batch_size;
-        let slices = order.into_iter().skip(start).take(self.batch_size);
+    /// An epoch's slices in their order, each with the view that it is seen in.
+    pub fn epoch(&self, epoch: u64) -> Vec<(usize, View)> {
         let view = |slice: usize| match self.augment {
             true => View::draw(self.seed, epoch, slice as u64),
             false => View::Identity,
         };
-        slices.map(|slice| (slice, view(slice))).collect()
+        epoch_order(self.seed, epoch, self.store.len())
+            .into_iter()
+            .map(|slice| (slice, view(slice)))
+            .collect()
     }
 
     /// Makes a batch.
@@ -108,9 +103,16 @@ impl<'a> Batches<'a> {
     ///
     /// # Panics
     ///
-    /// As [`Self::plan`].
+    /// If the epoch has no such step.
     pub fn batch(&self, epoch: u64, step: usize) -> Result<Batch, DatasetError> {
-        let plan = self.plan(epoch, step);
+        self.batch_of(&self.epoch(epoch), step)
+    }
+
+    /// The batch of a step of an epoch whose slices are `epoch`.
+    fn batch_of(&self, epoch: &[(usize, View)], step: usize) -> Result<Batch, DatasetError> {
+        assert!(step < self.steps(), "step {step} of {}", self.steps());
+        let start = step * self.batch_size;
+        let plan = &epoch[start..epoch.len().min(start + self.batch_size)];
         let mut batch = Batch {
             step,
             slices: Vec::with_capacity(plan.len()),
@@ -118,11 +120,11 @@ impl<'a> Batches<'a> {
             inputs: Vec::with_capacity(plan.len()),
             labels: Vec::with_capacity(plan.len()),
         };
-        for (index, view) in plan {
+        for &(index, view) in plan {
             let slice = self.store.slice(index)?;
             batch.slices.push(index);
             batch.views.push(SliceView::new(
-                slice.image.view(),
+                SliceHash::new(slice.image.view()),
                 view,
                 self.geometry,
                 self.input_size,
@@ -158,17 +160,18 @@ impl<'a> Batches<'a> {
         mut consume: impl FnMut(Batch) -> ControlFlow<()>,
     ) -> Result<Waiting, DatasetError> {
         assert!(workers > 0, "at least one worker");
+        let order = self.epoch(epoch);
         let next = AtomicUsize::new(first);
         let (sender, receiver) = sync_channel(workers);
         std::thread::scope(|scope| {
             for _ in 0..workers {
-                let (sender, next) = (sender.clone(), &next);
+                let (sender, next, order) = (sender.clone(), &next, &order);
                 scope.spawn(move || {
                     loop {
                         let step = next.fetch_add(1, Ordering::Relaxed);
                         // The other end is gone when the consumer broke off.
                         if step >= self.steps()
-                            || sender.send((step, self.batch(epoch, step))).is_err()
+                            || sender.send((step, self.batch_of(order, step))).is_err()
                         {
                             break;
                         }

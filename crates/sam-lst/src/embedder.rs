@@ -81,6 +81,20 @@ impl From<CachedViews> for String {
     }
 }
 
+/// A slice's pixels and shape, by their hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SliceHash(EmbeddingKey);
+
+impl SliceHash {
+    /// The hash of a whole slice, before anything is done to it.
+    pub fn new(slice: ArrayView2<'_, f32>) -> Self {
+        let (rows, columns) = slice.dim();
+        let shape = format!("{rows} {columns}");
+        let pixels: Vec<u8> = slice.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+        Self(EmbeddingKey::new(&[shape.as_bytes(), &pixels]))
+    }
+}
+
 /// What an input of the foundation is: a slice, a view of it, and what brings it to the network's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceView {
@@ -89,19 +103,13 @@ pub struct SliceView {
 }
 
 impl SliceView {
-    /// `slice` is the whole slice before it is seen in `view` and brought to `input_size` by `geometry`.
-    pub fn new(
-        slice: ArrayView2<'_, f32>,
-        view: View,
-        geometry: SliceGeometry,
-        input_size: usize,
-    ) -> Self {
-        let (rows, columns) = slice.dim();
-        let shape = format!("{rows} {columns} {view}");
-        let pixels: Vec<u8> = slice.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    /// A slice that is seen in `view`, then brought to `input_size` by `geometry`.
+    pub fn new(slice: SliceHash, view: View, geometry: SliceGeometry, input_size: usize) -> Self {
+        let name = view.to_string();
+        let parts: [&[u8]; 3] = [&slice.0.bytes(), name.as_bytes(), &geometry.key(input_size)];
         Self {
             view,
-            key: EmbeddingKey::new(&[shape.as_bytes(), &geometry.key(input_size), &pixels]),
+            key: EmbeddingKey::new(&parts),
         }
     }
 

@@ -92,6 +92,10 @@ impl EmbeddingKey {
         }
         Self(hash.digest128())
     }
+
+    pub(crate) fn bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
 }
 
 /// Embeddings of one foundation at one input size, on disk.

@@ -3,7 +3,7 @@
 use crate::{CacheError, Segmenter, SideEncoder};
 use datasets::{
     Case, Dataset, DatasetDescription, DatasetError, Orientation, ReadError, Side, Volume,
-    check_one_grid, read_nifti_labels,
+    WriteError, check_one_grid, read_nifti_labels, replace_file,
 };
 use metrics::{Protocol, Report, ScoreError};
 use std::collections::BTreeMap;
@@ -67,6 +67,36 @@ impl From<ReadError> for EvaluationError {
     fn from(error: ReadError) -> Self {
         Self::Dataset(error.into())
     }
+}
+
+/// Writes reports as `PREFIX-reference.csv`, `.json` and `.md`, and `PREFIX-strict` likewise; returns the files' names.
+///
+/// # Errors
+///
+/// [`WriteError`], naming the file.
+pub fn write_reports(
+    reports: &[Report],
+    prefix: impl AsRef<Path>,
+) -> Result<Vec<PathBuf>, WriteError> {
+    let mut files = Vec::new();
+    for report in reports {
+        for (extension, text) in [
+            ("csv", report.to_csv()),
+            ("json", report.to_json()),
+            ("md", report.to_markdown()),
+        ] {
+            let (prefix, protocol) = (prefix.as_ref().display(), report.protocol().name());
+            let file = PathBuf::from(format!("{prefix}-{protocol}.{extension}"));
+            replace_file(&file, "report", |beside| std::fs::write(beside, text)).map_err(
+                |source| WriteError::Io {
+                    file: file.clone(),
+                    source,
+                },
+            )?;
+            files.push(file);
+        }
+    }
+    Ok(files)
 }
 
 /// Scores a folder of predicted label volumes against a folder of true ones, `.nii` or `.nii.gz`, whose label numbers are

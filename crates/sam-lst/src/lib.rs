@@ -20,9 +20,9 @@ pub mod weights;
 pub use batches::{Batch, Batches, Waiting};
 pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
-pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceView};
+pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceHash, SliceView};
 pub use embedding_cache::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, Insertion};
-pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders};
+pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders, write_reports};
 pub use foundation::Foundation;
 pub use gated_fusion::Fusion;
 pub use ladder::Ladder;
@@ -40,6 +40,8 @@ pub use sam_encoder::{SamEncoder, SamEncoderConfig};
 pub use segmentation::{OutputResampling, SegmentationConfig, Segmenter};
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
+#[cfg(feature = "tui")]
+pub use training::TrainingScreen;
 pub use training::{
     CacheConfig, Trained, TrainingConfig, TrainingConfigError, TrainingError, TrainingEvent,
     TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train,

@@ -1,6 +1,6 @@
 use crate::{
     CacheError, CachedViews, Embedder, EmbeddingCache, Ladder, ResNetSide, SamLst, SideEncoder,
-    SliceGeometry, SliceView,
+    SliceGeometry, SliceHash, SliceView,
 };
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -142,7 +142,12 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
                     let views: Vec<SliceView> = batch
                         .iter()
                         .map(|slice| {
-                            SliceView::new(slice.view(), View::Identity, config.geometry, size)
+                            SliceView::new(
+                                SliceHash::new(slice.view()),
+                                View::Identity,
+                                config.geometry,
+                                size,
+                            )
                         })
                         .collect();
                     Some(embedder.embed(images.clone(), &views)?)

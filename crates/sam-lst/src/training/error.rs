@@ -1,7 +1,7 @@
 use super::TrainingConfigError;
 use crate::weights::WeightsError;
 use crate::{CacheError, SamLstConfig};
-use datasets::DatasetError;
+use datasets::{DatasetError, WriteError};
 use std::path::{Path, PathBuf};
 
 /// Why training stopped, or did not start. What was saved before stays good.
@@ -17,6 +17,9 @@ pub enum TrainingError {
     /// The embedding cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// Reports cannot be written.
+    #[error(transparent)]
+    Reports(#[from] WriteError),
     /// A ladder cannot be saved or loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -93,6 +96,14 @@ pub enum TrainingError {
         /// The dataset.
         dataset: String,
     },
+    /// The program asked the run to stop.
+    #[error(
+        "stopped after step {steps}, which is saved; the same settings in the same folder go on from there"
+    )]
+    Stopped {
+        /// Steps done.
+        steps: u64,
+    },
     /// The loss, or a weight, is no number any more.
     #[error(
         "step {step} (epoch {epoch}): {what} is not finite; slices {slices}. The last good checkpoint is kept. \
@@ -112,6 +123,11 @@ pub enum TrainingError {
 }
 
 impl TrainingError {
+    pub(super) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Read { path, source }
+    }
+
     pub(super) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Write { path, source }

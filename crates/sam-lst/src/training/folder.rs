@@ -5,6 +5,7 @@ use crate::{Ladder, SideEncoder};
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
+use datasets::replace_file;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
@@ -87,7 +88,7 @@ impl RunFolder {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     run.write_beside(name, contents.as_bytes())?;
                 }
-                Err(source) => return Err(TrainingError::Read { path: file, source }),
+                Err(error) => return Err(TrainingError::read(&file)(error)),
             }
         }
         Ok(run)
@@ -100,18 +101,8 @@ impl RunFolder {
     /// Writes a file that is either whole or not there.
     pub fn write_beside(&self, name: &str, contents: &[u8]) -> Result<(), TrainingError> {
         let file = self.file(name);
-        let write = || {
-            // A file in a folder of its own, since a temporary file could be read by its owner alone.
-            let beside = tempfile::Builder::new()
-                .prefix(".writing-")
-                .tempdir_in(&self.folder)?;
-            let written = beside.path().join(name);
-            let mut opened = File::create(&written)?;
-            opened.write_all(contents)?;
-            opened.sync_all()?;
-            std::fs::rename(written, &file)
-        };
-        write().map_err(TrainingError::write(&file))
+        replace_file(&file, name, |beside| std::fs::write(beside, contents))
+            .map_err(TrainingError::write(&file))
     }
 
     /// Puts a checkpoint in place of the one before.
@@ -124,6 +115,9 @@ impl RunFolder {
         // A step's checkpoint and the one after its epoch's validation have different names, so none is ever replaced.
         let name = format!("{CHECKPOINT}{:010}-{:06}", position.steps, position.epochs);
         let place = self.file(&name);
+        if place.is_dir() {
+            return Ok(()); // the run was stopped here before
+        }
         let beside = tempfile::Builder::new()
             .prefix(".checkpoint-")
             .tempdir_in(&self.folder)
@@ -170,10 +164,7 @@ impl RunFolder {
         ladder: Ladder<S>,
         optimizer: ModuleOptimizer,
     ) -> Result<(Ladder<S>, ModuleOptimizer, Position), TrainingError> {
-        let read = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TrainingError::Read { path, source }
-        };
+        let read = |path: &Path| TrainingError::read(path);
         let mut found = self.checkpoints().map_err(read(&self.folder))?;
         for entry in std::fs::read_dir(&self.folder).map_err(read(&self.folder))? {
             let entry = entry.map_err(read(&self.folder))?;
@@ -209,16 +200,13 @@ impl RunFolder {
             Ok(found) => {
                 let kept = BufReader::new(found).lines().skip(1).take(rows as usize);
                 for line in kept {
-                    let line = line.map_err(|source| TrainingError::Read {
-                        path: file.clone(),
-                        source,
-                    })?;
+                    let line = line.map_err(TrainingError::read(&file))?;
                     text.push_str(&line);
                     text.push('\n');
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(TrainingError::Read { path: file, source }),
+            Err(error) => return Err(TrainingError::read(&file)(error)),
         }
         self.write_beside(name, text.as_bytes())?;
         let opened = OpenOptions::new().append(true).open(&file);

@@ -2,26 +2,35 @@
 
 mod config;
 mod error;
+mod events;
 mod folder;
+mod plan;
 mod receipt;
+#[cfg(feature = "tui")]
+mod screen;
 
 pub use config::{CacheConfig, TrainingConfig, TrainingConfigError};
 pub use error::TrainingError;
+pub use events::{TrainingEvent, TrainingPlan, TrainingStep, TrainingValidation};
+#[cfg(feature = "tui")]
+pub use screen::TrainingScreen;
 
 use crate::{
-    Batch, Batches, Embedder, EmbeddingCache, Ladder, SamLst, SegmentationConfig, Segmenter,
-    SideEncoder, Task, Waiting,
+    Batch, Batches, CacheError, Embedder, EmbeddingCache, Ladder, SamLst, SegmentationConfig,
+    Segmenter, SideEncoder, Task, Waiting, write_reports,
 };
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
-use datasets::{Case, Dataset, SliceStore, Split, View, Volume};
+use datasets::{Case, Dataset, SliceStore, Split, Volume};
+use events::Told;
 use folder::{Log, Position, RunFolder};
 use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig};
-use std::collections::BTreeSet;
+use metrics::Report;
+use plan::Planner;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where a run's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,87 +40,6 @@ pub struct TrainingFolders {
     pub run: PathBuf,
     /// What runs share: decoded slices and embeddings.
     pub cache: PathBuf,
-}
-
-/// What is known of a run before its first step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainingPlan {
-    /// Training cases.
-    pub cases: usize,
-    /// Their slices.
-    pub slices: usize,
-    /// Validation cases.
-    pub validation_cases: usize,
-    /// Values that train.
-    pub trained_values: usize,
-    /// Steps in an epoch.
-    pub epoch_steps: u64,
-    /// Steps in all.
-    pub steps: u64,
-    /// Steps that were done when the run was last interrupted.
-    pub steps_done: u64,
-    /// Different embeddings that the run asks for and that are kept, if there is room.
-    pub kept_embeddings: usize,
-    /// Embeddings that it asks for and that are not kept, counted as often as it does.
-    pub unkept_embeddings: usize,
-    /// Embeddings in the cache at the start, of this run's or of others.
-    pub found_embeddings: usize,
-    /// What the kept ones take on disk.
-    pub kept_bytes: u64,
-    /// What the foundation takes for one embedding, measured; none where the model does without it.
-    pub embedding_time: Option<Duration>,
-}
-
-/// A step that was done.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainingStep {
-    /// Its number in the run, from 0.
-    pub step: u64,
-    /// Its epoch, from 0.
-    pub epoch: u64,
-    /// The mixture of losses, the mean over the step's batches.
-    pub loss: f64,
-    /// Cross entropy alone.
-    pub cross_entropy: f64,
-    /// Soft Dice loss alone.
-    pub dice_loss: f64,
-    /// The step's learning rate.
-    pub learning_rate: f64,
-    /// Weight of SAM's embedding after the step; none without a gate.
-    pub gate: Option<f32>,
-    /// Embeddings that were computed so far, not found.
-    pub computed_embeddings: usize,
-}
-
-/// Scores of the validation cases.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainingValidation {
-    /// Epochs done.
-    pub epochs: u64,
-    /// Mean DSC over organs.
-    pub mean_dsc: f64,
-    /// Each organ's mean DSC over the cases, in the dataset's report order; none where no case has it.
-    pub organ_dsc: Vec<Option<f64>>,
-    /// Whether it is the best so far.
-    pub best: bool,
-}
-
-/// What a run tells while it goes on.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum TrainingEvent<'a> {
-    /// Cases are decoded: how many of how many.
-    Reading(usize, usize),
-    /// Training is about to begin.
-    Planned(&'a TrainingPlan),
-    /// A step was done.
-    Stepped(&'a TrainingStep),
-    /// A case is validated: its name, how many of its slices are done, and how many it has.
-    Validating(&'a str, usize, usize),
-    /// All are.
-    Validated(&'a TrainingValidation),
-    /// Nothing more is kept in the cache: training goes on, computing what is not there.
-    CacheFull(&'a crate::CacheError),
 }
 
 /// A finished run.
@@ -125,6 +53,20 @@ pub struct Trained<S: SideEncoder> {
     pub best_dsc: Option<f64>,
 }
 
+impl<S: SideEncoder> Trained<S> {
+    /// Writes scores of the trained model into the run's folder, as [`write_reports`] does with the prefix `scores`, and into
+    /// its receipt.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError`] if a file cannot be written.
+    pub fn keep_scores(&self, reports: &[Report]) -> Result<(), TrainingError> {
+        let run = self.ladder_file.with_file_name("");
+        write_reports(reports, run.join("scores"))?;
+        receipt::add_scores(&run.join(receipt::FILE), reports)
+    }
+}
+
 /// Trains a model's ladder on a dataset's training cases.
 ///
 /// The run's folder then has `config.toml`, `dataset.toml` and `cases.txt`, which say what was trained on what; `steps.csv` and
@@ -132,7 +74,8 @@ pub struct Trained<S: SideEncoder> {
 /// `receipt.json`; and a checkpoint. Called again with the same settings, a run that was cut off, however, goes on from its
 /// checkpoint and ends as one that was not (on the CPU bit for bit), and one that was finished is loaded.
 ///
-/// Each step is told to `events`.
+/// What happens is told to `events`, which may break the run off: it then saves a checkpoint, after the step that it is at, and
+/// ends with [`TrainingError::Stopped`].
 ///
 /// # Errors
 ///
@@ -143,9 +86,13 @@ pub fn train<S: SideEncoder>(
     dataset: &Dataset,
     config: &TrainingConfig,
     folders: &TrainingFolders,
-    mut events: impl FnMut(TrainingEvent<'_>),
+    mut events: impl FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Trained<S>, TrainingError> {
     let started = Instant::now();
+    let mut told = Told {
+        events: &mut events,
+        stop: false,
+    };
     check(&model, dataset, config)?;
     let description = dataset.description();
     let cases = dataset.cases(Split::Train)?;
@@ -173,9 +120,9 @@ pub fn train<S: SideEncoder>(
         dataset: description.clone(),
         geometry: config.geometry,
     });
-    events(TrainingEvent::Reading(0, cases.len()));
+    told.tell(TrainingEvent::Reading(0, cases.len()));
     let store = SliceStore::open(dataset, &cases, folders.cache.join("slices"), |done| {
-        events(TrainingEvent::Reading(done, cases.len()));
+        told.tell(TrainingEvent::Reading(done, cases.len()));
     })?;
     if store.is_empty() {
         return Err(TrainingError::NoSlices {
@@ -193,32 +140,30 @@ pub fn train<S: SideEncoder>(
         true => batches,
         false => batches.without_augmentation(),
     };
-    let cache = match config.cache.views.count() > 0 && config.model.fusion.uses_sam() {
-        true => Some(model.embedding_cache(
-            folders.cache.join("embeddings"),
-            config.cache.precision,
-            config.cache.limit_bytes(),
-        )?),
-        false => None,
-    };
+    let cache = config.embedding_cache(&model, folders)?;
     let (ladder, optimizer, position) =
         run.load(model.ladder.clone(), config.optimization.optimizer.init())?;
     model.ladder = ladder;
-    let plan = plan(
-        &model,
+    let planner = Planner {
+        model: &model,
+        dataset,
         config,
-        &batches,
-        cache.as_ref(),
-        &position,
-        [&cases, &validation],
-    );
-    events(TrainingEvent::Planned(&plan));
+        store: &store,
+        batches: &batches,
+        cache: cache.as_ref(),
+        position: &position,
+        cases: &cases,
+        validation: &validation,
+    };
+    let plan = planner.plan(&mut told)?;
+    told.tell(TrainingEvent::Planned(&plan));
+    if told.stop {
+        return Err(TrainingError::Stopped {
+            steps: position.steps,
+        });
+    }
 
-    let organs: Vec<&str> = description
-        .report_classes()
-        .into_iter()
-        .map(|class| description.organ(class).name.as_str())
-        .collect();
+    let organs: Vec<&str> = plan.organs.iter().map(String::as_str).collect();
     let validations_done = match validation.is_empty() {
         true => 0,
         false => (1..=position.epochs)
@@ -238,6 +183,7 @@ pub fn train<S: SideEncoder>(
             validations_done as u64,
         )?,
         seconds_before: position.seconds,
+        device: ladder_device(&model.ladder),
         model,
         optimizer,
         position,
@@ -253,7 +199,7 @@ pub fn train<S: SideEncoder>(
         waiting: Waiting::default(),
         told_full: false,
     };
-    trainer.run(&mut events)?;
+    trainer.run(&mut told)?;
     let Trainer {
         mut model,
         position,
@@ -284,6 +230,26 @@ const STEPS_HEADER: [&str; 7] = [
 ];
 
 impl TrainingConfig {
+    /// The cache that a run with these settings keeps its embeddings in; none where it keeps none.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if its folder can neither be read nor made.
+    pub fn embedding_cache<S: SideEncoder>(
+        &self,
+        model: &SamLst<S>,
+        folders: &TrainingFolders,
+    ) -> Result<Option<EmbeddingCache>, CacheError> {
+        if self.cache.views.count() == 0 || !self.model.fusion.uses_sam() {
+            return Ok(None);
+        }
+        let folder = folders.cache.join("embeddings");
+        let limit_bytes = self.cache.limit_bytes();
+        model
+            .embedding_cache(folder, self.cache.precision, limit_bytes)
+            .map(Some)
+    }
+
     fn validates_after(&self, epochs: u64) -> bool {
         epochs.is_multiple_of(self.validation_epochs) || epochs == self.epochs
     }
@@ -329,62 +295,6 @@ fn embedder<'a>(
     }
 }
 
-fn plan<S: SideEncoder>(
-    model: &SamLst<S>,
-    config: &TrainingConfig,
-    batches: &Batches<'_>,
-    cache: Option<&EmbeddingCache>,
-    position: &Position,
-    [cases, validation]: [&[&Case]; 2],
-) -> TrainingPlan {
-    let mut kept: BTreeSet<(usize, View)> = BTreeSet::new();
-    let (mut slices, mut unkept) = (0, 0);
-    for epoch in 0..config.epochs {
-        slices = 0;
-        for step in 0..batches.steps() {
-            for (slice, view) in batches.plan(epoch, step) {
-                slices += 1;
-                match cache.is_some() && config.cache.views.keeps(view) {
-                    true => _ = kept.insert((slice, view)),
-                    false => unkept += 1,
-                }
-            }
-        }
-    }
-    let uses_sam = config.model.fusion.uses_sam();
-    let epoch_steps = batches.steps().div_ceil(config.accumulated_batches) as u64;
-    TrainingPlan {
-        cases: cases.len(),
-        slices,
-        validation_cases: validation.len(),
-        trained_values: model
-            .ladder
-            .trained_tensors()
-            .iter()
-            .map(|(_, values)| values)
-            .sum(),
-        epoch_steps,
-        steps: epoch_steps * config.epochs,
-        steps_done: position.steps,
-        kept_embeddings: kept.len(),
-        unkept_embeddings: if uses_sam { unkept } else { 0 },
-        found_embeddings: cache.map_or(0, EmbeddingCache::len),
-        kept_bytes: cache.map_or(0, |cache| cache.embedding_bytes() * kept.len() as u64),
-        embedding_time: uses_sam.then(|| {
-            let device = model.foundation.device();
-            let size = config.model.input_size;
-            let embed = || {
-                let image = Tensor::<4>::zeros([1, 3, size, size], &device);
-                let start = Instant::now();
-                model.foundation.embed(image).into_data();
-                start.elapsed()
-            };
-            embed(); // the first time has work of its own
-            embed()
-        }),
-    }
-}
-
 /// A run on its way.
 struct Trainer<'a, S: SideEncoder> {
     model: SamLst<S>,
@@ -395,6 +305,8 @@ struct Trainer<'a, S: SideEncoder> {
     validation_log: Log,
     position: Position,
     seconds_before: f64,
+    /// The ladder's.
+    device: Device,
     config: &'a TrainingConfig,
     run: &'a RunFolder,
     cache: Option<&'a EmbeddingCache>,
@@ -424,13 +336,13 @@ impl<S: SideEncoder> Accumulated<S> {
 }
 
 impl<S: SideEncoder> Trainer<'_, S> {
-    fn run(&mut self, events: &mut impl FnMut(TrainingEvent<'_>)) -> Result<(), TrainingError> {
+    fn run(&mut self, told: &mut Told<'_>) -> Result<(), TrainingError> {
         while !self.position.finished {
             let epoch = self.position.epochs;
-            self.epoch(epoch, events)?;
+            self.epoch(epoch, told)?;
             let epochs = epoch + 1;
             if !self.validation.is_empty() && self.config.validates_after(epochs) {
-                self.validate(epochs, events)?;
+                self.validate(epochs, told)?;
             }
             self.position.epochs = epochs;
             let patient = self
@@ -443,16 +355,21 @@ impl<S: SideEncoder> Trainer<'_, S> {
                 receipt::write(self)?;
             }
             self.save()?;
+            if told.stop && !self.position.finished {
+                return Err(self.stopped());
+            }
         }
         Ok(())
     }
 
+    fn stopped(&self) -> TrainingError {
+        TrainingError::Stopped {
+            steps: self.position.steps,
+        }
+    }
+
     /// The steps of an epoch that are not yet done.
-    fn epoch(
-        &mut self,
-        epoch: u64,
-        events: &mut impl FnMut(TrainingEvent<'_>),
-    ) -> Result<(), TrainingError> {
+    fn epoch(&mut self, epoch: u64, told: &mut Told<'_>) -> Result<(), TrainingError> {
         let done = self.position.steps - epoch * self.plan.epoch_steps;
         let first = done as usize * self.config.accumulated_batches;
         let mut accumulated = Accumulated::new();
@@ -460,7 +377,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         // What makes the batches is copied out, since each batch changes the rest.
         let (batches, workers) = (self.batches, self.config.workers);
         let waiting = batches.prefetched(epoch, first, workers, |batch| {
-            match self.batch(epoch, &batch, &mut accumulated, events) {
+            match self.batch(epoch, &batch, &mut accumulated, told) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failed = Some(error);
@@ -478,28 +395,23 @@ impl<S: SideEncoder> Trainer<'_, S> {
         epoch: u64,
         batch: &Batch,
         accumulated: &mut Accumulated<S>,
-        events: &mut impl FnMut(TrainingEvent<'_>),
+        told: &mut Told<'_>,
     ) -> Result<(), TrainingError> {
         let at_once = self.config.accumulated_batches;
         let first = batch.step / at_once * at_once;
         let together = at_once.min(self.batches.steps() - first);
         let ladder = &self.model.ladder;
-        let device = ladder
-            .devices()
-            .into_iter()
-            .next()
-            .expect("a ladder has parameters");
-        let images = batch.images(&device);
+        let images = batch.images(&self.device);
         let embedding = match ladder.fusion().uses_sam() {
             true => Some(self.embedder.embed(images.clone(), &batch.views)?),
             false => None,
         };
         if let (Some(error), false) = (self.embedder.full(), self.told_full) {
-            events(TrainingEvent::CacheFull(error));
+            told.tell(TrainingEvent::CacheFull(error));
             self.told_full = true;
         }
         let logits = ladder.forward(images, embedding).logits;
-        let parts = self.loss.forward(logits, batch.labels(&device));
+        let parts = self.loss.forward(logits, batch.labels(&self.device));
         let values =
             [&parts.total, &parts.cross_entropy, &parts.dice].map(|part| part.clone().inner());
         // One transfer for the three.
@@ -513,10 +425,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         for (sum, value) in accumulated.losses.iter_mut().zip(values) {
             *sum += value / together as f64;
         }
-        let share = match together {
-            1 => parts.total,
-            _ => parts.total / together as f64,
-        };
+        let share = parts.total / together as f64;
         let gradients = GradientsParams::from_grads(share.backward(), ladder);
         accumulated.gradients.accumulate(ladder, gradients);
         if batch.step + 1 < first + together {
@@ -526,7 +435,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
             epoch,
             batch,
             std::mem::replace(accumulated, Accumulated::new()),
-            events,
+            told,
         )
     }
 
@@ -536,7 +445,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         epoch: u64,
         batch: &Batch,
         mut accumulated: Accumulated<S>,
-        events: &mut impl FnMut(TrainingEvent<'_>),
+        told: &mut Told<'_>,
     ) -> Result<(), TrainingError> {
         let step = self.position.steps;
         let learning_rate = self.config.optimization.schedule.at(step, self.plan.steps);
@@ -571,14 +480,18 @@ impl<S: SideEncoder> Trainer<'_, S> {
             .position
             .steps
             .is_multiple_of(self.config.checkpoint_steps);
-        if (last_of_epoch || due) && !weights_are_finite(&self.model.ladder) {
+        told.tell(TrainingEvent::Stepped(&done));
+        let save = told.stop || (due && !last_of_epoch);
+        if (save || last_of_epoch) && !weights_are_finite(&self.model.ladder) {
             return Err(self.not_finite(epoch, batch, "a weight after the step"));
         }
-        if due && !last_of_epoch {
+        if save {
             self.save()?;
         }
-        events(TrainingEvent::Stepped(&done));
-        Ok(())
+        match told.stop {
+            true => Err(self.stopped()),
+            false => Ok(()),
+        }
     }
 
     fn save(&mut self) -> Result<(), TrainingError> {
@@ -605,11 +518,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         }
     }
 
-    fn validate(
-        &mut self,
-        epochs: u64,
-        events: &mut impl FnMut(TrainingEvent<'_>),
-    ) -> Result<(), TrainingError> {
+    fn validate(&mut self, epochs: u64, told: &mut Told<'_>) -> Result<(), TrainingError> {
         let config = SegmentationConfig {
             output: self.config.output,
             batch_size: self.config.batch_size,
@@ -624,10 +533,16 @@ impl<S: SideEncoder> Trainer<'_, S> {
         for case in &self.validation {
             let volumes = self.dataset.read(case)?;
             let slices = volumes.image.shape()[0];
-            events(TrainingEvent::Validating(&case.name, 0, slices));
+            told.tell(TrainingEvent::Validating(&case.name, 0, slices));
             let predicted = segmenter.segment(&volumes.image, |done| {
-                events(TrainingEvent::Validating(&case.name, done, slices));
+                told.tell(TrainingEvent::Validating(&case.name, done, slices));
             })?;
+            if told.stop {
+                // The epoch's steps are done, its validation is not.
+                drop(segmenter);
+                self.save()?;
+                return Err(self.stopped());
+            }
             for (scores, &class) in organ_scores.iter_mut().zip(&classes) {
                 scores.extend(dsc(&predicted, &volumes.label, class));
             }
@@ -653,7 +568,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
             .chain(organs)
             .collect();
         self.validation_log.row(&cells)?;
-        events(TrainingEvent::Validated(&TrainingValidation {
+        told.tell(TrainingEvent::Validated(&TrainingValidation {
             epochs,
             mean_dsc,
             organ_dsc,
@@ -661,6 +576,11 @@ impl<S: SideEncoder> Trainer<'_, S> {
         }));
         Ok(())
     }
+}
+
+fn ladder_device<S: SideEncoder>(ladder: &Ladder<S>) -> Device {
+    let devices = ladder.devices();
+    devices.into_iter().next().expect("it has parameters")
 }
 
 fn mean(values: &[f64]) -> Option<f64> {

@@ -2,17 +2,23 @@
 
 use super::{Trainer, TrainingError};
 use crate::SideEncoder;
+use crate::weights::hex;
 use burn::module::Module;
-use datasets::{Case, Split};
+use datasets::{Case, Split, replace_file};
+use metrics::Report;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::File;
+use std::path::Path;
 
 pub(super) const FILE: &str = "receipt.json";
 
 #[derive(Serialize)]
 struct Receipt<'a> {
     sam_lst_version: &'static str,
+    system: String,
+    threads: Option<usize>,
     device: String,
     config: &'a super::TrainingConfig,
     dataset: &'a str,
@@ -35,6 +41,25 @@ struct Receipt<'a> {
     best_epoch: Option<u64>,
 }
 
+/// Adds scores to the receipt of a run, in place of those that it had.
+pub(super) fn add_scores(file: &Path, reports: &[Report]) -> Result<(), TrainingError> {
+    let text = std::fs::read(file).map_err(TrainingError::read(file))?;
+    let damaged = |error: serde_json::Error| TrainingError::read(file)(error.into());
+    let mut receipt: serde_json::Map<String, Value> =
+        serde_json::from_slice(&text).map_err(damaged)?;
+    let scores: Result<Vec<Value>, _> = reports
+        .iter()
+        .map(|report| serde_json::from_str(&report.to_json()))
+        .collect();
+    receipt.insert(
+        "scores".to_owned(),
+        scores.expect("a report is JSON").into(),
+    );
+    let text = serde_json::to_vec_pretty(&receipt).expect("plain data");
+    replace_file(file, FILE, |beside| std::fs::write(beside, text))
+        .map_err(TrainingError::write(file))
+}
+
 #[derive(Serialize)]
 struct CaseReceipt<'a> {
     case: &'a str,
@@ -54,6 +79,8 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
     };
     let receipt = Receipt {
         sam_lst_version: env!("CARGO_PKG_VERSION"),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        threads: std::thread::available_parallelism().ok().map(usize::from),
         device: format!("{:?}", trainer.model.ladder.devices()),
         config: trainer.config,
         dataset: &trainer.dataset.description().name,
@@ -89,17 +116,13 @@ fn peak_memory_bytes() -> Option<u64> {
 fn case_receipt(case: &Case) -> Result<CaseReceipt<'_>, TrainingError> {
     let mut digest = Sha256::new();
     for file in case.files.paths() {
-        let read = |source| TrainingError::Read {
-            path: file.to_owned(),
-            source,
-        };
-        let mut opened = File::open(file).map_err(read)?;
-        std::io::copy(&mut opened, &mut HashWriter(&mut digest)).map_err(read)?;
+        let mut opened = File::open(file).map_err(TrainingError::read(file))?;
+        std::io::copy(&mut opened, &mut HashWriter(&mut digest))
+            .map_err(TrainingError::read(file))?;
     }
-    let bytes = digest.finalize();
     Ok(CaseReceipt {
         case: &case.name,
-        files_sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        files_sha256: hex(digest),
     })
 }
 

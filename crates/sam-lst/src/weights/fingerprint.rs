@@ -32,7 +32,7 @@ pub(crate) fn sha256(mut tensors: Vec<PackTensor>) -> String {
     hex(digest)
 }
 
-pub(super) fn hex(digest: Sha256) -> String {
+pub(crate) fn hex(digest: Sha256) -> String {
     digest
         .finalize()
         .iter()

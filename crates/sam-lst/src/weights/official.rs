@@ -64,7 +64,7 @@ impl OfficialFile {
                 path: path.into(),
                 source,
             })?;
-        let found = super::fingerprint::hex(digest);
+        let found = super::hex(digest);
         if found.starts_with(self.sha256_prefix) {
             return Ok(());
         }

@@ -1,0 +1,211 @@
+//! What burn-train's renderers are told of a run.
+
+use burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn_train::metric::MetricDefinition;
+use burn_train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
+use burn_train::{Interrupter, LearnerSummary};
+use sam_lst::{TrainingEvent, TrainingPlan, TrainingScreen, TrainingStep, TrainingValidation};
+use std::sync::{Arc, Mutex};
+
+/// A line for each call.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Recorder {
+    fn say(&self, line: String) {
+        self.0.lock().expect("one thread").push(line);
+    }
+
+    fn metric(&self, split: &str, state: &MetricState) {
+        let entry = match state {
+            MetricState::Generic(entry) => entry,
+            MetricState::Numeric(entry, value) => {
+                let value = value.as_ref().expect("a number").current();
+                assert_eq!(entry.serialized_entry.serialized, value.to_string());
+                entry
+            }
+        };
+        let shown = &entry.serialized_entry.formatted;
+        self.say(format!("{split} {:?} {shown}", entry.metric_id));
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("one thread"))
+    }
+}
+
+impl MetricsRendererTraining for Recorder {
+    fn update_train(&mut self, state: MetricState) {
+        self.metric("train", &state);
+    }
+
+    fn update_valid(&mut self, state: MetricState) {
+        self.metric("valid", &state);
+    }
+}
+
+impl MetricsRendererEvaluation for Recorder {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {
+        unreachable!("runs only train and validate");
+    }
+
+    fn on_test_end(
+        &mut self,
+        _: Option<LearnerSummary>,
+    ) -> Result<(), Box<dyn core::error::Error>> {
+        unreachable!("runs only train and validate");
+    }
+}
+
+impl TrainingProgressLogger for Recorder {
+    fn start(&mut self, epochs: usize, first: usize, _: Option<usize>, _: Option<&str>) {
+        self.say(format!("start {first} of {epochs}"));
+    }
+
+    fn update_epoch(&mut self, epoch: usize) {
+        self.say(format!("epoch {epoch}"));
+    }
+
+    fn start_split(&mut self, split: &str, items: usize) {
+        self.say(format!("{split} of {items}"));
+    }
+
+    fn update_split(&mut self, items: usize) {
+        self.say(format!("at {items}"));
+    }
+
+    fn end_split(&mut self) {
+        self.say("split ends".to_owned());
+    }
+
+    fn end(&mut self) {
+        self.say("end".to_owned());
+    }
+
+    fn log_event_training(&mut self, event: String) {
+        self.say(event);
+    }
+}
+
+impl EvaluationProgressLogger for Recorder {
+    fn start_global_progress(&mut self, _: usize) {}
+    fn start_test(&mut self, _: &str, _: usize) {}
+    fn update_test_progress(&mut self, _: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _: String) {}
+}
+
+impl MetricsRenderer for Recorder {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        self.say(format!("metric {}", definition.name));
+    }
+}
+
+fn step(step: u64) -> TrainingStep {
+    TrainingStep {
+        step,
+        epoch: step / 2,
+        loss: 0.75,
+        cross_entropy: 1.5,
+        dice_loss: 0.5,
+        learning_rate: 4e-6,
+        gate: Some(0.5),
+        computed_embeddings: 12,
+    }
+}
+
+#[test]
+fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
+    let recorder = Recorder::default();
+    let interrupter = Interrupter::new();
+    let mut screen = TrainingScreen::with_renderer(Box::new(recorder.clone()), interrupter.clone());
+    let plan = TrainingPlan {
+        cases: 3,
+        slices: 8,
+        validation_cases: 1,
+        trained_values: 10,
+        epoch_steps: 2,
+        steps: 6,
+        steps_done: 2,
+        kept_embeddings: 8,
+        found_embeddings: 0,
+        unkept_embeddings: 0,
+        kept_bytes: 100,
+        embedding_time: None,
+        organs: vec!["liver".to_owned(), "spleen".to_owned()],
+    };
+    assert!(screen.show(&TrainingEvent::Planned(&plan)).is_continue());
+    let metrics = [
+        "Loss",
+        "Cross entropy",
+        "Dice loss",
+        "Mean DSC",
+        "DSC liver",
+        "DSC spleen",
+        "Learning rate",
+        "Gate",
+        "Embeddings computed",
+    ];
+    let mut expected: Vec<String> = metrics.map(|name| format!("metric {name}")).into();
+    expected.push("start 1 of 3".to_owned());
+    assert_eq!(recorder.take(), expected);
+
+    let metric = |split: &str, name: &str, value: &str| {
+        format!("{split} MetricId {{ id: {name:?} }} {value}")
+    };
+    assert!(screen.show(&TrainingEvent::Stepped(&step(2))).is_continue());
+    let values = [
+        metric("train", "Loss", "0.7500"),
+        metric("train", "Cross entropy", "1.5000"),
+        metric("train", "Dice loss", "0.5000"),
+        metric("train", "Learning rate", "4.00e-6"),
+        metric("train", "Gate", "0.5000"),
+        metric("train", "Embeddings computed", "12"),
+    ];
+    let mut told = recorder.take();
+    assert_eq!(told.remove(0), "train of 2");
+    assert_eq!(told.pop().expect("the progress"), "at 1");
+    assert_eq!(told, values);
+
+    assert!(screen.show(&TrainingEvent::Stepped(&step(3))).is_continue());
+    assert_eq!(recorder.take()[values.len()..], ["at 2", "epoch 1"]);
+    for done in [0, 4, 6] {
+        let event = TrainingEvent::Validating("0003", done, 6);
+        assert!(screen.show(&event).is_continue());
+    }
+    let validation = TrainingValidation {
+        epochs: 2,
+        mean_dsc: 0.25,
+        organ_dsc: vec![Some(0.25), None],
+        best: true,
+    };
+    assert!(
+        screen
+            .show(&TrainingEvent::Validated(&validation))
+            .is_continue()
+    );
+    let expected = [
+        "split ends".to_owned(),
+        "valid of 6".to_owned(),
+        "at 0".to_owned(),
+        "at 4".to_owned(),
+        "at 6".to_owned(),
+        metric("valid", "Mean DSC", "25.0000 %"),
+        metric("valid", "DSC liver", "25.0000 %"),
+    ];
+    assert_eq!(recorder.take(), expected);
+
+    assert!(screen.show(&TrainingEvent::Stepped(&step(4))).is_continue());
+    assert_eq!(recorder.take()[..2], ["split ends", "train of 2"]);
+    interrupter.stop(None);
+    assert!(screen.show(&TrainingEvent::Stepped(&step(5))).is_break());
+    recorder.take();
+    drop(screen);
+    assert_eq!(recorder.take(), ["end"]);
+}
