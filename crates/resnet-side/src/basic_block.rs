@@ -25,6 +25,12 @@ pub(crate) fn conv(
         .init(device)
 }
 
+/// A convolution of [`conv`] on a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+pub(crate) fn conv_channels_last(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
+    let ([stride, _], [kernel, _]) = (conv.stride, conv.kernel_size);
+    cpu_kernels::conv2d(input, conv.weight.val(), stride, kernel / 2)
+}
+
 /// Configuration of [`BasicBlock`].
 #[derive(Config, Debug)]
 pub struct BasicBlockConfig {
@@ -95,5 +101,21 @@ impl BasicBlock {
         let residual = relu(self.bn1.forward(self.conv1.forward(input)));
         let residual = self.bn2.forward(self.conv2.forward(residual));
         relu(residual + shortcut)
+    }
+
+    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+    pub(crate) fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
+        let shortcut = match &self.downsample {
+            Some(Downsample { conv, norm }) => {
+                let fitted = conv_channels_last(conv, input.clone());
+                norm.forward_channels_last(fitted, None, false)
+            }
+            None => input.clone(),
+        };
+        let residual = conv_channels_last(&self.conv1, input);
+        let residual = self.bn1.forward_channels_last(residual, None, true);
+        let residual = conv_channels_last(&self.conv2, residual);
+        self.bn2
+            .forward_channels_last(residual, Some(shortcut), true)
     }
 }

@@ -1,7 +1,9 @@
 use burn::config::Config;
 use burn::module::{Flag, Initializer, Module, Param, RunningState};
+use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm, batch_norm_train};
 use burn::tensor::{Device, Tensor, assert_shape};
+use cpu_kernels::Statistics;
 
 /// Configuration of [`BatchNorm2d`].
 #[derive(Config, Debug)]
@@ -81,20 +83,74 @@ impl BatchNorm2d {
     }
 
     fn forward_train(&self, input: Tensor<4>) -> Tensor<4> {
-        let device = input.device();
         let [batch, _, height, width] = input.dims();
-        let samples = (batch * height * width) as f64;
         let result = batch_norm_train(input, self.weight.val(), self.bias.val(), self.epsilon);
+        self.update(result.mean, result.variance, batch * height * width);
+        result.output
+    }
 
+    /// Takes a batch's mean and biased variance, of so many samples, into the running statistics.
+    fn update(&self, mean: Tensor<1>, variance: Tensor<1>, samples: usize) {
+        let device = mean.device();
+        let samples = samples as f64;
         // A single sample has no unbiased variance; PyTorch refuses such a batch, we keep the biased one.
         let unbiased = samples / (samples - 1.0).max(1.0);
         let blend = |running: Tensor<1>, new: Tensor<1>| {
             running.to_device(&device) * (1.0 - self.momentum) + new.detach() * self.momentum
         };
-        let mean = blend(self.running_mean.value_sync(), result.mean);
-        let variance = blend(self.running_var.value_sync(), result.variance * unbiased);
+        let mean = blend(self.running_mean.value_sync(), mean);
+        let variance = blend(self.running_var.value_sync(), variance * unbiased);
         self.running_mean.update(mean.detach());
         self.running_var.update(variance.detach());
-        result.output
+    }
+
+    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`], then a short cut's sum and ReLU
+    /// where asked for.
+    pub(crate) fn forward_channels_last(
+        &self,
+        input: Tensor<4>,
+        shortcut: Option<Tensor<4>>,
+        rectify: bool,
+    ) -> Tensor<4> {
+        let [batch, height, width, _] = input.dims();
+        let parameters = [self.weight.val(), self.bias.val()];
+        let trains = input.is_autodiff() && self.training.is_enabled();
+        let statistics = match trains {
+            true => {
+                let statistics = cpu_kernels::moments(&input);
+                let Statistics { mean, variance } = statistics.clone();
+                self.update(mean, variance, batch * height * width);
+                statistics
+            }
+            false => {
+                let device = input.device().inner();
+                let running = |value: &RunningState<Tensor<1>>| value.value().to_device(&device);
+                Statistics {
+                    mean: running(&self.running_mean),
+                    variance: running(&self.running_var),
+                }
+            }
+        };
+        if trains || !input.is_autodiff() {
+            let epsilon = self.epsilon;
+            return cpu_kernels::batch_norm(
+                input,
+                &statistics,
+                parameters,
+                epsilon,
+                shortcut,
+                rectify,
+            );
+        }
+        // Frozen on the tape: constant statistics.
+        let constant = |values: Tensor<1>| Tensor::from_inner(values).reshape([1, 1, 1, -1]);
+        let [weight, bias] = parameters.map(|values| values.reshape([1, 1, 1, -1]));
+        let deviation = constant(statistics.variance.add_scalar(self.epsilon).sqrt());
+        let output = (input - constant(statistics.mean)) / deviation * weight + bias;
+        let output = match shortcut {
+            Some(shortcut) => output + shortcut,
+            None => output,
+        };
+        if rectify { relu(output) } else { output }
     }
 }

@@ -1,4 +1,4 @@
-use crate::basic_block::conv;
+use crate::basic_block::{conv, conv_channels_last};
 use crate::{BasicBlock, BasicBlockConfig, BatchNorm2d, BatchNorm2dConfig};
 use burn::config::Config;
 use burn::module::Module;
@@ -6,7 +6,7 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, assert_shape};
 
 /// Configuration of [`ResNetSide`]. The published networks are [`resnet18`](Self::resnet18) and
 /// [`resnet34`](Self::resnet34).
@@ -96,13 +96,32 @@ impl ResNetSide {
     ///
     /// If the image has other than 3 channels.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        assert_shape!(image, [_, 3, _, _]);
+        if cpu_kernels::serves(&image) {
+            return self.forward_channels_last(image);
+        }
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
-        self.layer1
-            .iter()
-            .chain(&self.layer2)
-            .chain(&self.layer3)
+        self.blocks()
             .fold(pooled, |features, block| block.forward(features))
+    }
+
+    /// The same on the CPU, where other kernels than Burn's take channels last.
+    fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
+        let image = image.permute([0, 2, 3, 1]); // [B, S, S, 3]
+        let stem = conv_channels_last(&self.conv1, image);
+        let stem = self.bn1.forward_channels_last(stem, None, true); // [B, S/2, S/2, w]
+        let pooled = cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
+        self.blocks()
+            .fold(pooled, |features, block| {
+                block.forward_channels_last(features)
+            })
+            .permute([0, 3, 1, 2]) // [B, 4w, S/16, S/16]
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &BasicBlock> {
+        let first = self.layer1.iter();
+        first.chain(&self.layer2).chain(&self.layer3)
     }
 }
 

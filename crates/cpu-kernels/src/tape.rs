@@ -1,0 +1,363 @@
+//! The kernels on Burn's CPU backend, and on its tape.
+
+use crate::convolution::Convolution;
+use crate::norm::{self, Normalized};
+use crate::{Statistics, pool};
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{DType, Tensor, TensorData};
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// A tensor of Burn's CPU backend.
+type Plain = FloatTensor<Flex>;
+
+/// A differentiable function of `N` tensors.
+trait Function<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the gradients are computed from.
+    type Saved: Clone + Debug + Send + 'static;
+
+    fn forward(&self, inputs: [Plain; N]) -> (Plain, Self::Saved);
+
+    /// The gradients of the inputs, of which only those that are wanted are looked at.
+    fn backward(
+        &self,
+        saved: Self::Saved,
+        gradient: Plain,
+        wanted: [bool; N],
+    ) -> [Option<Plain>; N];
+}
+
+/// A function's place on the tape.
+#[derive(Debug)]
+struct Recorded<F>(PhantomData<F>);
+
+impl<const N: usize, F: Function<N>> Backward<Flex, N> for Recorded<F> {
+    type State = (F, F::Saved);
+
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<Flex>(&ops.node);
+        let (function, saved) = ops.state;
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let found = function.backward(saved, gradient, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(found) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                gradients.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// A tensor of any rank as one of rank `D`; ranks are known at run time below.
+enum Input {
+    Four(Tensor<4>),
+    One(Tensor<1>),
+}
+
+impl From<Tensor<4>> for Input {
+    fn from(tensor: Tensor<4>) -> Self {
+        Self::Four(tensor)
+    }
+}
+
+impl From<Tensor<1>> for Input {
+    fn from(tensor: Tensor<1>) -> Self {
+        Self::One(tensor)
+    }
+}
+
+type Taped = FloatTensor<Autodiff<Flex>>;
+
+impl Input {
+    fn is_taped(&self) -> bool {
+        match self {
+            Self::Four(tensor) => tensor.is_autodiff(),
+            Self::One(tensor) => tensor.is_autodiff(),
+        }
+    }
+
+    fn plain(self) -> Plain {
+        let found = match self {
+            Self::Four(tensor) => tensor.try_into_primitive::<Flex>(),
+            Self::One(tensor) => tensor.try_into_primitive::<Flex>(),
+        };
+        found.unwrap_or_else(|error| panic!("a tensor of the CPU backend: {error:?}"))
+    }
+
+    /// Off the tape, it is taken as a constant.
+    fn taped(self) -> Taped {
+        let taped = match self {
+            Self::Four(tensor) if tensor.is_autodiff() => {
+                tensor.try_into_primitive::<Autodiff<Flex>>()
+            }
+            Self::Four(tensor) => tensor.autodiff().try_into_primitive::<Autodiff<Flex>>(),
+            Self::One(tensor) if tensor.is_autodiff() => {
+                tensor.try_into_primitive::<Autodiff<Flex>>()
+            }
+            Self::One(tensor) => tensor.autodiff().try_into_primitive::<Autodiff<Flex>>(),
+        };
+        taped.unwrap_or_else(|error| panic!("a tensor of the CPU backend: {error:?}"))
+    }
+}
+
+/// Calls a function, on the tape if one of its inputs is.
+fn call<const N: usize, F: Function<N>>(function: F, inputs: [Input; N]) -> Tensor<4> {
+    if !inputs.iter().any(Input::is_taped) {
+        let (output, _) = function.forward(inputs.map(Input::plain));
+        return Tensor::from_primitive::<Flex>(output);
+    }
+    let parts = inputs.map(|input| input.taped().into_parts());
+    let mut plain = Vec::with_capacity(N);
+    let nodes = parts.map(|(primitive, node)| {
+        plain.push(primitive);
+        node
+    });
+    let plain: [Plain; N] = plain.try_into().expect("as many as nodes");
+    let prepared = Recorded::<F>(PhantomData).prepare::<NoCheckpointing>(nodes);
+    let (output, saved) = function.forward(plain);
+    let output = match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish((function, saved), output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+pub fn serves(tensor: &Tensor<4>) -> bool {
+    // A tape that recomputes what it did not keep is another type, and is left to Burn.
+    tensor.dtype() == DType::F32
+        && match tensor.is_autodiff() {
+            true => tensor
+                .clone()
+                .try_into_primitive::<Autodiff<Flex>>()
+                .is_ok(),
+            false => tensor.clone().try_into_primitive::<Flex>().is_ok(),
+        }
+}
+
+/// A tensor whose values lie one after the other.
+fn contiguous(tensor: Plain) -> Plain {
+    match tensor.as_slice::<f32>() {
+        Some(_) => tensor,
+        None => tensor.to_contiguous(),
+    }
+}
+
+fn values(tensor: &Plain) -> &[f32] {
+    tensor.as_slice().expect("contiguous 32-bit values")
+}
+
+fn shape<const D: usize>(tensor: &Plain) -> [usize; D] {
+    tensor.layout().shape().dims()
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Plain {
+    Plain::from_data(TensorData::new(values, shape))
+}
+
+pub fn conv2d(input: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let [channels, channels_in, kernel_rows, kernel_columns] = weight.dims();
+    assert_eq!(input.dims()[3], channels_in, "channels of the input");
+    let convolution = Convolution {
+        input: input.dims(),
+        channels,
+        kernel: [kernel_rows, kernel_columns],
+        stride,
+        padding,
+    };
+    call(convolution, [input.into(), weight.into()])
+}
+
+impl Function<2> for Convolution {
+    type Saved = [Plain; 2];
+
+    fn forward(&self, inputs: [Plain; 2]) -> (Plain, Self::Saved) {
+        let [input, weight] = inputs.map(contiguous);
+        let output = Convolution::forward(self, values(&input), values(&weight));
+        (tensor(output, self.output()), [input, weight])
+    }
+
+    fn backward(
+        &self,
+        [input, weight]: Self::Saved,
+        gradient: Plain,
+        [of_input, of_weight]: [bool; 2],
+    ) -> [Option<Plain>; 2] {
+        let gradient = contiguous(gradient);
+        let gradient = values(&gradient);
+        [
+            of_input.then(|| tensor(self.input_gradient(values(&weight), gradient), self.input)),
+            of_weight.then(|| {
+                let of_weight = self.weight_gradient(values(&input), gradient);
+                tensor(of_weight, shape::<4>(&weight))
+            }),
+        ]
+    }
+}
+
+pub fn moments(input: &Tensor<4>) -> Statistics {
+    let [.., channels] = input.dims();
+    let device = input.device().inner();
+    let plain = Input::from(input.clone().inner()).plain();
+    let (mean, variance) = norm::moments(values(&contiguous(plain)), channels);
+    let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [channels]), &device);
+    Statistics {
+        mean: tensor(mean),
+        variance: tensor(variance),
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Norm {
+    mean: Vec<f32>,
+    inverse_deviation: Vec<f32>,
+    relu: bool,
+}
+
+/// Input, weight, and the output if it went through ReLU.
+type SavedNorm = (Plain, Plain, Option<Plain>);
+
+pub fn batch_norm(
+    input: Tensor<4>,
+    statistics: &Statistics,
+    [weight, bias]: [Tensor<1>; 2],
+    epsilon: f64,
+    shortcut: Option<Tensor<4>>,
+    relu: bool,
+) -> Tensor<4> {
+    let [.., channels] = input.dims();
+    assert_eq!(weight.dims(), [channels], "scales of channels");
+    assert_eq!(bias.dims(), [channels], "shifts of channels");
+    let read = |tensor: &Tensor<1>| -> Vec<f32> { tensor.to_data().iter().collect() };
+    let inverse = |variance: f32| (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32;
+    let norm = Norm {
+        mean: read(&statistics.mean),
+        inverse_deviation: read(&statistics.variance)
+            .into_iter()
+            .map(inverse)
+            .collect(),
+        relu,
+    };
+    assert_eq!(norm.mean.len(), channels, "means of channels");
+    match shortcut {
+        Some(shortcut) => {
+            assert_eq!(shortcut.dims(), input.dims(), "the short cut's shape");
+            let inputs = [input.into(), weight.into(), bias.into(), shortcut.into()];
+            call::<4, _>(norm, inputs)
+        }
+        None => call::<3, _>(norm, [input.into(), weight.into(), bias.into()]),
+    }
+}
+
+impl Norm {
+    fn apply(&self, inputs: [Plain; 3], shortcut: Option<Plain>) -> (Plain, SavedNorm) {
+        let [input, weight, bias] = inputs.map(contiguous);
+        let shortcut = shortcut.map(contiguous);
+        let scale = values(&weight).iter().zip(&self.inverse_deviation);
+        let scale: Vec<f32> = scale.map(|(weight, inverse)| weight * inverse).collect();
+        let shift = values(&bias).iter().zip(&self.mean).zip(&scale);
+        let shift: Vec<f32> = shift
+            .map(|((bias, mean), scale)| bias - mean * scale)
+            .collect();
+        let output = norm::apply(
+            values(&input),
+            &scale,
+            &shift,
+            shortcut.as_ref().map(values),
+            self.relu,
+        );
+        let output = tensor(output, shape::<4>(&input));
+        let rectified = self.relu.then(|| output.clone());
+        (output, (input, weight, rectified))
+    }
+
+    fn gradients(
+        &self,
+        (input, weight, rectified): &SavedNorm,
+        gradient: &[f32],
+    ) -> [Option<Plain>; 3] {
+        let normalized = Normalized {
+            input: values(input),
+            mean: &self.mean,
+            inverse_deviation: &self.inverse_deviation,
+            weight: values(weight),
+            rectified: rectified.as_ref().map(values),
+        };
+        let found = normalized.gradients(gradient);
+        let channels = [self.mean.len()];
+        [
+            Some(tensor(found.input, shape::<4>(input))),
+            Some(tensor(found.weight, channels)),
+            Some(tensor(found.bias, channels)),
+        ]
+    }
+}
+
+impl Function<3> for Norm {
+    type Saved = SavedNorm;
+
+    fn forward(&self, inputs: [Plain; 3]) -> (Plain, SavedNorm) {
+        self.apply(inputs, None)
+    }
+
+    fn backward(&self, saved: SavedNorm, gradient: Plain, _: [bool; 3]) -> [Option<Plain>; 3] {
+        self.gradients(&saved, values(&contiguous(gradient)))
+    }
+}
+
+impl Function<4> for Norm {
+    type Saved = SavedNorm;
+
+    fn forward(&self, [input, weight, bias, shortcut]: [Plain; 4]) -> (Plain, SavedNorm) {
+        self.apply([input, weight, bias], Some(shortcut))
+    }
+
+    fn backward(
+        &self,
+        (input, weight, rectified): SavedNorm,
+        gradient: Plain,
+        [.., of_shortcut]: [bool; 4],
+    ) -> [Option<Plain>; 4] {
+        let gradient = contiguous(gradient);
+        // The short cut needs the gradient below ReLU in any case; the rest then takes it from there.
+        let below = match &rectified {
+            Some(output) => {
+                let below = norm::below_relu(values(&gradient), values(output));
+                tensor(below, shape::<4>(output))
+            }
+            None => gradient,
+        };
+        let [of_input, of_weight, of_bias] = self.gradients(&(input, weight, None), values(&below));
+        [of_input, of_weight, of_bias, of_shortcut.then_some(below)]
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MaxPool {
+    input: [usize; 4],
+}
+
+pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
+    let pool = MaxPool {
+        input: input.dims(),
+    };
+    call(pool, [input.into()])
+}
+
+impl Function<1> for MaxPool {
+    type Saved = Arc<[u8]>;
+
+    fn forward(&self, [input]: [Plain; 1]) -> (Plain, Self::Saved) {
+        let (largest, taps) = pool::forward(values(&contiguous(input)), self.input);
+        (tensor(largest, pool::output(self.input)), taps.into())
+    }
+
+    fn backward(&self, taps: Self::Saved, gradient: Plain, _: [bool; 1]) -> [Option<Plain>; 1] {
+        let below = pool::backward(values(&contiguous(gradient)), &taps, self.input);
+        [Some(tensor(below, self.input))]
+    }
+}

@@ -1,0 +1,265 @@
+//! The kernels beside Burn's own, values and gradients.
+
+use burn::nn::PaddingConfig2d;
+use burn::nn::pool::MaxPool2dConfig;
+use burn::tensor::activation::relu;
+use burn::tensor::module::{batch_norm_train, conv2d};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
+use cpu_kernels::Statistics;
+
+/// A tensor on the tape whose gradient is wanted.
+fn leaf<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    let device = Device::flex().autodiff();
+    Tensor::random(shape, Distribution::Normal(0.3, 1.0), &device).require_grad()
+}
+
+fn channels_last(tensor: Tensor<4>) -> Tensor<4> {
+    tensor.permute([0, 2, 3, 1])
+}
+
+fn channels_first(tensor: Tensor<4>) -> Tensor<4> {
+    tensor.permute([0, 3, 1, 2])
+}
+
+/// Something that treats every output differently.
+fn score(output: Tensor<4>) -> Tensor<1> {
+    let count = output.shape().num_elements();
+    let weights: Vec<f32> = (0..count)
+        .map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0)
+        .collect();
+    let weights = TensorData::new(weights, output.dims());
+    let weights = Tensor::from_data(weights, &output.device());
+    (output * weights).sum()
+}
+
+#[track_caller]
+fn assert_close(ours: TensorData, theirs: &TensorData, what: &str) {
+    let largest = theirs.iter::<f32>().fold(0.0, |a: f32, b| a.max(b.abs()));
+    assert_eq!(ours.shape(), theirs.shape(), "{what}");
+    for (ours, theirs) in ours.iter::<f32>().zip(theirs.iter::<f32>()) {
+        let error = (ours - theirs).abs();
+        assert!(
+            error <= 3e-6 * largest,
+            "{what}: {ours}, not {theirs}, of at most {largest}"
+        );
+    }
+}
+
+#[test]
+fn convolutions_equal_burns() {
+    // Batch, rows, columns, channels in, channels out, kernel, stride, padding.
+    let cases = [
+        [2, 9, 11, 3, 5, 7, 2, 3],
+        [1, 8, 8, 4, 33, 3, 1, 1],
+        [3, 7, 10, 16, 64, 3, 2, 1],
+        [2, 6, 5, 20, 40, 1, 2, 0],
+        [1, 1, 1, 2, 3, 3, 1, 1],
+        [2, 5, 40, 32, 32, 3, 1, 1],
+        [1, 4, 4, 3, 2, 5, 3, 2],
+        [1, 6, 7, 1, 1, 2, 3, 0], // some pixels reach no output
+        [1, 260, 3, 2, 2, 3, 1, 0],
+    ];
+    for case in cases {
+        let [
+            batch,
+            rows,
+            columns,
+            channels_in,
+            channels_out,
+            kernel,
+            stride,
+            padding,
+        ] = case;
+        let input = leaf([batch, channels_in, rows, columns]);
+        let weight = leaf([channels_out, channels_in, kernel, kernel]);
+        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        let theirs = conv2d(input.clone(), weight.clone(), None, options);
+        let ours = channels_last(input.clone());
+        assert!(cpu_kernels::serves(&ours));
+        let ours = channels_first(cpu_kernels::conv2d(ours, weight.clone(), stride, padding));
+        let what = format!("{case:?}");
+        assert_close(ours.to_data(), &theirs.to_data(), &what);
+        let (ours, theirs) = (score(ours).backward(), score(theirs).backward());
+        for (name, found, expected) in [
+            ("input", input.grad(&ours), input.grad(&theirs)),
+            ("weight", weight.grad(&ours), weight.grad(&theirs)),
+        ] {
+            let [found, expected] = [found, expected].map(|grad| grad.expect("one").into_data());
+            assert_close(found, &expected, &format!("{what}, gradient of the {name}"));
+        }
+
+        // Off the tape the same values.
+        let [input, weight] = [input, weight].map(Tensor::inner);
+        let plain = cpu_kernels::conv2d(
+            channels_last(input.clone()),
+            weight.clone(),
+            stride,
+            padding,
+        );
+        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        let theirs = conv2d(input, weight, None, options);
+        assert_close(
+            channels_first(plain).into_data(),
+            &theirs.into_data(),
+            &what,
+        );
+    }
+}
+
+#[test]
+fn gradients_flow_to_what_is_on_the_tape_and_only_there() {
+    let device = Device::flex().autodiff();
+    let image = Tensor::<4>::ones([1, 4, 4, 2], &device).inner();
+    let weight = leaf([3, 2, 3, 3]);
+    let output = cpu_kernels::conv2d(image, weight.clone(), 1, 1);
+    assert!(output.is_autodiff());
+    let gradients = output.sum().backward();
+    let sum: f32 = weight.grad(&gradients).expect("one").sum().into_scalar();
+    assert_eq!(
+        sum,
+        3.0 * 2.0 * 100.0,
+        "each weight sees 16, 12 or 9 pixels"
+    );
+
+    // A parameter that is used twice gets the sum.
+    let square = leaf([2, 2, 1, 1]);
+    let input = leaf([1, 3, 3, 2]);
+    let twice = cpu_kernels::conv2d(
+        cpu_kernels::conv2d(input.clone(), square.clone(), 1, 0),
+        square.clone(),
+        1,
+        0,
+    );
+    let gradients = score(channels_first(twice)).backward();
+    let ours = square.grad(&gradients).expect("one").into_data();
+    let options = || ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+    let nchw = channels_first(input);
+    let once = conv2d(nchw, square.clone(), None, options());
+    let gradients = score(conv2d(once, square.clone(), None, options())).backward();
+    assert_close(
+        ours,
+        &square.grad(&gradients).expect("one").into_data(),
+        "used twice",
+    );
+}
+
+#[test]
+fn batch_norms_equal_burns() {
+    for (shape, relu_follows, with_shortcut) in [
+        ([2, 5, 7, 3], false, false),
+        ([2, 5, 7, 3], true, false),
+        ([3, 20, 21, 40], true, true),
+        ([1, 4, 4, 17], false, true),
+    ] {
+        let [batch, rows, columns, channels] = shape;
+        let input = leaf([batch, channels, rows, columns]);
+        let shortcut = with_shortcut.then(|| leaf([batch, channels, rows, columns]));
+        let (weight, bias) = (leaf([channels]), leaf([channels]));
+        let burns = batch_norm_train(input.clone(), weight.clone(), bias.clone(), 1e-5);
+        let mut theirs = burns.output;
+        if let Some(shortcut) = &shortcut {
+            theirs = theirs + shortcut.clone();
+        }
+        if relu_follows {
+            theirs = relu(theirs);
+        }
+        let ours = channels_last(input.clone());
+        let statistics = cpu_kernels::moments(&ours);
+        assert_close(statistics.mean.to_data(), &burns.mean.to_data(), "means");
+        assert_close(
+            statistics.variance.to_data(),
+            &burns.variance.to_data(),
+            "variances",
+        );
+        let ours = channels_first(cpu_kernels::batch_norm(
+            ours,
+            &statistics,
+            [weight.clone(), bias.clone()],
+            1e-5,
+            shortcut.clone().map(channels_last),
+            relu_follows,
+        ));
+        let what = format!("{shape:?}");
+        assert_close(ours.to_data(), &theirs.to_data(), &what);
+        let (ours, theirs) = (score(ours).backward(), score(theirs).backward());
+        let gradient = |tensor: &Tensor<4>| {
+            [&ours, &theirs].map(|found| tensor.grad(found).expect("one").into_data())
+        };
+        let [found, expected] = gradient(&input);
+        assert_close(found, &expected, &what);
+        if let Some(shortcut) = &shortcut {
+            let [found, expected] = gradient(shortcut);
+            assert_close(found, &expected, &what);
+        }
+        for parameter in [&weight, &bias] {
+            let [found, expected] =
+                [&ours, &theirs].map(|found| parameter.grad(found).expect("one").into_data());
+            assert_close(found, &expected, &what);
+        }
+    }
+}
+
+#[test]
+fn variances_of_far_means_do_not_cancel() {
+    let device = Device::flex();
+    let input = Tensor::<4>::random([2, 40, 40, 2], Distribution::Normal(3000.0, 0.5), &device);
+    let Statistics { variance, .. } = cpu_kernels::moments(&input);
+    let values: Vec<f64> = input.into_data().iter::<f64>().collect();
+    for (channel, found) in variance.into_data().iter::<f64>().enumerate() {
+        let values: Vec<f64> = values.iter().skip(channel).step_by(2).copied().collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let expected = squares / values.len() as f64;
+        assert!(
+            (found - expected).abs() < 1e-5 * expected,
+            "{found}, not {expected}"
+        );
+    }
+}
+
+#[test]
+fn max_pools_equal_burns() {
+    let pool = MaxPool2dConfig::new([3, 3])
+        .with_strides([2, 2])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init();
+    for shape in [[1, 2, 8, 8], [2, 3, 9, 7], [1, 20, 5, 6], [1, 1, 1, 1]] {
+        let input = leaf(shape);
+        // Equal values, so that it matters which is taken.
+        let input = input.clone().inner().mul_scalar(2.0).round();
+        let input =
+            Tensor::<4>::from_data(input.into_data(), &Device::flex().autodiff()).require_grad();
+        let theirs = pool.forward(input.clone());
+        let ours = channels_first(cpu_kernels::max_pool(channels_last(input.clone())));
+        ours.to_data().assert_eq(&theirs.to_data(), true);
+        let (ours, theirs) = (score(ours).backward(), score(theirs).backward());
+        let [ours, theirs] =
+            [ours, theirs].map(|found| input.grad(&found).expect("one").into_data());
+        ours.assert_approx_eq::<f32>(&theirs, Tolerance::absolute(1e-6));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let input = leaf([2, 20, 20, 8]);
+    let weight = leaf([40, 8, 3, 3]);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("threads").install(|| {
+            let output = cpu_kernels::conv2d(input.clone(), weight.clone(), 1, 1);
+            let statistics = cpu_kernels::moments(&output);
+            let parameters = [leaf([40]).inner() * 0.0 + 1.0, leaf([40]).inner() * 0.0];
+            let output = cpu_kernels::batch_norm(output, &statistics, parameters, 1e-5, None, true);
+            let gradients = score(output.clone()).backward();
+            [
+                output.into_data(),
+                input.grad(&gradients).expect("one").into_data(),
+                weight.grad(&gradients).expect("one").into_data(),
+            ]
+        })
+    };
+    for (one, many) in run(1).iter().zip(run(5)) {
+        one.assert_eq(&many, true);
+    }
+}
