@@ -7,9 +7,13 @@
 //!
 //! Results do not depend on the number of threads.
 
+#[cfg(feature = "flex")]
 mod convolution;
+#[cfg(feature = "flex")]
 mod norm;
+#[cfg(feature = "flex")]
 mod pool;
+#[cfg(feature = "flex")]
 mod product;
 #[cfg(feature = "flex")]
 mod tape;

@@ -160,8 +160,9 @@ pub struct Normalized<'a> {
     pub inverse_deviation: &'a [f32],
     /// The scale that followed.
     pub weight: &'a [f32],
-    /// The output, if it went through ReLU.
-    pub rectified: Option<&'a [f32]>,
+    /// What [`apply`] took, scale and shift, if ReLU followed: where it passed is computed again, so that the output need not
+    /// be kept.
+    pub rectified: Option<[&'a [f32]; 2]>,
 }
 
 /// Gradients of a normalisation.
@@ -224,7 +225,7 @@ impl Normalized<'_> {
         let part = |start: usize, length: usize| Part {
             input: &self.input[start..start + length],
             gradient: &gradient[start..start + length],
-            rectified: self.rectified.map(|output| &output[start..start + length]),
+            rectified: self.rectified,
             mean: self.mean,
             inverse_deviation: self.inverse_deviation,
         };
@@ -234,16 +235,16 @@ impl Normalized<'_> {
             .enumerate()
             .map(|(i, gradient)| arch.dispatch(GradientSums(part(i * size, gradient.len()))))
             .collect();
-        let sum = |of: &dyn Fn(&(Vec<f32>, Vec<f32>)) -> &[f32]| -> Vec<f64> {
-            let mut total = vec![0.0; channels];
-            for part in &parts {
-                for (total, &value) in total.iter_mut().zip(of(part)) {
-                    *total += f64::from(value);
-                }
+        let mut bias = vec![0.0; channels];
+        let mut weight = vec![0.0; channels];
+        for (sums, products) in &parts {
+            for (total, &sum) in bias.iter_mut().zip(sums) {
+                *total += f64::from(sum);
             }
-            total
-        };
-        let (bias, weight) = (sum(&|part| &part.0), sum(&|part| &part.1));
+            for (total, &product) in weight.iter_mut().zip(products) {
+                *total += f64::from(product);
+            }
+        }
         let pixels = (gradient.len() / channels) as f64;
         // input gradient = scale * gradient + slope * input + offset
         let coefficients: Vec<[f32; 3]> = (0..channels)
@@ -283,7 +284,7 @@ impl Normalized<'_> {
 struct Part<'a> {
     input: &'a [f32],
     gradient: &'a [f32],
-    rectified: Option<&'a [f32]>,
+    rectified: Option<[&'a [f32]; 2]>,
     mean: &'a [f32],
     inverse_deviation: &'a [f32],
 }
@@ -301,16 +302,15 @@ impl WithSimd for GradientSums<'_> {
         let mut sums = vec![0.0; channels];
         let mut products = vec![0.0; channels];
         let inputs = part.input.chunks_exact(channels);
-        for (i, (gradient, input)) in part.gradient.chunks_exact(channels).zip(inputs).enumerate() {
+        for (gradient, input) in part.gradient.chunks_exact(channels).zip(inputs) {
             let sums = sums.iter_mut().zip(&mut products).zip(part.mean);
             let values = gradient.iter().zip(input);
             match part.rectified {
-                Some(output) => {
-                    let output = &output[i * channels..][..channels];
-                    for ((((sum, product), &mean), (&gradient, &input)), &output) in
-                        sums.zip(values).zip(output)
+                Some([scale, shift]) => {
+                    for ((((sum, product), &mean), (&gradient, &input)), (&scale, &shift)) in
+                        sums.zip(values).zip(scale.iter().zip(shift))
                     {
-                        let gradient = passed(gradient, output);
+                        let gradient = passed(gradient, input * scale + shift);
                         *sum += gradient;
                         *product += gradient * (input - mean);
                     }
@@ -349,17 +349,18 @@ impl WithSimd for InputGradient<'_> {
         let gradients = part.gradient.chunks_exact(channels);
         let pixels = gradients.zip(part.input.chunks_exact(channels));
         let outs = self.out.chunks_exact_mut(channels);
-        for (i, (out, (gradient, input))) in outs.zip(pixels).enumerate() {
+        for (out, (gradient, input)) in outs.zip(pixels) {
             let values = gradient.iter().zip(input);
             let lines = self.slope.iter().zip(self.offset);
             let lines = out.iter_mut().zip(self.scale).zip(lines);
             match part.rectified {
-                Some(output) => {
-                    let output = &output[i * channels..][..channels];
-                    for ((((out, &scale), (&slope, &offset)), (&gradient, &input)), &output) in
-                        lines.zip(values).zip(output)
+                Some([applied_scale, shift]) => {
+                    let applied = applied_scale.iter().zip(shift);
+                    for ((((out, &scale), (&slope, &offset)), (&gradient, &input)), applied) in
+                        lines.zip(values).zip(applied)
                     {
-                        *out = scale * passed(gradient, output) + slope * input + offset;
+                        let gradient = passed(gradient, input * applied.0 + applied.1);
+                        *out = scale * gradient + slope * input + offset;
                     }
                 }
                 None => {

@@ -24,10 +24,6 @@ pub fn zeros<S: Simd, const R: usize>(simd: S) -> Sums<S, R> {
 /// Adds to each row's sums the product of its values with the panel: `sums[r] += rows[r] . panel`, with the panel's values row
 /// by row.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "so written, no bound is checked and sums stay in registers"
-)]
 pub fn multiply_add<S: Simd, const R: usize>(
     simd: S,
     rows: [&[f32]; R],
@@ -37,6 +33,7 @@ pub fn multiply_add<S: Simd, const R: usize>(
     let (panel, _) = S::as_simd_f32s(panel);
     let (panel, _) = panel.as_chunks::<VECTORS>();
     let rows = rows.map(|row| &row[..panel.len()]);
+    // So written, no bound is checked and the sums stay in registers.
     let mut local = *sums;
     for (k, columns) in panel.iter().enumerate() {
         for r in 0..R {
@@ -51,10 +48,6 @@ pub fn multiply_add<S: Simd, const R: usize>(
 
 /// Adds, for each pixel, the outer product of `R` values, `step` apart from pixel to pixel, with its columns.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "so written, sums stay in registers"
-)]
 pub fn add_outer_products<S: Simd, const R: usize>(
     simd: S,
     values: &[f32],
@@ -62,7 +55,7 @@ pub fn add_outer_products<S: Simd, const R: usize>(
     columns: impl Iterator<Item = [S::f32s; VECTORS]>,
     sums: &mut Sums<S, R>,
 ) {
-    let mut local = *sums;
+    let mut local = *sums; // stay in registers
     for (pixel, columns) in columns.enumerate() {
         let Some(values) = values[pixel * step..].first_chunk::<R>() else {
             unreachable!("each pixel has its values");

@@ -218,9 +218,6 @@ struct Norm {
     relu: bool,
 }
 
-/// Input, weight, and the output if it went through ReLU.
-type SavedNorm = (Plain, Plain, Option<Plain>);
-
 pub fn batch_norm(
     input: Tensor<4>,
     statistics: &Statistics,
@@ -254,40 +251,39 @@ pub fn batch_norm(
 }
 
 impl Norm {
-    fn apply(&self, inputs: [Plain; 3], shortcut: Option<Plain>) -> (Plain, SavedNorm) {
-        let [input, weight, bias] = inputs.map(contiguous);
-        let shortcut = shortcut.map(contiguous);
-        let scale = values(&weight).iter().zip(&self.inverse_deviation);
+    /// One factor and one summand for each channel.
+    fn scale_and_shift(&self, weight: &Plain, bias: &Plain) -> [Vec<f32>; 2] {
+        let scale = values(weight).iter().zip(&self.inverse_deviation);
         let scale: Vec<f32> = scale.map(|(weight, inverse)| weight * inverse).collect();
-        let shift = values(&bias).iter().zip(&self.mean).zip(&scale);
-        let shift: Vec<f32> = shift
-            .map(|((bias, mean), scale)| bias - mean * scale)
-            .collect();
-        let output = norm::apply(
-            values(&input),
-            &scale,
-            &shift,
-            shortcut.as_ref().map(values),
-            self.relu,
-        );
-        let output = tensor(output, shape::<4>(&input));
-        let rectified = self.relu.then(|| output.clone());
-        (output, (input, weight, rectified))
+        let shift = values(bias).iter().zip(&self.mean).zip(&scale);
+        let shift = shift.map(|((bias, mean), scale)| bias - mean * scale);
+        let shift = shift.collect();
+        [scale, shift]
     }
 
+    fn apply(&self, input: &Plain, [weight, bias]: [&Plain; 2], shortcut: Option<&Plain>) -> Plain {
+        let [scale, shift] = self.scale_and_shift(weight, bias);
+        let shortcut = shortcut.map(values);
+        let output = norm::apply(values(input), &scale, &shift, shortcut, self.relu);
+        tensor(output, shape::<4>(input))
+    }
+
+    /// Of input, weight and bias. `rectified` is the scale and the shift of what went through ReLU.
     fn gradients(
         &self,
-        (input, weight, rectified): &SavedNorm,
-        gradient: &[f32],
+        input: &Plain,
+        weight: &Plain,
+        rectified: Option<&[Vec<f32>; 2]>,
+        gradient: &Plain,
     ) -> [Option<Plain>; 3] {
         let normalized = Normalized {
             input: values(input),
             mean: &self.mean,
             inverse_deviation: &self.inverse_deviation,
             weight: values(weight),
-            rectified: rectified.as_ref().map(values),
+            rectified: rectified.map(|[scale, shift]| [&scale[..], &shift[..]]),
         };
-        let found = normalized.gradients(gradient);
+        let found = normalized.gradients(values(gradient));
         let channels = [self.mean.len()];
         [
             Some(tensor(found.input, shape::<4>(input))),
@@ -298,27 +294,40 @@ impl Norm {
 }
 
 impl Function<3> for Norm {
-    type Saved = SavedNorm;
+    /// Input, weight and bias.
+    type Saved = [Plain; 3];
 
-    fn forward(&self, inputs: [Plain; 3]) -> (Plain, SavedNorm) {
-        self.apply(inputs, None)
-    }
-
-    fn backward(&self, saved: SavedNorm, gradient: Plain, _: [bool; 3]) -> [Option<Plain>; 3] {
-        self.gradients(&saved, values(&contiguous(gradient)))
-    }
-}
-
-impl Function<4> for Norm {
-    type Saved = SavedNorm;
-
-    fn forward(&self, [input, weight, bias, shortcut]: [Plain; 4]) -> (Plain, SavedNorm) {
-        self.apply([input, weight, bias], Some(shortcut))
+    fn forward(&self, inputs: [Plain; 3]) -> (Plain, Self::Saved) {
+        let inputs = inputs.map(contiguous);
+        let [input, weight, bias] = &inputs;
+        (self.apply(input, [weight, bias], None), inputs)
     }
 
     fn backward(
         &self,
-        (input, weight, rectified): SavedNorm,
+        [input, weight, bias]: Self::Saved,
+        gradient: Plain,
+        _: [bool; 3],
+    ) -> [Option<Plain>; 3] {
+        let rectified = self.relu.then(|| self.scale_and_shift(&weight, &bias));
+        self.gradients(&input, &weight, rectified.as_ref(), &contiguous(gradient))
+    }
+}
+
+impl Function<4> for Norm {
+    /// Input, weight, and the output if it went through ReLU.
+    type Saved = (Plain, Plain, Option<Plain>);
+
+    fn forward(&self, inputs: [Plain; 4]) -> (Plain, Self::Saved) {
+        let [input, weight, bias, shortcut] = inputs.map(contiguous);
+        let output = self.apply(&input, [&weight, &bias], Some(&shortcut));
+        let rectified = self.relu.then(|| output.clone());
+        (output, (input, weight, rectified))
+    }
+
+    fn backward(
+        &self,
+        (input, weight, rectified): Self::Saved,
         gradient: Plain,
         [.., of_shortcut]: [bool; 4],
     ) -> [Option<Plain>; 4] {
@@ -331,7 +340,7 @@ impl Function<4> for Norm {
             }
             None => gradient,
         };
-        let [of_input, of_weight, of_bias] = self.gradients(&(input, weight, None), values(&below));
+        let [of_input, of_weight, of_bias] = self.gradients(&input, &weight, None, &below);
         [of_input, of_weight, of_bias, of_shortcut.then_some(below)]
     }
 }

@@ -5,7 +5,7 @@ use burn::nn::conv::{ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, resize_bilinear};
+use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, resize_bilinear, rows};
 
 /// What of the mask decoder trains. The IoU head never does: no loss on masks reaches it.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
@@ -276,8 +276,36 @@ impl OutputUpscaling {
     ///
     /// If the second axis of `image` is not `C`.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let doubled = gelu(self.norm.forward(self.conv1.forward(image)));
-        gelu(self.conv2.forward(doubled))
+        let doubled = gelu(self.norm.forward(double(&self.conv1, image)));
+        gelu(double(&self.conv2, doubled))
+    }
+}
+
+/// A 2 x 2 transposed convolution with stride 2. Its windows do not overlap, so that it is one product, and so are its
+/// gradients, which is faster than Burn's own on the CPU.
+///
+/// # Shapes
+///
+/// - input: `[B, C, H, W]`
+/// - output: `[B, O, 2 H, 2 W]`
+fn double(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = input.dims();
+    let weight = conv.weight.val(); // [C, O, 2, 2]
+    let [expected, channels_out, ..] = weight.dims();
+    assert_eq!(channels, expected, "channels of {:?}", input.dims());
+    let pixels = rows(input.permute([0, 2, 3, 1])); // [B H W, C]
+    let weight = weight.reshape([channels as i32, -1]); // [C, O 2 2]
+    let windows: Tensor<6> =
+        pixels
+            .matmul(weight)
+            .reshape([batch, height, width, channels_out, 2, 2]);
+    let output =
+        windows
+            .permute([0, 3, 1, 4, 2, 5])
+            .reshape([batch, channels_out, 2 * height, 2 * width]);
+    match &conv.bias {
+        Some(bias) => output + bias.val().reshape([1, -1, 1, 1]),
+        None => output,
     }
 }
 
