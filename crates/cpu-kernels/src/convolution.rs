@@ -45,9 +45,18 @@ const PIXELS_AT_ONCE: usize = 256;
 
 impl Convolution {
     /// Batch, rows, columns and channels of the output.
+    ///
+    /// # Panics
+    ///
+    /// If there is none: an axis is empty, the stride is zero, or the kernel is larger than the padded input.
     pub fn output(&self) -> [usize; 4] {
         let [batch, rows, columns, _] = self.input;
-        let size = |size, kernel| (size + 2 * self.padding - kernel) / self.stride + 1;
+        let sizes = [&self.input[..], &self.kernel, &[self.channels, self.stride]].concat();
+        assert!(!sizes.contains(&0), "no axis is empty: {self:?}");
+        let size = |size: usize, kernel| match (size + 2 * self.padding).checked_sub(kernel) {
+            Some(beyond) => beyond / self.stride + 1,
+            None => panic!("the kernel is larger than the padded input: {self:?}"),
+        };
         let [kernel_rows, kernel_columns] = self.kernel;
         [
             batch,
@@ -280,7 +289,7 @@ impl Images<'_> {
     }
 }
 
-/// A convolution that makes the pixels of an output row at every so manieth column.
+/// A convolution that makes some pixels of an output row: those of every `stride`-th column of a gradient, or all.
 struct Phase {
     weights: Packed,
     /// The first row seen from output row 0, and the first column.

@@ -97,9 +97,13 @@ impl ResNetSide {
     /// If the image has other than 3 channels.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         assert_shape!(image, [_, 3, _, _]);
-        if cpu_kernels::serves(&image) {
-            return self.forward_channels_last(image);
+        match cpu_kernels::serves(&image) {
+            true => self.forward_channels_last(image),
+            false => self.forward_channels_first(image),
         }
+    }
+
+    fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
         self.blocks()
@@ -129,6 +133,7 @@ impl ResNetSide {
 mod tests {
     use super::*;
     use burn::module::{ModuleVisitor, Param};
+    use burn::tensor::{Distribution, Tolerance};
 
     /// Counts parameters without the running statistics, which `num_params` includes.
     fn trained_parameters(network: &ResNetSide) -> usize {
@@ -156,6 +161,44 @@ mod tests {
             let network = config.init(&device).train();
             assert_eq!(trained_parameters(&network), parameters);
         }
+    }
+
+    fn weights(network: &ResNetSide) -> Vec<Tensor<4>> {
+        network
+            .blocks()
+            .map(|block| block.conv2.weight.val())
+            .collect()
+    }
+
+    #[test]
+    fn channels_last_is_channels_first() {
+        let device = Device::flex().autodiff();
+        let network = ResNetSideConfig::resnet18().with_width(4).init(&device);
+        let image = Tensor::random([2, 3, 48, 32], Distribution::Normal(0.5, 1.0), &device);
+        let image = image.require_grad();
+        let score = |output: Tensor<4>| (output.clone() * output).sum();
+        let close = |ours: Tensor<4>, theirs: Tensor<4>| {
+            let tolerance = Tolerance::rel_abs(1e-4, 1e-4);
+            let [ours, theirs] = [ours, theirs].map(Tensor::into_data);
+            ours.assert_approx_eq::<f32>(&theirs, tolerance);
+        };
+        // Trained, which moves the running statistics, then with these, on the tape and off it.
+        for network in [network.clone(), network.clone().freeze()] {
+            let ours = network.forward_channels_last(image.clone());
+            let theirs = network.forward_channels_first(image.clone());
+            close(ours.clone().inner(), theirs.clone().inner());
+            let [ours, theirs] = [ours, theirs].map(|output| score(output).backward());
+            for weight in weights(&network).into_iter().chain([image.clone()]) {
+                match (weight.grad(&ours), weight.grad(&theirs)) {
+                    (Some(ours), Some(theirs)) => close(ours, theirs),
+                    (None, None) => {}
+                    (ours, _) => panic!("only one has a gradient: {}", ours.is_some()),
+                }
+            }
+        }
+        let (network, image) = (network.valid(), image.inner());
+        let theirs = network.forward_channels_first(image.clone());
+        close(network.forward(image), theirs);
     }
 
     #[test]

@@ -2,14 +2,12 @@
 
 use super::{Trainer, TrainingError};
 use crate::SideEncoder;
-use crate::weights::hex;
+use crate::weights::files_sha256;
 use burn::module::Module;
 use datasets::{Case, Split, replace_file};
 use metrics::Report;
 use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::path::Path;
 
 pub(super) const FILE: &str = "receipt.json";
@@ -114,27 +112,10 @@ fn peak_memory_bytes() -> Option<u64> {
 }
 
 fn case_receipt(case: &Case) -> Result<CaseReceipt<'_>, TrainingError> {
-    let mut digest = Sha256::new();
-    for file in case.files.paths() {
-        let mut opened = File::open(file).map_err(TrainingError::read(file))?;
-        std::io::copy(&mut opened, &mut HashWriter(&mut digest))
-            .map_err(TrainingError::read(file))?;
-    }
+    let files_sha256 = files_sha256(case.files.paths())
+        .map_err(|(file, error)| TrainingError::read(file)(error))?;
     Ok(CaseReceipt {
         case: &case.name,
-        files_sha256: hex(digest),
+        files_sha256,
     })
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

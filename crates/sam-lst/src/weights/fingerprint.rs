@@ -3,6 +3,9 @@ use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 /// A module's tensors with their official names behind `prefix`, in PyTorch's layout. Nothing is read yet.
 pub(crate) fn collect<M: Module>(module: &M, prefix: &str) -> Vec<PackTensor> {
@@ -32,7 +35,31 @@ pub(crate) fn sha256(mut tensors: Vec<PackTensor>) -> String {
     hex(digest)
 }
 
-pub(crate) fn hex(digest: Sha256) -> String {
+/// SHA-256 of the contents of files, one after the other; the file that cannot be read, and why.
+pub(crate) fn files_sha256<'a>(
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<String, (&'a Path, io::Error)> {
+    struct HashWriter(Sha256);
+    impl io::Write for HashWriter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut digest = HashWriter(Sha256::new());
+    for file in files {
+        let copy = |mut opened| io::copy(&mut opened, &mut digest);
+        File::open(file)
+            .and_then(copy)
+            .map_err(|error| (file, error))?;
+    }
+    Ok(hex(digest.0))
+}
+
+fn hex(digest: Sha256) -> String {
     digest
         .finalize()
         .iter()

@@ -1,9 +1,6 @@
 use crate::weights::{StateDict, WeightsError};
 use burn::tensor::Shape;
 use sam_encoder::SamEncoderConfig;
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 /// A file that its authors published, with the first digits of its SHA-256 in its name.
@@ -57,14 +54,10 @@ impl OfficialFile {
 
     /// Compares the file's SHA-256 with the digits in its name.
     pub(super) fn verify(&'static self, path: &Path) -> Result<(), WeightsError> {
-        let mut digest = Sha256::new();
-        File::open(path)
-            .and_then(|mut file| io::copy(&mut file, &mut HashWriter(&mut digest)))
-            .map_err(|source| WeightsError::Read {
-                path: path.into(),
-                source,
-            })?;
-        let found = super::hex(digest);
+        let found = super::files_sha256([path]).map_err(|(_, source)| WeightsError::Read {
+            path: path.into(),
+            source,
+        })?;
         if found.starts_with(self.sha256_prefix) {
             return Ok(());
         }
@@ -75,18 +68,6 @@ impl OfficialFile {
             found,
             url: self.url(),
         })
-    }
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
