@@ -3,8 +3,13 @@
 use crate::support::{Cases, config, fixture, pattern, relative_error, resnet_pth, sam_pth};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, TensorData};
+use sam_lst::rooms::datasets::View;
+use sam_lst::rooms::datasets::ndarray::Array2;
 use sam_lst::weights::{LadderMetadata, StateDict, WeightsError};
-use sam_lst::{DatasetDescription, DecoderTuning, SamLst, SliceGeometry, Task};
+use sam_lst::{
+    DatasetDescription, DecoderTuning, Embedder, Foundation, SamLst, SliceGeometry, SliceHash,
+    SliceView, Task,
+};
 use std::path::{Path, PathBuf};
 
 fn load(sam: &Path, resnet: &Path) -> SamLst {
@@ -196,4 +201,51 @@ fn a_failed_load_leaves_the_model_as_it_was() {
     let error = model.load_ladder(&path).unwrap_err();
     assert!(matches!(error, WeightsError::NotFinite { .. }), "{error}");
     logits(&model).assert_eq(&before, true);
+}
+
+#[test]
+fn a_foundation_that_is_left_on_disk_is_read_again_when_it_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("sam.pth");
+    std::fs::copy(sam_pth(), &file).expect("room");
+    let device = Device::flex();
+    let image = pattern([1, 3, 64, 64], &device);
+    let mut model = load(&file, &resnet_pth());
+    let expected = model.foundation.embed(image.clone()).into_data();
+    let hash = model.foundation.weights_sha256().to_owned();
+    let held = model.foundation.clone();
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&held);
+
+    model.foundation.leave_on_disk();
+    assert_eq!(model.foundation.weights_sha256(), hash);
+    let again = model.foundation.clone();
+    let embed = |foundation: &Foundation| foundation.embed(image.clone()).into_data();
+    embed(&model.foundation).assert_eq(&expected, true);
+
+    // Once read again it is there for every clone, with the file or without.
+    std::fs::remove_file(&file).expect("it was there");
+    embed(&again).assert_eq(&expected, true);
+    model.foundation.leave_on_disk();
+    let slice = SliceHash::new(Array2::zeros((4, 4)).view());
+    let view = SliceView::new(slice, View::Identity, SliceGeometry::released(), 64);
+    let refused = |foundation: &Foundation| {
+        let result = Embedder::new(foundation).embed(image.clone(), &[view]);
+        result.expect_err("it cannot be read").to_string()
+    };
+    let message = refused(&model.foundation);
+    assert!(message.contains("sam.pth: no such file"), "{message}");
+
+    // Other weights are not taken for those that were there.
+    let source = StateDict::open(fixture("sam_tiny/sam_tiny_half.pth")).expect("opens");
+    source.save_safetensors(&file).expect("saves");
+    let message = refused(&model.foundation);
+    assert!(message.contains("sam.pth: it was changed"), "{message}");
+    embed(&held).assert_eq(&expected, true);
+
+    // What came from no file stays.
+    let mut random = config().init(&device).expect("valid").foundation;
+    let expected = embed(&random);
+    random.leave_on_disk();
+    embed(&random).assert_eq(&expected, true);
 }

@@ -9,7 +9,7 @@ const PIXELS: usize = 512;
 /// Mean and biased variance of each channel.
 pub fn moments(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let arch = Arch::new();
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = input
+    let parts: Vec<(Vec<f64>, Vec<f32>)> = input
         .par_chunks(PIXELS * channels)
         .map(|values| arch.dispatch(PartMoments { values, channels }))
         .collect();
@@ -19,13 +19,13 @@ pub fn moments(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let count = |part: usize| PIXELS.min(input.len() / channels - part * PIXELS) as f64;
     for (part, (part_mean, _)) in parts.iter().enumerate() {
         for (mean, &part_mean) in mean.iter_mut().zip(part_mean) {
-            *mean += f64::from(part_mean) * count(part) / pixels;
+            *mean += part_mean * count(part) / pixels;
         }
     }
     // Squares about the parts' means, moved to the mean of all: nothing cancels.
     for (part, (part_mean, part_squares)) in parts.iter().enumerate() {
         for (channel, squares) in squares.iter_mut().enumerate() {
-            let shift = f64::from(part_mean[channel]) - mean[channel];
+            let shift = part_mean[channel] - mean[channel];
             *squares += f64::from(part_squares[channel]) + count(part) * shift * shift;
         }
     }
@@ -41,7 +41,7 @@ struct PartMoments<'a> {
 }
 
 impl WithSimd for PartMoments<'_> {
-    type Output = (Vec<f32>, Vec<f32>);
+    type Output = (Vec<f64>, Vec<f32>);
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
@@ -67,11 +67,13 @@ impl WithSimd for PartMoments<'_> {
                 *rest += difference;
             }
         }
-        for ((mean, square), rest) in mean.iter_mut().zip(&mut squares).zip(rests) {
-            *mean += rest * scale;
-            *square -= rest * rest * scale;
+        for (square, rest) in squares.iter_mut().zip(&mut rests) {
+            *rest *= scale;
+            *square -= *rest * *rest / scale;
         }
-        (mean, squares)
+        let mean = mean.into_iter().zip(rests);
+        let mean = mean.map(|(mean, rest)| f64::from(mean) + f64::from(rest));
+        (mean.collect(), squares)
     }
 }
 

@@ -176,7 +176,8 @@ impl<'a> Embedder<'a> {
     ///
     /// # Errors
     ///
-    /// [`CacheError::Read`] if the cache was there and cannot be read any more. A cache that cannot be written is no
+    /// [`CacheError::Read`] if the cache was there and cannot be read any more, [`CacheError::Foundation`] if the foundation
+    /// was left on disk and cannot. A cache that cannot be written is no
     /// error: see [`full`](Self::full).
     ///
     /// # Panics
@@ -191,7 +192,7 @@ impl<'a> Embedder<'a> {
         assert_eq!(batch, views.len(), "a view for each image");
         let Some((cache, kept)) = self.cache else {
             self.computed += batch;
-            return Ok(self.foundation.embed(images));
+            return Ok(self.foundation.try_embed(images)?);
         };
         let device = images.device().inner();
         let mut found = Vec::with_capacity(batch);
@@ -204,7 +205,7 @@ impl<'a> Embedder<'a> {
                 .iter()
                 .map(|&i| images.clone().inner().narrow(0, i, 1))
                 .collect();
-            let embeddings = self.foundation.embed(Tensor::cat(inputs, 0));
+            let embeddings = self.foundation.try_embed(Tensor::cat(inputs, 0))?;
             self.computed += missing.len();
             let [_, channels, rows, columns] = embeddings.dims();
             assert_eq!(

@@ -157,6 +157,9 @@ pub enum CacheError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The foundation was left on disk and cannot be read again.
+    #[error("the foundation is needed again: {0}")]
+    Foundation(#[from] crate::weights::WeightsError),
     /// An embedding could not be written. Those that were there still are; no more are written in this run.
     #[error(
         "cannot write to the embedding cache, {}: {source}; what is there stays, no more is kept in this run",

@@ -3,8 +3,8 @@ use crate::weights::{self, StateDict, WeightsError};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_encoder::{SamEncoder, SamEncoderConfig};
-use std::path::Path;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// The frozen half: SAM's image encoder, off the tape for ever.
 ///
@@ -12,7 +12,11 @@ use std::sync::OnceLock;
 /// parameters live on a device without autodiff, whichever device it was made for, and so do its embeddings.
 #[derive(Debug, Clone)]
 pub struct Foundation {
-    encoder: SamEncoder,
+    /// None while the weights are left on disk. Clones share it.
+    encoder: Arc<OnceLock<SamEncoder>>,
+    /// What the weights were loaded from, and can be again.
+    file: Option<(SamEncoderConfig, PathBuf)>,
+    device: Device,
     pixel_scale: PixelScale,
     sha256: OnceLock<String>,
 }
@@ -26,8 +30,12 @@ impl Foundation {
         } else {
             encoder
         };
+        let devices = encoder.devices();
+        let device = devices.into_iter().next();
         Self {
-            encoder: encoder.no_grad(),
+            encoder: Arc::new(OnceLock::from(encoder.no_grad())),
+            file: None,
+            device: device.expect("an encoder has parameters"),
             pixel_scale,
             sha256: OnceLock::new(),
         }
@@ -54,11 +62,22 @@ impl Foundation {
         source: &StateDict,
         device: &Device,
     ) -> Result<Self, WeightsError> {
-        weights::expect_variant(source, config)?;
-        // Not yet initialised: its memory is taken tensor by tensor, as the file is read.
-        let encoder = config.init(&device.clone().inner());
-        let encoder = weights::load(encoder, source, &weights::IMAGE_ENCODER)?;
-        Ok(Self::new(encoder, pixel_scale))
+        let encoder = read(config, source, device)?;
+        // The file's place, should the program go to another folder meanwhile.
+        let path = std::path::absolute(source.path()).unwrap_or_else(|_| source.path().into());
+        Ok(Self {
+            file: Some((config.clone(), path)),
+            ..Self::new(encoder, pixel_scale)
+        })
+    }
+
+    /// Gives the weights' memory back, if they came from a file: they are read again when an image has to be embedded. With
+    /// every embedding kept none has to, and training needs only the small half's memory.
+    pub fn leave_on_disk(&mut self) {
+        if self.file.is_some() {
+            self.weights_sha256();
+            self.encoder = Arc::default();
+        }
     }
 
     /// Embeds images.
@@ -70,31 +89,75 @@ impl Foundation {
     ///
     /// # Panics
     ///
-    /// If the image is not square, has other than 3 channels, or its side is no positive multiple of 16.
+    /// If the image is not square, has other than 3 channels, or its side is no positive multiple of 16. If the weights
+    /// were [left on disk](Self::leave_on_disk) and cannot be read again.
     pub fn embed(&self, image: Tensor<4>) -> Tensor<4> {
-        self.encoder.forward(self.pixel_scale.apply(image.inner()))
+        self.try_embed(image)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Embeds images, as [`embed`](Self::embed).
+    ///
+    /// # Errors
+    ///
+    /// A [`WeightsError`] if the weights were [left on disk](Self::leave_on_disk) and cannot be read again.
+    pub(crate) fn try_embed(&self, image: Tensor<4>) -> Result<Tensor<4>, WeightsError> {
+        let image = self.pixel_scale.apply(image.inner());
+        Ok(self.try_encoder()?.forward(image))
     }
 
     /// Where it computes: a device without autodiff.
     pub fn device(&self) -> Device {
-        let devices = self.encoder.devices();
-        devices
-            .into_iter()
-            .next()
-            .expect("an encoder has parameters")
+        self.device.clone()
     }
 
     /// The encoder.
+    ///
+    /// # Panics
+    ///
+    /// If the weights were [left on disk](Self::leave_on_disk) and cannot be read again.
     pub fn encoder(&self) -> &SamEncoder {
-        &self.encoder
+        self.try_encoder().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_encoder(&self) -> Result<&SamEncoder, WeightsError> {
+        if let (None, Some((config, path))) = (self.encoder.get(), &self.file) {
+            let encoder = read(config, &StateDict::open(path)?, &self.device)?;
+            if self
+                .sha256
+                .get()
+                .is_some_and(|known| *known != sha256(&encoder))
+            {
+                return Err(WeightsError::Changed { path: path.clone() });
+            }
+            // Another clone may have been first, with the same weights.
+            let _ = self.encoder.set(encoder);
+        }
+        Ok(self
+            .encoder
+            .get()
+            .expect("only what a file has is left on disk"))
     }
 
     /// SHA-256 of the weights, in hexadecimal: what a ladder checkpoint is bound to. It depends on names and values
     /// alone, not on the file that they came from. See [`weights`](crate::weights) for how it is worked out.
     pub fn weights_sha256(&self) -> &str {
-        self.sha256.get_or_init(|| {
-            let tensors = weights::collect(&self.encoder, weights::IMAGE_ENCODER.prefix);
-            weights::sha256(tensors)
-        })
+        self.sha256.get_or_init(|| sha256(self.encoder()))
     }
+}
+
+fn read(
+    config: &SamEncoderConfig,
+    source: &StateDict,
+    device: &Device,
+) -> Result<SamEncoder, WeightsError> {
+    weights::expect_variant(source, config)?;
+    // Not yet initialised: its memory is taken tensor by tensor, as the file is read.
+    let encoder = config.init(&device.clone().inner());
+    let encoder = weights::load(encoder, source, &weights::IMAGE_ENCODER)?;
+    Ok(encoder.no_grad())
+}
+
+fn sha256(encoder: &SamEncoder) -> String {
+    weights::sha256(weights::collect(encoder, weights::IMAGE_ENCODER.prefix))
 }

@@ -163,6 +163,9 @@ pub fn train<S: SideEncoder>(
         });
     }
 
+    if plan.missing_embeddings() == 0 {
+        model.foundation.leave_on_disk();
+    }
     let organs: Vec<&str> = plan.organs.iter().map(String::as_str).collect();
     let validations_done = match validation.is_empty() {
         true => 0,

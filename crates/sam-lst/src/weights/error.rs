@@ -65,6 +65,12 @@ pub enum WeightsError {
         /// Where the official file is published.
         url: String,
     },
+    /// The file has other weights than when it was first read.
+    #[error("{path}: it was changed while it was in use; start again", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file holds other tensors than were asked for.
     #[error("{path}: expected {expected}, found {found}", path = path.display())]
     WrongKind {
