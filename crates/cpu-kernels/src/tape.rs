@@ -53,7 +53,7 @@ impl<const N: usize, F: Function<N>> Backward<Flex, N> for Recorded<F> {
     }
 }
 
-/// A tensor of any rank as one of rank `D`; ranks are known at run time below.
+/// A tensor of one of the ranks that there are here.
 enum Input {
     Four(Tensor<4>),
     One(Tensor<1>),

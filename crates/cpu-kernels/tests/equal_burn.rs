@@ -279,3 +279,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
         one.assert_eq(&many, true);
     }
 }
+
+#[test]
+fn a_tape_that_recomputes_is_left_to_burn() {
+    let plain = Device::flex();
+    let tape = plain.clone().autodiff();
+    let recomputing = plain.clone().autodiff().gradient_checkpointing();
+    for (device, served) in [(plain, true), (tape, true), (recomputing, false)] {
+        let input = Tensor::<4>::ones([1, 2, 2, 1], &device);
+        assert_eq!(cpu_kernels::serves(&input), served, "{device:?}");
+    }
+}

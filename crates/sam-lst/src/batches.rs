@@ -143,7 +143,7 @@ impl<'a> Batches<'a> {
     }
 
     /// Makes an epoch's batches from step `first` on, in order, on `workers` threads ahead of `consume`, which may break
-    /// off. At most `2 * workers` batches are in memory beside the one that is consumed.
+    /// off. At most `2 * workers - 1` batches are in memory beside the one that is consumed, as many as workers where they finish in order.
     ///
     /// # Errors
     ///
@@ -162,7 +162,8 @@ impl<'a> Batches<'a> {
         assert!(workers > 0, "at least one worker");
         let order = self.epoch(epoch);
         let next = AtomicUsize::new(first);
-        let (sender, receiver) = sync_channel(workers);
+        // Each worker holds its batch until it is taken.
+        let (sender, receiver) = sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 let (sender, next, order) = (sender.clone(), &next, &order);
