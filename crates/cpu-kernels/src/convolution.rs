@@ -9,7 +9,8 @@
 //! No sum depends on the number of threads.
 
 use crate::product::{
-    ROWS, add_outer_products, load, load_whole, multiply_add, panel_width, store, zeros,
+    Groups, add_outer_products, in_groups, load, load_whole, multiply_add, panel_width, store,
+    zeros,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -36,8 +37,6 @@ struct Packed {
     values: Vec<f32>,
 }
 
-/// Rows of an output that a thread computes at once, so that the padded rows below them fit its cache.
-const ROWS_AT_ONCE: usize = 4;
 /// Parts that the pixels of a weight gradient are summed in, each in order; then the parts in order.
 const PARTS: usize = 8;
 /// Pixels that a weight gradient's sums stay in registers for.
@@ -86,8 +85,6 @@ impl Convolution {
                 weight[(plane * kernel_rows + row) * kernel_columns + column]
             },
         );
-        let [_, rows, columns, _] = self.output();
-        let mut output = vec![0.0; self.output().iter().product()];
         let padding = -(self.padding as isize);
         let phase = Phase {
             weights: packed,
@@ -95,24 +92,13 @@ impl Convolution {
             origin_column: padding,
             stride: self.stride,
             columns: (0, 1),
-            count: columns,
+            count: self.output()[2],
         };
         let images = Images {
             values: input,
             shape: self.input,
         };
-        output
-            .par_chunks_mut(ROWS_AT_ONCE * columns * self.channels)
-            .enumerate()
-            .for_each_init(Vec::new, |buffer, (task, output)| {
-                // Rows at once may belong to two images.
-                let first = task * ROWS_AT_ONCE;
-                for (i, output) in output.chunks_exact_mut(columns * self.channels).enumerate() {
-                    let (image, row) = ((first + i) / rows, (first + i) % rows);
-                    phase.row(arch, images, image, row, buffer, output, self.channels);
-                }
-            });
-        output
+        images.seen_through(&[vec![phase]], self.output())
     }
 
     /// The gradient of the input from that of the output.
@@ -164,21 +150,7 @@ impl Convolution {
             values: gradient,
             shape: output,
         };
-        let mut input_gradient = vec![0.0; self.input.iter().product()];
-        input_gradient
-            .par_chunks_mut(ROWS_AT_ONCE * columns * channels_in)
-            .enumerate()
-            .for_each_init(Vec::new, |buffer, (task, out)| {
-                let first = task * ROWS_AT_ONCE;
-                for (i, out) in out.chunks_exact_mut(columns * channels_in).enumerate() {
-                    let (image, row) = ((first + i) / rows, (first + i) % rows);
-                    for phase in &phases[row % self.stride] {
-                        let row = row / self.stride;
-                        phase.row(arch, images, image, row, buffer, out, channels_in);
-                    }
-                }
-            });
-        input_gradient
+        images.seen_through(&phases, self.input)
     }
 
     /// The gradient of the weight, `[channels out, channels in, rows, columns]`, from that of the output.
@@ -233,6 +205,7 @@ impl Convolution {
                             step: self.stride * channels_in,
                             channels: self.channels,
                             sums,
+                            start: 0,
                         });
                     }
                 }
@@ -271,6 +244,24 @@ struct Images<'a> {
 }
 
 impl Images<'_> {
+    /// Makes images of `shape`: their rows by one list of phases after the other.
+    fn seen_through(self, phases: &[Vec<Phase>], shape: [usize; 4]) -> Vec<f32> {
+        let arch = Arch::new();
+        let [_, rows, columns, channels] = shape;
+        let mut out = vec![0.0; shape.iter().product()];
+        out.par_chunks_mut(columns * channels)
+            .enumerate()
+            .for_each_init(Vec::new, |buffer, (row, out)| {
+                let (image, row) = (row / rows, row % rows);
+                for phase in &phases[row % phases.len()] {
+                    if phase.push_rows(buffer, self, image, row / phases.len()) {
+                        arch.dispatch(phase.row(buffer, self.shape[3], out, channels));
+                    }
+                }
+            });
+        out
+    }
+
     /// Appends `width` pixels of a row, from column `first` on, zeros outside.
     fn push_row(&self, out: &mut Vec<f32>, image: usize, row: isize, first: isize, width: usize) {
         let [_, rows, columns, channels] = self.shape;
@@ -303,31 +294,35 @@ struct Phase {
 }
 
 impl Phase {
-    /// Makes an output row. `buffer` is working memory.
-    #[expect(clippy::too_many_arguments, reason = "one call in the innermost loops")]
-    fn row(
+    /// Puts the padded rows that an output row sees into `buffer`. False if nothing reaches its pixels.
+    fn push_rows(
         &self,
-        arch: Arch,
+        buffer: &mut Vec<f32>,
         images: Images<'_>,
         image: usize,
         row: usize,
-        buffer: &mut Vec<f32>,
-        out: &mut [f32],
-        channels: usize,
-    ) {
+    ) -> bool {
         let [kernel_rows, kernel_columns] = self.weights.kernel;
-        if kernel_rows * kernel_columns == 0 {
-            return; // nothing reaches these pixels
-        }
-        let width = (self.count - 1) * self.stride + kernel_columns;
         buffer.clear();
+        let width = (self.count - 1) * self.stride + kernel_columns;
         for kernel_row in 0..kernel_rows {
             let row = (row * self.stride + kernel_row) as isize + self.origin;
             images.push_row(buffer, image, row, self.origin_column, width);
         }
-        let channels_in = images.shape[3];
-        arch.dispatch(RunsTimesPanels {
-            rows: buffer,
+        kernel_rows * kernel_columns > 0
+    }
+
+    /// What makes an output row of these rows.
+    fn row<'a>(
+        &'a self,
+        rows: &'a [f32],
+        channels_in: usize,
+        out: &'a mut [f32],
+        channels: usize,
+    ) -> RunsTimesPanels<'a> {
+        let [kernel_rows, kernel_columns] = self.weights.kernel;
+        RunsTimesPanels {
+            rows,
             kernel_rows,
             run: kernel_columns * channels_in,
             step: self.stride * channels_in,
@@ -337,7 +332,7 @@ impl Phase {
             first: self.columns.0,
             out_step: self.columns.1,
             channels,
-        });
+        }
     }
 }
 
@@ -397,9 +392,9 @@ struct RunsTimesPanels<'a> {
     channels: usize,
 }
 
-impl RunsTimesPanels<'_> {
+impl Groups for RunsTimesPanels<'_> {
     #[inline(always)]
-    fn pixels<S: Simd, const R: usize>(&mut self, simd: S, pixel: usize) {
+    fn group<S: Simd, const R: usize>(&mut self, simd: S, pixel: usize) {
         let width = panel_width::<S>();
         let row_values = self.rows.len() / self.kernel_rows;
         let panels = self
@@ -429,22 +424,7 @@ impl WithSimd for RunsTimesPanels<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut pixel = 0;
-        // Narrow vectors come with 16 registers, which hold the sums of half as many rows.
-        if S::F32_LANES >= 16 {
-            while pixel + ROWS <= self.count {
-                self.pixels::<S, ROWS>(simd, pixel);
-                pixel += ROWS;
-            }
-        }
-        while pixel + ROWS / 2 <= self.count {
-            self.pixels::<S, { ROWS / 2 }>(simd, pixel);
-            pixel += ROWS / 2;
-        }
-        while pixel < self.count {
-            self.pixels::<S, 1>(simd, pixel);
-            pixel += 1;
-        }
+        in_groups(simd, self.count, &mut self);
     }
 }
 
@@ -458,11 +438,14 @@ struct OuterProducts<'a> {
     channels: usize,
     /// Value of the run, then channel.
     sums: &'a mut [f32],
+    /// First channel of the panel that is summed.
+    start: usize,
 }
 
-impl OuterProducts<'_> {
+impl Groups for OuterProducts<'_> {
     #[inline(always)]
-    fn values<S: Simd, const R: usize>(&mut self, simd: S, first: usize, start: usize) {
+    fn group<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
+        let start = self.start;
         let end = self.channels.min(start + panel_width::<S>());
         let mut sums = zeros::<S, R>(simd);
         for (i, sums) in sums.iter_mut().enumerate() {
@@ -497,21 +480,8 @@ impl WithSimd for OuterProducts<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let count = self.sums.len() / self.channels;
         for start in (0..self.channels).step_by(panel_width::<S>()) {
-            let mut first = 0;
-            if S::F32_LANES >= 16 {
-                while first + ROWS <= count {
-                    self.values::<S, ROWS>(simd, first, start);
-                    first += ROWS;
-                }
-            }
-            while first + ROWS / 2 <= count {
-                self.values::<S, { ROWS / 2 }>(simd, first, start);
-                first += ROWS / 2;
-            }
-            while first < count {
-                self.values::<S, 1>(simd, first, start);
-                first += 1;
-            }
+            self.start = start;
+            in_groups(simd, count, &mut self);
         }
     }
 }

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 /// Rows of a product that are summed at once, where there are 32 vector registers.
-pub const ROWS: usize = 8;
+const ROWS: usize = 8;
 /// Vectors side by side in a panel: 8 rows of 2 are 16 sums, enough to hide the latency of a multiply-add.
 pub const VECTORS: usize = 2;
 
@@ -13,6 +13,33 @@ pub type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
 /// Columns of a panel.
 pub fn panel_width<S: Simd>() -> usize {
     VECTORS * S::F32_LANES
+}
+
+/// Work on many rows that is done for some of them at once.
+pub trait Groups {
+    /// Does rows `first` to `first + R`.
+    fn group<S: Simd, const R: usize>(&mut self, simd: S, first: usize);
+}
+
+/// Does `count` rows in groups as large as the registers allow.
+#[inline(always)]
+pub fn in_groups<S: Simd>(simd: S, count: usize, work: &mut impl Groups) {
+    let mut first = 0;
+    // Narrow vectors come with 16 registers, which hold the sums of half as many rows.
+    if S::F32_LANES >= 16 {
+        while first + ROWS <= count {
+            work.group::<S, ROWS>(simd, first);
+            first += ROWS;
+        }
+    }
+    while first + ROWS / 2 <= count {
+        work.group::<S, { ROWS / 2 }>(simd, first);
+        first += ROWS / 2;
+    }
+    while first < count {
+        work.group::<S, 1>(simd, first);
+        first += 1;
+    }
 }
 
 /// Zero sums.

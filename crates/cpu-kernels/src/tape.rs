@@ -8,7 +8,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Flex};
+use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -53,61 +53,46 @@ impl<const N: usize, F: Function<N>> Backward<Flex, N> for Recorded<F> {
     }
 }
 
-/// A tensor of one of the ranks that there are here.
-enum Input {
-    Four(Tensor<4>),
-    One(Tensor<1>),
-}
-
-impl From<Tensor<4>> for Input {
-    fn from(tensor: Tensor<4>) -> Self {
-        Self::Four(tensor)
-    }
-}
-
-impl From<Tensor<1>> for Input {
-    fn from(tensor: Tensor<1>) -> Self {
-        Self::One(tensor)
-    }
-}
-
+/// A tensor of Burn's CPU backend on the tape.
 type Taped = FloatTensor<Autodiff<Flex>>;
 
+enum Input {
+    Plain(Plain),
+    Taped(Taped),
+}
+
+impl<const D: usize> From<Tensor<D>> for Input {
+    fn from(tensor: Tensor<D>) -> Self {
+        let found = match tensor.is_autodiff() {
+            true => tensor
+                .try_into_primitive::<Autodiff<Flex>>()
+                .map(Self::Taped),
+            false => tensor.try_into_primitive::<Flex>().map(Self::Plain),
+        };
+        found.unwrap_or_else(|error| panic!("a tensor of the CPU backend: {error:?}"))
+    }
+}
+
 impl Input {
-    fn is_taped(&self) -> bool {
+    /// Off the tape, it is taken as a constant.
+    fn taped(self) -> Taped {
         match self {
-            Self::Four(tensor) => tensor.is_autodiff(),
-            Self::One(tensor) => tensor.is_autodiff(),
+            Self::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor),
+            Self::Taped(tensor) => tensor,
         }
     }
 
     fn plain(self) -> Plain {
-        let found = match self {
-            Self::Four(tensor) => tensor.try_into_primitive::<Flex>(),
-            Self::One(tensor) => tensor.try_into_primitive::<Flex>(),
-        };
-        found.unwrap_or_else(|error| panic!("a tensor of the CPU backend: {error:?}"))
-    }
-
-    /// Off the tape, it is taken as a constant.
-    fn taped(self) -> Taped {
-        let taped = match self {
-            Self::Four(tensor) if tensor.is_autodiff() => {
-                tensor.try_into_primitive::<Autodiff<Flex>>()
-            }
-            Self::Four(tensor) => tensor.autodiff().try_into_primitive::<Autodiff<Flex>>(),
-            Self::One(tensor) if tensor.is_autodiff() => {
-                tensor.try_into_primitive::<Autodiff<Flex>>()
-            }
-            Self::One(tensor) => tensor.autodiff().try_into_primitive::<Autodiff<Flex>>(),
-        };
-        taped.unwrap_or_else(|error| panic!("a tensor of the CPU backend: {error:?}"))
+        match self {
+            Self::Plain(tensor) => tensor,
+            Self::Taped(tensor) => tensor.into_primitive(),
+        }
     }
 }
 
 /// Calls a function, on the tape if one of its inputs is.
 fn call<const N: usize, F: Function<N>>(function: F, inputs: [Input; N]) -> Tensor<4> {
-    if !inputs.iter().any(Input::is_taped) {
+    if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
         let (output, _) = function.forward(inputs.map(Input::plain));
         return Tensor::from_primitive::<Flex>(output);
     }
@@ -202,7 +187,7 @@ impl Function<2> for Convolution {
 pub fn moments(input: &Tensor<4>) -> Statistics {
     let [.., channels] = input.dims();
     let device = input.device().inner();
-    let plain = Input::from(input.clone().inner()).plain();
+    let plain = Input::from(input.clone()).plain();
     let (mean, variance) = norm::moments(values(&contiguous(plain)), channels);
     let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [channels]), &device);
     Statistics {
@@ -358,11 +343,11 @@ pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
 }
 
 impl Function<1> for MaxPool {
-    type Saved = Arc<[u8]>;
+    type Saved = Arc<Vec<u8>>;
 
     fn forward(&self, [input]: [Plain; 1]) -> (Plain, Self::Saved) {
         let (largest, taps) = pool::forward(values(&contiguous(input)), self.input);
-        (tensor(largest, pool::output(self.input)), taps.into())
+        (tensor(largest, pool::output(self.input)), Arc::new(taps))
     }
 
     fn backward(&self, taps: Self::Saved, gradient: Plain, _: [bool; 1]) -> [Option<Plain>; 1] {

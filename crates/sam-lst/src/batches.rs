@@ -3,9 +3,7 @@ use crate::{SamLstConfig, SliceGeometry, SliceHash, SliceView};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use datasets::ndarray::Array2;
 use datasets::{DatasetError, SliceStore, View, epoch_order};
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -143,7 +141,7 @@ impl<'a> Batches<'a> {
     }
 
     /// Makes an epoch's batches from step `first` on, in order, on `workers` threads ahead of `consume`, which may break
-    /// off. At most `2 * workers - 1` batches are in memory beside the one that is consumed, as many as workers where they finish in order.
+    /// off. As many batches as workers are in memory beside the one that is consumed.
     ///
     /// # Errors
     ///
@@ -161,49 +159,35 @@ impl<'a> Batches<'a> {
     ) -> Result<Waiting, DatasetError> {
         assert!(workers > 0, "at least one worker");
         let order = self.epoch(epoch);
-        let next = AtomicUsize::new(first);
-        // Each worker holds its batch until it is taken.
-        let (sender, receiver) = sync_channel(0);
         std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (sender, next, order) = (sender.clone(), &next, &order);
-                scope.spawn(move || {
-                    loop {
-                        let step = next.fetch_add(1, Ordering::Relaxed);
-                        // The other end is gone when the consumer broke off.
-                        if step >= self.steps()
-                            || sender.send((step, self.batch_of(order, step))).is_err()
-                        {
-                            break;
+            // Workers take turns, and each holds its batch until it is taken: none runs ahead of a slower one.
+            let receivers: Vec<_> = (0..workers)
+                .map(|worker| {
+                    let (sender, receiver) = sync_channel(0);
+                    let order = &order;
+                    scope.spawn(move || {
+                        for step in (first + worker..self.steps()).step_by(workers) {
+                            // The other end is gone when the consumer broke off.
+                            if sender.send(self.batch_of(order, step)).is_err() {
+                                break;
+                            }
                         }
-                    }
-                });
-            }
-            drop(sender);
-            let receiver = receiver;
+                    });
+                    receiver
+                })
+                .collect();
             let mut waiting = Waiting::default();
-            let mut early = BTreeMap::new();
-            for step in first..self.steps() {
+            for (step, receiver) in (first..self.steps()).zip(receivers.iter().cycle()) {
                 let start = Instant::now();
-                let mut waited = false;
-                let batch = loop {
-                    if let Some(batch) = early.remove(&step) {
-                        break batch;
+                let batch = receiver.try_recv().or_else(|_| {
+                    let batch = receiver.recv();
+                    if step > first {
+                        waiting.time += start.elapsed();
+                        waiting.batches += 1;
                     }
-                    let (number, batch) = match receiver.try_recv() {
-                        Ok(received) => received,
-                        Err(_) => {
-                            waited = true;
-                            receiver.recv().expect("a worker sends each step")
-                        }
-                    };
-                    early.insert(number, batch);
-                };
-                if waited && step > first {
-                    waiting.time += start.elapsed();
-                    waiting.batches += 1;
-                }
-                if consume(batch?).is_break() {
+                    batch
+                });
+                if consume(batch.expect("a worker sends each of its steps")?).is_break() {
                     break;
                 }
             }
