@@ -1,14 +1,21 @@
-//! Convolution, batch norm and max-pooling on the CPU, forward and backward, where Burn's CPU backend is slow.
+//! What Burn's CPU backend is slow at: linear layers, windowed attention and GELU of the image encoder; convolution, batch norm and
+//! max-pooling of the side network, forward and backward.
 //!
-//! Tensors are channels-last, `[B, H, W, C]`: the values that a product needs one after the other then lie so, and nothing is
+//! Images are channels-last, `[B, H, W, C]`: the values that a product needs one after the other then lie so, and nothing is
 //! unfolded or transposed. [`serves`] says whether a tensor can be taken; with the feature `flex`, those of Burn's CPU backend
-//! can, on the tape and off it. Everywhere else Burn's own operations are used. When they are as fast, this crate can go:
-//! only `resnet-side` knows it.
+//! can, on the tape and off it ([`serves_off_tape`] for functions without a gradient). Everywhere else Burn's own operations are
+//! used. When they are as fast, this crate can go: only `sam-nn`, `sam-encoder` and `resnet-side` know it.
 //!
 //! Results do not depend on the number of threads.
 
 #[cfg(feature = "flex")]
+mod attention;
+#[cfg(feature = "flex")]
 mod convolution;
+#[cfg(feature = "flex")]
+mod elementwise;
+#[cfg(feature = "flex")]
+mod linear;
 #[cfg(feature = "flex")]
 mod norm;
 #[cfg(feature = "flex")]
@@ -19,4 +26,7 @@ mod product;
 mod tape;
 mod tensor;
 
-pub use tensor::{Statistics, batch_norm, conv2d, max_pool, moments, serves};
+pub use tensor::{
+    Statistics, batch_norm, conv2d, gelu, linear, max_pool, moments, serves, serves_off_tape,
+    window_attention,
+};

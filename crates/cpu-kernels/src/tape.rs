@@ -1,8 +1,9 @@
 //! The kernels on Burn's CPU backend, and on its tape.
 
+use crate::attention::WindowAttention;
 use crate::convolution::Convolution;
 use crate::norm::{self, Normalized};
-use crate::{Statistics, pool};
+use crate::{Statistics, elementwise, pool};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -91,7 +92,10 @@ impl Input {
 }
 
 /// Calls a function, on the tape if one of its inputs is.
-fn call<const N: usize, F: Function<N>>(function: F, inputs: [Input; N]) -> Tensor<4> {
+fn call<const D: usize, const N: usize, F: Function<N>>(
+    function: F,
+    inputs: [Input; N],
+) -> Tensor<D> {
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
         let (output, _) = function.forward(inputs.map(Input::plain));
         return Tensor::from_primitive::<Flex>(output);
@@ -112,7 +116,7 @@ fn call<const N: usize, F: Function<N>>(function: F, inputs: [Input; N]) -> Tens
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
-pub fn serves(tensor: &Tensor<4>) -> bool {
+pub fn serves<const D: usize>(tensor: &Tensor<D>) -> bool {
     // A tape that recomputes what it did not keep is another type, and is left to Burn.
     tensor.dtype() == DType::F32
         && match tensor.is_autodiff() {
@@ -138,6 +142,11 @@ fn values(tensor: &Plain) -> &[f32] {
 
 fn shape<const D: usize>(tensor: &Plain) -> [usize; D] {
     tensor.layout().shape().dims()
+}
+
+/// A tensor of another's shape.
+fn like(values: Vec<f32>, other: &Plain) -> Plain {
+    Plain::from_data(TensorData::new(values, other.layout().shape().clone()))
 }
 
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Plain {
@@ -229,9 +238,9 @@ pub fn batch_norm(
         Some(shortcut) => {
             assert_eq!(shortcut.dims(), input.dims(), "the short cut's shape");
             let inputs = [input.into(), weight.into(), bias.into(), shortcut.into()];
-            call::<4, _>(norm, inputs)
+            call::<4, 4, _>(norm, inputs)
         }
-        None => call::<3, _>(norm, [input.into(), weight.into(), bias.into()]),
+        None => call::<4, 3, _>(norm, [input.into(), weight.into(), bias.into()]),
     }
 }
 
@@ -354,4 +363,94 @@ impl Function<1> for MaxPool {
         let below = pool::backward(values(&contiguous(gradient)), &taps, self.input);
         [Some(tensor(below, self.input))]
     }
+}
+
+/// Values that nobody else holds any more, or a copy of them.
+fn owned(tensor: Plain) -> Vec<f32> {
+    let data = contiguous(tensor).into_data();
+    data.try_into_vec()
+        .unwrap_or_else(|error| panic!("32-bit values: {error:?}"))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Gelu;
+
+pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    match Input::from(input) {
+        // Off the tape in place, where nobody else holds the values.
+        Input::Plain(input) => {
+            let shape = shape::<D>(&input);
+            let mut values = owned(input);
+            elementwise::gelu(&mut values);
+            Tensor::from_primitive::<Flex>(tensor(values, shape))
+        }
+        input @ Input::Taped(_) => call(Gelu, [input]),
+    }
+}
+
+impl Function<1> for Gelu {
+    type Saved = Plain;
+
+    fn forward(&self, [input]: [Plain; 1]) -> (Plain, Plain) {
+        let input = contiguous(input);
+        let mut output = values(&input).to_vec();
+        elementwise::gelu(&mut output);
+        (like(output, &input), input)
+    }
+
+    fn backward(&self, input: Plain, gradient: Plain, _: [bool; 1]) -> [Option<Plain>; 1] {
+        let mut gradient = owned(gradient);
+        elementwise::gelu_gradient(values(&input), &mut gradient);
+        [Some(like(gradient, &input))]
+    }
+}
+
+/// A tensor off the tape.
+fn plain<const D: usize>(tensor: Tensor<D>) -> Plain {
+    match Input::from(tensor) {
+        Input::Plain(tensor) => contiguous(tensor),
+        Input::Taped(_) => panic!("there is no gradient of this function"),
+    }
+}
+
+pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([rows, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
+    assert_eq!(inputs, weight_inputs, "width of the input");
+    let [input, weight] = [input, weight].map(plain);
+    let bias = bias.map(plain);
+    let output = crate::linear::linear(
+        values(&input),
+        values(&weight),
+        bias.as_ref().map(values),
+        outputs,
+    );
+    Tensor::from_primitive::<Flex>(tensor(output, [rows, outputs]))
+}
+
+pub fn window_attention(
+    qkv: Tensor<4>,
+    padding: Tensor<1>,
+    positions: [Tensor<2>; 2],
+    heads: usize,
+) -> Tensor<4> {
+    let [batch, grid, columns, width] = qkv.dims();
+    assert_eq!(grid, columns, "a square grid");
+    assert!(
+        heads > 0 && width.is_multiple_of(3 * heads),
+        "heads of the width"
+    );
+    let [length, head_dim] = positions[0].dims();
+    let (qkv, padding) = (plain(qkv), plain(padding));
+    let positions = positions.map(plain);
+    let attention = WindowAttention {
+        qkv: values(&qkv),
+        padding: values(&padding),
+        positions: positions.each_ref().map(values),
+        batch,
+        grid,
+        side: length.div_ceil(2),
+        heads,
+        head_dim,
+    };
+    Tensor::from_primitive::<Flex>(tensor(attention.output(), [batch, grid, grid, width / 3]))
 }

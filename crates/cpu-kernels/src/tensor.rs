@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 /// Whether the functions of this crate take the tensor: 32-bit values in this machine's memory.
-pub fn serves(tensor: &Tensor<4>) -> bool {
+pub fn serves<const D: usize>(tensor: &Tensor<D>) -> bool {
     #[cfg(feature = "flex")]
     return crate::tape::serves(tensor);
     #[cfg(not(feature = "flex"))]
@@ -11,6 +11,11 @@ pub fn serves(tensor: &Tensor<4>) -> bool {
         let _ = tensor;
         false
     };
+}
+
+/// Whether the functions that have no gradient take the tensor: as [`serves`], and off the tape.
+pub fn serves_off_tape<const D: usize>(tensor: &Tensor<D>) -> bool {
+    !tensor.is_autodiff() && serves(tensor)
 }
 
 /// Means and variances of channels.
@@ -111,4 +116,58 @@ pub fn batch_norm(
 #[cfg_attr(not(feature = "flex"), expect(unused_variables))]
 pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
     serve!(crate::tape::max_pool(input))
+}
+
+/// Exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, with an exact gradient.
+///
+/// # Panics
+///
+/// If the input is not one that [`serves`].
+#[cfg_attr(not(feature = "flex"), expect(unused_variables))]
+pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    serve!(crate::tape::gelu(input))
+}
+
+/// A linear layer, `input * weight + bias`.
+///
+/// # Shapes
+///
+/// - input: `[N, inputs]`
+/// - weight: `[inputs, outputs]`
+/// - bias: `[outputs]`
+/// - output: `[N, outputs]`
+///
+/// # Panics
+///
+/// If one of them is not one that [`serves_off_tape`], or the shapes do not fit.
+#[cfg_attr(not(feature = "flex"), expect(unused_variables))]
+pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    serve!(crate::tape::linear(input, weight, bias))
+}
+
+/// Attention within windows with decomposed relative positions, `softmax(q k^T / sqrt(d) + q R_h + q R_w) v` for each head,
+/// without the scores ever being in memory.
+///
+/// Windows of side `s` cover the grid from its first token on; those that reach beyond it are filled up with `padding`.
+///
+/// # Shapes
+///
+/// - qkv: `[B, G, G, 3 * heads * d]`
+/// - padding: `[3 * heads * d]`
+/// - positions, along the height and the width: `[2 s - 1, d]`
+/// - output: `[B, G, G, heads * d]`
+///
+/// # Panics
+///
+/// If one of them is not one that [`serves_off_tape`], or the shapes do not fit.
+#[cfg_attr(not(feature = "flex"), expect(unused_variables))]
+pub fn window_attention(
+    qkv: Tensor<4>,
+    padding: Tensor<1>,
+    positions: [Tensor<2>; 2],
+    heads: usize,
+) -> Tensor<4> {
+    serve!(crate::tape::window_attention(
+        qkv, padding, positions, heads
+    ))
 }

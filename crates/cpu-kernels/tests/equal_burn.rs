@@ -290,3 +290,144 @@ fn a_tape_that_recomputes_is_left_to_burn() {
         assert_eq!(cpu_kernels::serves(&input), served, "{device:?}");
     }
 }
+
+fn off_tape<const D: usize>(shape: [usize; D], deviation: f32) -> Tensor<D> {
+    let values = values(shape.iter().product(), 0.1, deviation);
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+#[test]
+fn gelus_values_and_gradients() {
+    // More values than a thread takes at a time, and fewer than a vector.
+    for shape in [[3, 50_000], [1, 5]] {
+        let input = leaf(shape) * 3.0;
+        let input = input.detach().require_grad();
+        let cdf = (input.clone() / std::f64::consts::SQRT_2).erf() + 1.0;
+        let theirs = input.clone() * cdf * 0.5;
+        let ours = cpu_kernels::gelu(input.clone());
+        let score = |output: Tensor<2>| score(output.reshape([1, 1, shape[0], shape[1]]));
+        let gradient = |output: Tensor<2>| {
+            let gradients = score(output).backward();
+            input.grad(&gradients).expect("a gradient").into_data()
+        };
+        assert_close(
+            gradient(ours.clone()),
+            &gradient(theirs.clone()),
+            "gradient",
+        );
+        let theirs = theirs.into_data();
+        assert_close(ours.into_data(), &theirs, "on the tape");
+        let plain = input.clone().inner();
+        assert_close(
+            cpu_kernels::gelu(plain.clone()).into_data(),
+            &theirs,
+            "off it",
+        );
+        plain.into_data().assert_eq(&input.into_data(), true); // a shared buffer is left alone
+    }
+}
+
+#[test]
+fn linear_layers_of_any_size() {
+    // Rows and columns that do and do not fill groups and panels, and more rows than a thread takes at a time.
+    for [rows, inputs, outputs] in [[1, 1, 1], [13, 5, 33], [1100, 24, 70], [16, 64, 32]] {
+        let input = off_tape([rows, inputs], 1.0);
+        let weight = off_tape([inputs, outputs], 0.5);
+        let bias = off_tape([outputs], 2.0);
+        let product = input.clone().matmul(weight.clone());
+        let ours = cpu_kernels::linear(input.clone(), weight.clone(), None);
+        assert_close(ours.into_data(), &product.to_data(), "without bias");
+        let theirs = (product + bias.clone().unsqueeze()).into_data();
+        let ours = cpu_kernels::linear(input.clone(), weight.clone(), Some(bias.clone()));
+        assert_close(ours.into_data(), &theirs, "with bias");
+        // A weight whose values do not lie one after the other.
+        let turned = weight.transpose().mul_scalar(1.0).transpose();
+        let ours = cpu_kernels::linear(input, turned, Some(bias));
+        assert_close(ours.into_data(), &theirs, "transposed weight");
+    }
+}
+
+/// `softmax(q k^T / sqrt(d) + q R_h + q R_w) v` of one window, as the paper has it, in 64 bits.
+fn attention_of_a_window(
+    [query, key, value]: [&dyn Fn(usize) -> Vec<f64>; 3],
+    positions: [&dyn Fn(usize) -> Vec<f64>; 2],
+    side: usize,
+    index: usize,
+) -> Vec<f64> {
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let query = query(index);
+    let scores: Vec<f64> = (0..side * side)
+        .map(|other| {
+            let [by_row, by_column] = [
+                index / side + side - 1 - other / side,
+                index % side + side - 1 - other % side,
+            ];
+            dot(&query, &key(other)) / (query.len() as f64).sqrt()
+                + dot(&query, &positions[0](by_row))
+                + dot(&query, &positions[1](by_column))
+        })
+        .collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mut attended = vec![0.0; query.len()];
+    for (other, weight) in weights.iter().enumerate() {
+        for (sum, value) in attended.iter_mut().zip(value(other)) {
+            *sum += weight * value;
+        }
+    }
+    attended.iter().map(|value| value / sum).collect()
+}
+
+#[test]
+fn attention_within_windows() {
+    // Windows that fill the grid, that reach beyond it, and one of all of it with more queries than a thread takes at a time.
+    for (batch, grid, side, heads, head_dim) in [
+        (2, 6, 3, 2, 8),
+        (1, 8, 5, 3, 40),
+        (1, 24, 24, 1, 16),
+        (2, 3, 14, 1, 33),
+    ] {
+        let width = heads * head_dim;
+        let qkv = off_tape([batch, grid, grid, 3 * width], 1.0);
+        let padding = off_tape([3 * width], 0.7);
+        let positions = [0.4, 0.5].map(|deviation| off_tape([2 * side - 1, head_dim], deviation));
+        let ours =
+            cpu_kernels::window_attention(qkv.clone(), padding.clone(), positions.clone(), heads);
+        assert_eq!(ours.dims(), [batch, grid, grid, width]);
+        let read = |data: TensorData| data.iter::<f64>().collect::<Vec<f64>>();
+        let (qkv, padding) = (read(qkv.into_data()), read(padding.into_data()));
+        let positions = positions.map(|table| read(table.into_data()));
+        let mut expected = Vec::new();
+        for place in 0..batch * grid * grid {
+            let (image, row, column) = (place / (grid * grid), place / grid % grid, place % grid);
+            let origin = [row / side * side, column / side * side];
+            for head in 0..heads {
+                let part = |part: usize| {
+                    let (qkv, padding) = (&qkv, &padding);
+                    move |index: usize| {
+                        let [row, column] = [origin[0] + index / side, origin[1] + index % side];
+                        let token = match row < grid && column < grid {
+                            true => &qkv[((image * grid + row) * grid + column) * 3 * width..],
+                            false => &padding[..],
+                        };
+                        token[part * width + head * head_dim..][..head_dim].to_vec()
+                    }
+                };
+                let table = |axis: usize| {
+                    let table = &positions[axis];
+                    move |line: usize| table[line * head_dim..][..head_dim].to_vec()
+                };
+                expected.extend(attention_of_a_window(
+                    [&part(0), &part(1), &part(2)],
+                    [&table(0), &table(1)],
+                    side,
+                    (row - origin[0]) * side + column - origin[1],
+                ));
+            }
+        }
+        let expected: Vec<f32> = expected.into_iter().map(|value| value as f32).collect();
+        let expected = TensorData::new(expected, [batch, grid, grid, width]);
+        assert_close(ours.into_data(), &expected, "attended");
+    }
+}

@@ -3,8 +3,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Int, Tensor};
-use sam_nn::{host, resize_linear, rows};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
+use sam_nn::{in_precision_of, linear, resize_linear, rows};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -64,6 +64,8 @@ impl AttentionConfig {
 }
 
 impl Attention {
+    /// Computes in the precision of the weights and gives back that of the tokens.
+    ///
     /// # Shapes
     ///
     /// - tokens: `[B, G, G, C]`
@@ -73,6 +75,8 @@ impl Attention {
     ///
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        let dtype = FloatDType::from(tokens.dtype());
+        let tokens = in_precision_of(tokens, &self.qkv.weight);
         let [batch, grid, width, channels] = tokens.dims();
         assert_eq!(
             grid,
@@ -81,15 +85,43 @@ impl Attention {
             tokens.dims()
         );
         let side = self.window_size.unwrap_or(grid);
+        // SAM pads the tokens with zeros *before* `qkv`, so a padded token's query, key and value are the bias. The
+        // same comes from padding afterwards, without multiplying the zeros. What is attended for padded tokens is thrown
+        // away before `proj`.
+        let qkv = linear(&self.qkv, rows(tokens)).reshape([batch, grid, grid, 3 * channels]);
+        let attended = match cpu_kernels::serves_off_tape(&qkv) {
+            true => cpu_kernels::window_attention(
+                qkv,
+                self.qkv_bias(),
+                [&self.rel_pos_h, &self.rel_pos_w]
+                    .map(|table| resize_linear(table.val(), 2 * side - 1)),
+                self.num_heads,
+            ),
+            false => self.attend_windows(qkv, side),
+        };
+        linear(&self.proj, rows(attended))
+            .reshape([batch, grid, grid, channels])
+            .cast(dtype)
+    }
+
+    fn qkv_bias(&self) -> Tensor<1> {
+        match &self.qkv.bias {
+            Some(bias) => bias.val(),
+            None => unreachable!("AttentionConfig::init gives qkv a bias"),
+        }
+    }
+
+    /// Attention within each window of side `side`.
+    ///
+    /// # Shapes
+    ///
+    /// - qkv: `[B, G, G, 3 C]`
+    /// - output: `[B, G, G, C]`
+    fn attend_windows(&self, qkv: Tensor<4>, side: usize) -> Tensor<4> {
+        let [batch, grid, _, width] = qkv.dims();
+        let channels = width / 3;
         let padded = grid.next_multiple_of(side);
         let windows = padded / side;
-
-        // SAM pads the tokens with zeros *before* `qkv`, so a padded token's query, key and value are the bias. The
-        // same comes from padding afterwards, without multiplying the zeros.
-        let qkv = self
-            .qkv
-            .forward(rows(tokens))
-            .reshape([batch, grid, grid, 3 * channels]);
         let qkv = self.pad(qkv, padded); // [B, P, P, 3 C]
         let qkv = qkv
             .reshape([
@@ -109,9 +141,7 @@ impl Attention {
                 side * side,
                 channels / self.num_heads,
             ]); // [3, B * windows, heads, N, d]
-        let attended = self.attend(qkv, side); // [B * windows, heads, N, d]
-
-        let kept = attended
+        self.attend(qkv, side) // [B * windows, heads, N, d]
             .reshape([
                 batch * windows,
                 windows,
@@ -122,11 +152,7 @@ impl Attention {
             ])
             .permute([0, 3, 1, 4, 2, 5]) // [B * rows, s, columns, s, heads, d]
             .reshape([batch, padded, padded, channels])
-            .slice([0..batch, 0..grid, 0..grid]); // [B, G, G, C]
-        // After the crop: the padded tokens' outputs are thrown away, so they are not projected.
-        self.proj
-            .forward(rows(kept))
-            .reshape([batch, grid, grid, channels])
+            .slice([0..batch, 0..grid, 0..grid]) // [B, G, G, C]
     }
 
     /// Pads `[B, G, G, 3 C]` to `[B, P, P, 3 C]` on the right and at the bottom with the bias of `qkv`.
@@ -135,10 +161,7 @@ impl Attention {
         if padded == grid {
             return qkv;
         }
-        let bias = match &self.qkv.bias {
-            Some(bias) => bias.val().reshape([1, 1, 1, width]),
-            None => unreachable!("AttentionConfig::init gives qkv a bias"),
-        };
+        let bias = self.qkv_bias().reshape([1, 1, 1, width]);
         let right = bias.clone().expand([batch, grid, padded - grid, width]);
         let bottom = bias.expand([batch, padded - grid, padded, width]);
         Tensor::cat(vec![Tensor::cat(vec![qkv, right], 2), bottom], 1)
@@ -172,6 +195,7 @@ impl Attention {
         let query = Tensor::cat(vec![query * scale, row_terms, column_terms], 3); // [B, heads, N, d + 2 s]
 
         let picks = key_picks(side, &device)
+            .cast(FloatDType::from(key.dtype()))
             .reshape([1, 1, tokens, 2 * side])
             .expand([batch, heads, tokens, 2 * side]);
         let key = Tensor::cat(vec![key, picks], 3); // [B, heads, N, d + 2 s]
@@ -180,9 +204,6 @@ impl Attention {
     }
 }
 
-/// Scores held in memory at a time, where they are written out: 64 MB.
-const SCORES_AT_A_TIME: usize = 16 * 1024 * 1024;
-
 /// `softmax(q k^T) v`, the scale already in the query.
 ///
 /// # Shapes
@@ -190,29 +211,18 @@ const SCORES_AT_A_TIME: usize = 16 * 1024 * 1024;
 /// - query, key: `[B, heads, N, e]`
 /// - value, output: `[B, heads, N, d]`
 fn scaled_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
-    if !host::serves(&query) {
+    let [.., width] = query.dims();
+    if query.dtype() == DType::F32 {
         let options = AttentionModuleOptions {
             scale: Some(1.0),
             ..Default::default()
         };
         return attention(query, key, value, None, None, options);
     }
-    let [batch, heads, tokens, _] = query.dims();
-    let output = value.dims();
-    let matrices = batch * heads;
-    let flat = |tensor: Tensor<4>| tensor.flatten::<3>(0, 1); // [B * heads, N, _]
-    let (query, key, value) = (flat(query), flat(key).swap_dims(1, 2), flat(value));
-    let at_a_time = (SCORES_AT_A_TIME / (tokens * tokens)).clamp(1, matrices);
-    let attended = (0..matrices)
-        .step_by(at_a_time)
-        .map(|start| {
-            let count = at_a_time.min(matrices - start);
-            let of = |tensor: &Tensor<3>| tensor.clone().narrow(0, start, count);
-            let weights = host::softmax(of(&query).matmul(of(&key)));
-            weights.matmul(of(&value))
-        })
-        .collect();
-    Tensor::cat(attended, 0).reshape(output)
+    // With the scale that it would take anyway, Burn may choose a kernel that writes no scores: those refuse another, and
+    // round to 16 bits.
+    let query = query * (width as f64).sqrt();
+    attention(query, key, value, None, None, Default::default())
 }
 
 /// The products of each query with the relative positions from its line to each line: `R[y, k] = table[y - k + s - 1]`.
@@ -231,7 +241,8 @@ fn position_terms(query: Tensor<4>, table: Tensor<2>) -> Tensor<4> {
     let table = resize_linear(table, 2 * side - 1)
         .select(0, offsets)
         .reshape([side, side, head_dim]) // [line, key, d]
-        .swap_dims(1, 2); // [line, d, key]
+        .swap_dims(1, 2) // [line, d, key]
+        .cast(FloatDType::from(query.dtype()));
     query
         .swap_dims(0, 1)
         .reshape([side, batch * side, head_dim])

@@ -1,10 +1,10 @@
 use crate::{Block, BlockConfig};
 use burn::config::Config;
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::tensor::{Device, Tensor};
-use sam_nn::{LayerNorm2d, LayerNorm2dConfig, resize_bilinear};
+use burn::tensor::{Device, FloatDType, Tensor};
+use sam_nn::{LayerNorm2d, LayerNorm2dConfig, in_precision_of, resize_bilinear};
 
 /// Side of a square patch in pixels: one token stands for 16 x 16 pixels in every variant of SAM.
 pub const PATCH_SIZE: usize = 16;
@@ -118,6 +118,15 @@ pub struct SamEncoder {
 }
 
 impl SamEncoder {
+    /// Rounds the weights of linear layers and convolutions to `dtype`, in which they and the attention are then computed.
+    /// Norms, positions and the sum that runs from block to block keep 32 bits.
+    pub fn with_precision(self, dtype: FloatDType) -> Self {
+        self.map(&mut Rounded {
+            dtype,
+            keeping: false,
+        })
+    }
+
     /// Encodes images. Pixels are taken as they are: scaling them is the caller's.
     ///
     /// # Shapes
@@ -173,6 +182,8 @@ impl SamEncoder {
             .reshape([batch, channels, grid, PATCH_SIZE, grid, PATCH_SIZE])
             .permute([0, 2, 4, 1, 3, 5]) // [B, G, G, 3, 16, 16]
             .reshape([batch * grid * grid, values]);
+        let dtype = FloatDType::from(patches.dtype());
+        let patches = in_precision_of(patches, &self.patch_embed.weight);
         let weight = self.patch_embed.weight.val(); // [C, 3, 16, 16]
         let [width, ..] = weight.dims();
         let tokens = patches.matmul(weight.reshape([width, values]).transpose());
@@ -180,7 +191,32 @@ impl SamEncoder {
             Some(bias) => tokens + bias.val().unsqueeze(),
             None => tokens,
         };
-        tokens.reshape([batch, grid, grid, width])
+        tokens.reshape([batch, grid, grid, width]).cast(dtype)
+    }
+}
+
+/// Casts parameters, but for norms and positions.
+struct Rounded {
+    dtype: FloatDType,
+    /// Whether what is visited keeps its precision.
+    keeping: bool,
+}
+
+impl ModuleMapper for Rounded {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        let position = matches!(name, "pos_embed" | "rel_pos_h" | "rel_pos_w");
+        self.keeping = container.contains("LayerNorm") || position;
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.keeping = false;
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.keeping {
+            true => param,
+            false => param.map(|tensor| tensor.cast(self.dtype)),
+        }
     }
 }
 
@@ -234,9 +270,14 @@ impl Neck {
     ///
     /// If the last axis of `tokens` is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
-        let embedding = self.conv1.forward(tokens.permute([0, 3, 1, 2])); // [B, out, G, G]
+        let dtype = FloatDType::from(tokens.dtype());
+        let convolve = |convolution: &Conv2d, input| {
+            let input = in_precision_of(input, &convolution.weight);
+            convolution.forward(input).cast(dtype)
+        };
+        let embedding = convolve(&self.conv1, tokens.permute([0, 3, 1, 2])); // [B, out, G, G]
         let embedding = self.norm1.forward(embedding);
-        self.norm2.forward(self.conv2.forward(embedding))
+        self.norm2.forward(convolve(&self.conv2, embedding))
     }
 }
 

@@ -1,4 +1,3 @@
-use crate::host;
 use burn::config::Config;
 use burn::tensor::{Tensor, activation};
 
@@ -23,11 +22,11 @@ impl Activation {
 
 /// Exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, with an exact gradient.
 ///
-/// Off the tape this is one fused kernel, Burn's own or [`host`](crate::host)'s. On it, the expression is composed from its parts: the backward pass of
-/// Burn's GELU is the tanh approximation's on some backends.
+/// On the CPU and off the tape this is one kernel. On a GPU's tape, the expression is composed from its parts: the backward pass
+/// of Burn's GELU is the tanh approximation's there.
 pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
-    if host::serves(&input) {
-        return host::gelu(input);
+    if cpu_kernels::serves(&input) {
+        return cpu_kernels::gelu(input);
     }
     if !input.is_autodiff() {
         return activation::gelu(input);

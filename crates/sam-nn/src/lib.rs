@@ -3,14 +3,17 @@
 //! Shapes use one letter each throughout: `B` batch, `C` channels, `H` and `W` height and width.
 
 mod activation;
-pub mod host;
 mod layer_norm_2d;
+mod linear;
 mod mlp;
+mod precision;
 mod resize;
 mod rows;
 
 pub use activation::{Activation, gelu};
 pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
+pub use linear::linear;
 pub use mlp::{Mlp, MlpConfig};
+pub use precision::in_precision_of;
 pub use resize::{interpolation_matrix, resize_bilinear, resize_linear};
 pub use rows::rows;

@@ -1,8 +1,8 @@
-use crate::{Activation, rows};
+use crate::{Activation, in_precision_of, linear, rows};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 /// Configuration of [`Mlp`].
 #[derive(Config, Debug)]
@@ -38,7 +38,7 @@ impl MlpConfig {
 }
 
 impl Mlp {
-    /// Applies the network to the last axis.
+    /// Applies the network to the last axis, in the precision of the weights, and gives back that of the input.
     ///
     /// # Shapes
     ///
@@ -50,9 +50,11 @@ impl Mlp {
     /// If the last axis of `input` is not `embed_dim`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let shape = input.dims();
-        let hidden = self.lin1.forward(rows(input));
-        self.lin2
-            .forward(self.activation.forward(hidden))
+        let dtype = FloatDType::from(input.dtype());
+        let input = in_precision_of(input, &self.lin1.weight);
+        let hidden = linear(&self.lin1, rows(input));
+        linear(&self.lin2, self.activation.forward(hidden))
             .reshape(shape)
+            .cast(dtype)
     }
 }
