@@ -77,7 +77,7 @@ enum Hd95 {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = device::parse();
     let description = arguments
         .dataset
         .as_ref()

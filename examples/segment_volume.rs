@@ -41,7 +41,7 @@ struct Arguments {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = device::parse();
     let description = arguments
         .dataset
         .as_ref()

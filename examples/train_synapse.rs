@@ -17,7 +17,7 @@ mod training_display;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use device::device;
+use device::{DeviceArguments, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 use sam_lst::rooms::datasets::ndarray::Axis;
 use sam_lst::rooms::datasets::{Split, Validation};
@@ -76,9 +76,11 @@ struct Arguments {
     /// What kept embeddings may take, in units of 10^9 bytes.
     #[arg(long, value_name = "GB")]
     cache_limit_gb: Option<f64>,
-    /// Where to compute: cpu, cuda:0, wgpu, vulkan, …
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArguments,
+    /// What the foundation computes in: f16 and bf16 are faster on GPUs that have units for them.
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Folder of the run: settings, logs, checkpoints, ladder, pictures.
     #[arg(
         long,
@@ -119,8 +121,8 @@ enum FusionArgument {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let device = device(&arguments.device)?.autodiff();
+    let arguments: Arguments = device::parse();
+    let device = arguments.device.open()?.autodiff();
     let dataset = open_dataset(&arguments)?;
     let config = settings(&arguments, dataset.description().classes())?;
     let model = match &arguments.sam {
@@ -214,6 +216,9 @@ fn settings(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
     }
     if let Some(batch_size) = arguments.batch_size {
         config.batch_size = batch_size;
+    }
+    if let Some(precision) = arguments.precision {
+        config.foundation_precision = precision.into();
     }
     if let Some(views) = arguments.cache_views {
         config.cache.views = views;

@@ -1,6 +1,6 @@
 //! A trained model, as the command line names it.
 
-use super::device::device;
+use super::device::{DeviceArguments, Precision};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sam_lst::{
@@ -17,9 +17,11 @@ pub struct ModelArguments {
     /// The trained ladder.
     #[arg(long, value_name = "FILE", requires = "sam")]
     pub ladder: Option<PathBuf>,
-    /// Where to compute: cpu, cuda:0, wgpu, vulkan, …
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// What the foundation computes in: f16 and bf16 are faster on GPUs that have units for them.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
     /// Slices that go through the network at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub batch_size: u16,
@@ -48,7 +50,8 @@ impl ModelArguments {
         let (Some(sam), Some(ladder)) = (&self.sam, &self.ladder) else {
             bail!("--sam and --ladder name the model");
         };
-        let model = SamLst::from_pretrained(sam, ladder, &device(&self.device)?)?;
+        let mut model = SamLst::from_pretrained(sam, ladder, &self.device.open()?)?;
+        model.foundation.set_precision(self.precision.into())?;
         let task = match (model.task.clone(), dataset) {
             (Some(task), None) => task,
             (task, Some(dataset)) => Task {

@@ -6,8 +6,8 @@ use sam_lst::rooms::datasets::ndarray::{Array2, Array3, Axis};
 use sam_lst::rooms::datasets::{Split, View, Volume};
 use sam_lst::{
     CacheError, CachePrecision, CachedViews, Dataset, DatasetDescription, Embedder, EmbeddingCache,
-    EmbeddingKey, Insertion, OutputResampling, PhantomConfig, Protocol, SamLst, SegmentationConfig,
-    Segmenter, SliceGeometry, SliceHash, SliceView,
+    EmbeddingKey, FoundationPrecision, Insertion, OutputResampling, PhantomConfig, PixelScale,
+    Protocol, SamLst, SegmentationConfig, Segmenter, SliceGeometry, SliceHash, SliceView,
 };
 use std::path::{Path, PathBuf};
 
@@ -445,4 +445,39 @@ fn an_untrained_ladder_scores_near_nothing_on_phantoms() {
     // The reference protocol gives a whole point for an organ that is not there.
     let dsc = reports[1].mean(|score| score.dsc).mean.expect("organs");
     assert!(dsc < 0.1, "{dsc}");
+}
+
+#[test]
+fn what_changes_an_embedding_has_a_cache_of_its_own() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |model: &SamLst| {
+        let cache = model.embedding_cache(folder.path(), CachePrecision::F32, None);
+        cache.expect("a folder")
+    };
+    let init = |scale| {
+        config()
+            .with_pixel_scale(scale)
+            .init(&device)
+            .expect("valid")
+    };
+    let model = init(PixelScale::Unit);
+    let mut half = model.clone();
+    let set = half.foundation.set_precision(FoundationPrecision::BF16);
+    set.expect("the CPU computes in it");
+    let models = [model.clone(), init(PixelScale::Sam), half];
+    for (number, model) in models.iter().enumerate() {
+        let cache = open(model);
+        assert!(cache.is_empty(), "model {number}");
+        let values = vec![number as f32; cache.shape().iter().product()];
+        cache.insert(key(0), &values).expect("room");
+    }
+    for (number, model) in models.iter().enumerate() {
+        let found = open(model).get(&key(0)).expect("readable").expect("there");
+        assert_eq!(found[0], number as f32);
+    }
+    // Once rounded, weights are not what they were.
+    let mut half = models[2].clone();
+    let error = half.foundation.set_precision(FoundationPrecision::F32);
+    assert!(error.is_err_and(|error| error.to_string().contains("F32")));
 }

@@ -1,53 +1,10 @@
 //! What trains, and that its gradients are PyTorch's.
 
-use crate::parity::ladder_model;
-use crate::support::{Cases, config, largest, largest_difference};
-use burn::module::{Module, ModuleVisitor, Param};
+use crate::support::{Cases, config, gradients, ladder_model, largest, largest_difference};
+use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst::weights::official_name;
-use sam_lst::{DecoderTuning, Fusion, Ladder, SamLst, SamLstConfig};
-use std::collections::BTreeMap;
-
-/// The gradients that a backward pass left, by official name.
-fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<String, TensorData> {
-    struct Collect<'a> {
-        path: Vec<String>,
-        gradients: &'a GradientsParams,
-        found: BTreeMap<String, TensorData>,
-    }
-    impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(gradient) = self.gradients.get::<D>(param.id) else {
-                return;
-            };
-            let name = official_name(&self.path.join("."));
-            // Burn stores a linear layer transposed.
-            let linear = D == 2
-                && !name.ends_with("mask_tokens.weight")
-                && !name.ends_with("iou_token.weight");
-            let gradient = if linear {
-                gradient.swap_dims(0, 1)
-            } else {
-                gradient
-            };
-            self.found.insert(name, gradient.into_data());
-        }
-    }
-    let mut collect = Collect {
-        path: Vec::new(),
-        gradients,
-        found: BTreeMap::new(),
-    };
-    ladder.visit(&mut collect);
-    collect.found
-}
+use burn::tensor::{Device, Tensor};
+use sam_lst::{DecoderTuning, Fusion, SamLst, SamLstConfig};
 
 fn step(model: &SamLst, cases: &Cases, device: &Device) -> (GradientsParams, usize) {
     let logits = model.forward(cases.tensor("image", device)).logits;

@@ -1,5 +1,10 @@
 //! Parity with PyTorch, training, weights and bad input, of the whole library on the CPU.
 
+#[path = "../../examples/shared/device.rs"]
+#[expect(dead_code, reason = "the examples' command line")]
+mod device;
+
+mod backends;
 mod bad_input;
 mod batches;
 mod data;

@@ -1,18 +1,17 @@
 //! Each module and the whole model against segment-anything and torchvision.
 
-use crate::support::{Cases, config, relative_error, resnet_pth, sam_pth};
+use crate::support::{Cases, config, ladder_model, relative_error, sam_pth};
 use burn::module::Module;
-use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, bridge};
 use burn::tensor::{Device, Tensor};
 use sam_lst::rooms::mask_decoder::PromptEmbeddings;
-use sam_lst::{Fusion, PointLabel, Points, Prompts, Sam, SamConfig, SamLst, SamLstConfig};
+use sam_lst::{Fusion, PointLabel, Points, Prompts, Sam, SamConfig, SamLstConfig};
 
 /// Tolerance for one module.
 const MODULE: f64 = 1e-5;
 /// Tolerance for the whole model.
 const MODEL: f64 = 3e-5;
 
-fn sam(device: &Device) -> Sam {
+pub fn sam(device: &Device) -> Sam {
     let SamLstConfig {
         encoder,
         mut decoder,
@@ -42,7 +41,7 @@ fn encoder_and_its_modules() {
     }
 }
 
-fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
+pub fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
     use PointLabel::{Background, Foreground, Padding};
     let labels = [
         [Foreground, Background, Padding, Foreground],
@@ -158,33 +157,6 @@ fn unmodified_sam() {
     let single = prediction.single();
     cases.assert_close("sam.single.logits", single.logits, MODEL);
     cases.assert_close("sam.single.iou", single.iou, MODEL);
-}
-
-/// The ladder of the fixture: SAM's and torchvision's tiny files, and PyTorch's draw of what depends on the classes.
-pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> SamLst {
-    let mut model = SamLst::from_official(config, sam_pth(), Some(&resnet_pth()), device)
-        .expect("fixtures load");
-    let tensors = cases
-        .names()
-        .filter(|name| name.starts_with("decoder."))
-        .map(|name| {
-            let ours = name["decoder.".len()..].replace("mask_tokens.weight", "mask_tokens");
-            bridge::from_data(cases.data(name), ours, None)
-        })
-        .collect();
-    let decoder = &mut model.ladder.mask_decoder;
-    let result = decoder.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
-    assert!(
-        result.errors.is_empty() && result.unused.is_empty(),
-        "{result}"
-    );
-    if let Some(gate) = model.ladder.gate.take() {
-        let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
-        let mut gate = gate;
-        assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
-        model.ladder.gate = Some(gate);
-    }
-    model
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Fixtures and how to compare with them.
 
-use burn::store::{ModuleStore, SafetensorsStore, bridge};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::store::{ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst::SamLstConfig;
+use sam_lst::weights::official_name;
+use sam_lst::{Ladder, SamLst, SamLstConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -110,4 +113,71 @@ pub fn largest_difference(ours: &TensorData, theirs: &TensorData) -> f64 {
                 max.max(x)
             }
         })
+}
+
+/// The ladder of the fixture: SAM's and torchvision's tiny files, and PyTorch's draw of what depends on the classes.
+pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> SamLst {
+    let mut model = SamLst::from_official(config, sam_pth(), Some(&resnet_pth()), device)
+        .expect("fixtures load");
+    let tensors = cases
+        .names()
+        .filter(|name| name.starts_with("decoder."))
+        .map(|name| {
+            let ours = name["decoder.".len()..].replace("mask_tokens.weight", "mask_tokens");
+            bridge::from_data(cases.data(name), ours, None)
+        })
+        .collect();
+    let decoder = &mut model.ladder.mask_decoder;
+    let result = decoder.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    assert!(
+        result.errors.is_empty() && result.unused.is_empty(),
+        "{result}"
+    );
+    if let Some(gate) = model.ladder.gate.take() {
+        let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
+        let mut gate = gate;
+        assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
+        model.ladder.gate = Some(gate);
+    }
+    model
+}
+
+/// The gradients that a backward pass left, by official name.
+pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<String, TensorData> {
+    struct Collect<'a> {
+        path: Vec<String>,
+        gradients: &'a GradientsParams,
+        found: BTreeMap<String, TensorData>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = self.gradients.get::<D>(param.id) else {
+                return;
+            };
+            let name = official_name(&self.path.join("."));
+            // Burn stores a linear layer transposed.
+            let linear = D == 2
+                && !name.ends_with("mask_tokens.weight")
+                && !name.ends_with("iou_token.weight");
+            let gradient = if linear {
+                gradient.swap_dims(0, 1)
+            } else {
+                gradient
+            };
+            self.found.insert(name, gradient.into_data());
+        }
+    }
+    let mut collect = Collect {
+        path: Vec::new(),
+        gradients,
+        found: BTreeMap::new(),
+    };
+    ladder.visit(&mut collect);
+    collect.found
 }

@@ -1,7 +1,6 @@
 //! Fifty steps of training are PyTorch's, and so are the optimizers alone.
 
-use crate::parity::ladder_model;
-use crate::support::{Cases, config, largest_difference, relative_error};
+use crate::support::{Cases, config, ladder_model, largest_difference, relative_error};
 use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::optim::GradientsParams;

@@ -187,15 +187,17 @@ pub enum Insertion {
 const LINE_BYTES: usize = 40;
 
 impl EmbeddingCache {
-    /// Opens the part of a cache folder that holds embeddings of `shape` (channels, rows, columns) of one foundation, by
-    /// the hash of its weights, for one input size. `limit_bytes` bounds what all its files together may hold.
+    /// Opens the part of a cache folder that holds embeddings of `shape` (channels, rows, columns) of one foundation, by a
+    /// name that no other foundation has, for one input size. `limit_bytes` bounds what all its files together may hold.
+    ///
+    /// [`SamLst::embedding_cache`](crate::SamLst::embedding_cache) knows all but the folder and the limit.
     ///
     /// # Errors
     ///
     /// [`CacheError`] if the folder can neither be read nor made.
     pub fn open(
         folder: impl AsRef<Path>,
-        weights_sha256: &str,
+        foundation: &str,
         input_size: usize,
         shape: [usize; 3],
         precision: CachePrecision,
@@ -205,8 +207,8 @@ impl EmbeddingCache {
             CachePrecision::F16 => "f16",
             CachePrecision::F32 => "f32",
         };
-        let hash = weights_sha256.get(..16).unwrap_or(weights_sha256);
-        let folder = folder.as_ref().join(format!("{hash}-{input_size}-{kind}"));
+        let name = format!("{foundation}-{input_size}-{kind}");
+        let folder = folder.as_ref().join(name);
         std::fs::create_dir_all(&folder).map_err(|source| CacheError::Write {
             file: folder.clone(),
             source,

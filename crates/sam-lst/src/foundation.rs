@@ -1,10 +1,47 @@
 use crate::PixelScale;
 use crate::weights::{self, StateDict, WeightsError};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use sam_encoder::{SamEncoder, SamEncoderConfig};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+/// What the foundation computes its products in. The ladder and the optimizer always compute in 32 bits.
+///
+/// In half precision the weights take half the memory, and a GPU with units for it is several times as fast. On a CPU there is
+/// nothing to gain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundationPrecision {
+    /// 32 bits. A GPU may round the factors of a product to TF32, as it does for PyTorch where that is allowed.
+    #[default]
+    F32,
+    /// 16 bits, 5 of them exponent.
+    F16,
+    /// 16 bits, 8 of them exponent, as 32-bit floats have.
+    BF16,
+}
+
+impl FoundationPrecision {
+    fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::F16 => FloatDType::F16,
+            Self::BF16 => FloatDType::BF16,
+        }
+    }
+}
+
+/// A precision that a device does not compute in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{device} does not compute in {precision:?}; choose another precision, or another device")]
+pub struct PrecisionError {
+    /// The device.
+    pub device: String,
+    /// What was asked of it.
+    pub precision: FoundationPrecision,
+}
 
 /// The frozen half: SAM's image encoder, off the tape for ever.
 ///
@@ -18,6 +55,7 @@ pub struct Foundation {
     file: Option<(SamEncoderConfig, PathBuf)>,
     device: Device,
     pixel_scale: PixelScale,
+    precision: FoundationPrecision,
     sha256: OnceLock<String>,
 }
 
@@ -37,6 +75,7 @@ impl Foundation {
             file: None,
             device: device.expect("an encoder has parameters"),
             pixel_scale,
+            precision: FoundationPrecision::F32,
             sha256: OnceLock::new(),
         }
     }
@@ -69,6 +108,37 @@ impl Foundation {
             file: Some((config.clone(), path)),
             ..Self::new(encoder, pixel_scale)
         })
+    }
+
+    /// Computes in another precision from now on. [`weights_sha256`](Self::weights_sha256) stays that of the weights as they
+    /// were loaded; other clones keep their precision.
+    ///
+    /// # Errors
+    ///
+    /// [`PrecisionError`] if the device has no arithmetic for it, or if the weights have been rounded to another already.
+    pub fn set_precision(&mut self, precision: FoundationPrecision) -> Result<(), PrecisionError> {
+        if precision == self.precision {
+            return Ok(());
+        }
+        let supported = self.device.supports_dtype(precision.dtype());
+        if !supported || self.precision != FoundationPrecision::F32 {
+            return Err(PrecisionError {
+                device: format!("{:?}", self.device),
+                precision,
+            });
+        }
+        self.weights_sha256();
+        if let Some(encoder) = self.encoder.get() {
+            let encoder = rounded(encoder.clone(), precision);
+            self.encoder = Arc::new(OnceLock::from(encoder));
+        }
+        self.precision = precision;
+        Ok(())
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> FoundationPrecision {
+        self.precision
     }
 
     /// Gives the weights' memory back, if they came from a file: they are read again when an image has to be embedded. With
@@ -131,7 +201,7 @@ impl Foundation {
                 return Err(WeightsError::Changed { path: path.clone() });
             }
             // Another clone may have been first, with the same weights.
-            let _ = self.encoder.set(encoder);
+            let _ = self.encoder.set(rounded(encoder, self.precision));
         }
         Ok(self
             .encoder
@@ -139,10 +209,32 @@ impl Foundation {
             .expect("only what a file has is left on disk"))
     }
 
+    /// What decides an embedding beside the image: weights, pixel scale and precision.
+    pub(crate) fn cache_name(&self) -> String {
+        let mut name = self.weights_sha256()[..16].to_owned();
+        match self.pixel_scale {
+            PixelScale::Unit => {}
+            PixelScale::Sam => name.push_str("-sam"),
+        }
+        match self.precision {
+            FoundationPrecision::F32 => {}
+            FoundationPrecision::F16 => name.push_str("-in-f16"),
+            FoundationPrecision::BF16 => name.push_str("-in-bf16"),
+        }
+        name
+    }
+
     /// SHA-256 of the weights, in hexadecimal: what a ladder checkpoint is bound to. It depends on names and values
     /// alone, not on the file that they came from. See [`weights`](crate::weights) for how it is worked out.
     pub fn weights_sha256(&self) -> &str {
         self.sha256.get_or_init(|| sha256(self.encoder()))
+    }
+}
+
+fn rounded(encoder: SamEncoder, precision: FoundationPrecision) -> SamEncoder {
+    match precision {
+        FoundationPrecision::F32 => encoder,
+        _ => encoder.with_precision(precision.dtype()).no_grad(),
     }
 }
 

@@ -23,7 +23,7 @@ pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
 pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceHash, SliceView};
 pub use embedding_cache::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, Insertion};
 pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders, write_reports};
-pub use foundation::Foundation;
+pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
 pub use gated_fusion::Fusion;
 pub use ladder::Ladder;
 pub use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts, SoftDiceLoss};

@@ -206,7 +206,7 @@ impl<S: SideEncoder> SamLst<S> {
         } = self;
         EmbeddingCache::open(
             folder,
-            foundation.weights_sha256(),
+            &foundation.cache_name(),
             config.input_size,
             [config.encoder.out_channels, config.grid(), config.grid()],
             precision,

@@ -1,6 +1,6 @@
 use crate::{
-    CachePrecision, CachedViews, ConfigError, DecoderTuning, OptimizationConfig, OptimizationError,
-    OutputResampling, SamLstConfig, SliceGeometry,
+    CachePrecision, CachedViews, ConfigError, DecoderTuning, FoundationPrecision,
+    OptimizationConfig, OptimizationError, OutputResampling, SamLstConfig, SliceGeometry,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -51,6 +51,9 @@ pub struct TrainingConfig {
     pub output: OutputResampling,
     /// Sizes of slices on their way into the network.
     pub geometry: SliceGeometry,
+    /// What the foundation computes in: `"f32"`, `"f16"` or `"bf16"`.
+    #[serde(default)]
+    pub foundation_precision: FoundationPrecision,
     /// Optimizer and learning rates.
     pub optimization: OptimizationConfig,
     /// What is kept of the foundation's work.
@@ -144,6 +147,7 @@ impl TrainingConfig {
             workers: 2,
             output: OutputResampling::Reference,
             geometry: SliceGeometry::released(),
+            foundation_precision: FoundationPrecision::F32,
             optimization: OptimizationConfig::released(),
             cache: CacheConfig {
                 views: CachedViews::DISCRETE,
@@ -172,6 +176,7 @@ impl TrainingConfig {
             batch_size: 8,
             validation_epochs: 4,
             geometry: SliceGeometry::direct(),
+            foundation_precision: FoundationPrecision::F32,
             optimization,
             cache: CacheConfig {
                 views: CachedViews::ALL,

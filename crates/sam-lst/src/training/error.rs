@@ -1,6 +1,6 @@
 use super::TrainingConfigError;
 use crate::weights::WeightsError;
-use crate::{CacheError, SamLstConfig};
+use crate::{CacheError, PrecisionError, SamLstConfig};
 use datasets::{DatasetError, WriteError};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,9 @@ pub enum TrainingError {
     /// The embedding cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The device does not compute in the foundation's precision.
+    #[error("foundation_precision: {0}")]
+    Precision(#[from] PrecisionError),
     /// Reports cannot be written.
     #[error(transparent)]
     Reports(#[from] WriteError),

@@ -94,6 +94,9 @@ pub fn train<S: SideEncoder>(
         stop: false,
     };
     check(&model, dataset, config)?;
+    model
+        .foundation
+        .set_precision(config.foundation_precision)?;
     let description = dataset.description();
     let cases = dataset.cases(Split::Train)?;
     let validation: Vec<&Case> = dataset
