@@ -1,14 +1,17 @@
-"""Runs `cargo bench` and the same rows in PyTorch, medpy, nibabel and scipy, one after the other, and prints the ratios of
-the medians.
+"""Runs `cargo bench` and the same rows in PyTorch, ONNX Runtime, medpy, nibabel and scipy, one after the other, and prints the
+ratios of the medians.
 
     python benches/compare.py [encoder|side|decoder|step|metrics|datasets|memory ...]
+    python benches/compare.py --device cuda:0 --features cuda [encoder|side|decoder|step ...]
 
-`memory` compares the peak resident memory of whole runs of train_synapse from kept embeddings (ViT-B with random weights at 512,
-batches of four, made-up patients) with that of steps in PyTorch, with the encoder in each as published and without.
+On a GPU, PyTorch is measured as it is and with torch.compile. `memory` compares the peak resident memory of whole runs of
+train_synapse from kept embeddings (ViT-B with random weights at 512, batches of four, made-up patients) with that of steps in
+PyTorch, with the encoder in each as published and without.
 
 Needs the packages of tests/it/fixtures/requirements.txt, and no other load on the machine.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -18,33 +21,70 @@ import tempfile
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-benches = sys.argv[1:] or ["encoder", "side", "decoder", "step", "metrics", "datasets", "memory"]
+networks = ["encoder", "side", "decoder", "step"]
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("benches", nargs="*", help="all without")
+parser.add_argument("--device", default="cpu", help="as --list-devices of the examples names it")
+parser.add_argument("--features", default="", help="the backend's")
+parser.add_argument("--bench", help="the program that `cargo bench --bench models --no-run` made, on a machine without cargo")
+options = parser.parse_args()
+benches = options.benches or [*networks, *(("metrics", "datasets", "memory") if options.device == "cpu" else ())]
 
-metadata = subprocess.run(
-    ["cargo", "metadata", "--no-deps", "--format-version=1"], cwd=here, check=True, capture_output=True
-)
-target = Path(json.loads(metadata.stdout)["target_directory"])
-criterion = target / "criterion"
-if timed := [bench for bench in benches if bench != "memory"]:
-    subprocess.run(["cargo", "bench", *(a for b in timed for a in ("--bench", b))], cwd=here, check=True)
+
+def target_directory():
+    metadata = subprocess.run(
+        ["cargo", "metadata", "--no-deps", "--format-version=1"], cwd=here, check=True, capture_output=True
+    )
+    return Path(json.loads(metadata.stdout)["target_directory"])
 
 
-def measure(script, *rows):
-    answer = subprocess.run([sys.executable, here / script, *rows], check=True, stdout=subprocess.PIPE)
-    return json.loads(answer.stdout)
+def measure(script, *arguments):
+    answer = subprocess.run([sys.executable, here / script, *arguments], stdout=subprocess.PIPE)
+    return json.loads(answer.stdout) if answer.returncode == 0 else None
+
+
+def network_rows():
+    """Ours in one run, then each of theirs in a process of its own, which its peak memory takes."""
+    parts = [f"{bench}/" for bench in benches if bench in networks]
+    with tempfile.TemporaryDirectory() as folder:
+        program = [options.bench] if options.bench else ["cargo", "bench", "--features", options.features, "--bench", "models", "--"]
+        saved = Path(folder) / "models"
+        arguments = ["--device", options.device, "--rows", ",".join(parts), "--save", saved]
+        subprocess.run([*program, *arguments], cwd=here, check=True)
+        ours = json.loads(saved.with_suffix(".json").read_text())
+    gpu = options.device != "cpu"
+    others = {"PyTorch": [], "torch.compile": ["--compile"]} if gpu else {"PyTorch": [], "ONNX Runtime": ["--onnx"]}
+    device = ["--device", "cuda", "--tf32"] if gpu else []
+    print(f"\n{options.device}; medians; ratio = ours / theirs")
+    print(f"{'row':<30} {'other':<14} {'ours [s]':>9} {'theirs [s]':>10} {'ratio':>6} {'ours [MB]':>10} {'theirs [MB]':>11} {'ratio':>6}")
+    for cell in ours:
+        seconds = sorted(cell["seconds"])
+        median = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
+        for other, switch in others.items():
+            found = measure("pytorch.py", *device, *switch, cell["row"])
+            row = found and found["rows"].get(cell["row"])
+            if not row:
+                continue
+            ours_mb, theirs_mb = (bytes / 1e6 for bytes in (cell["peak_memory_bytes"], row["peak_memory_bytes"]))
+            print(
+                f"{cell['row']:<30} {other:<14} {median:>9.4f} {row['seconds']:>10.4f} {median / row['seconds']:>6.2f}"
+                f" {ours_mb:>10.0f} {theirs_mb:>11.0f} {ours_mb / theirs_mb:>6.2f}",
+                flush=True,
+            )
 
 
 def report(title, theirs):
+    """Rows that criterion measured."""
     print(f"\n{title}; medians; ratio = ours / theirs")
     print(f"{'row':<34} {'ours [s]':>10} {'theirs [s]':>11} {'ratio':>8}")
     for row, seconds in theirs["seconds"].items():
-        estimates = json.loads((criterion / row / "new" / "estimates.json").read_text())
+        estimates = json.loads((target_directory() / "criterion" / row / "new" / "estimates.json").read_text())
         ours = estimates["median"]["point_estimate"] * 1e-9
         print(f"{row:<34} {ours:>10.3f} {seconds:>11.3f} {ours / seconds:>8.4f}")
 
 
 def train_synapse(*arguments):
-    program = target / "release/examples/train_synapse"
+    program = target_directory() / "release/examples/train_synapse"
     return peak_mb(program, *map(str, arguments))
 
 
@@ -79,14 +119,15 @@ def peak_mb(*command):
     return usage.ru_maxrss * 1024 / 1e6
 
 
-if networks := [f"{bench}/" for bench in timed if bench not in ("metrics", "datasets")]:
-    theirs = measure("pytorch.py", *networks)
-    report(f"PyTorch {theirs['torch']}, {theirs['threads']} threads", theirs)
+if set(networks) & set(benches):
+    network_rows()
+if timed := [bench for bench in ("metrics", "datasets") if bench in benches]:
+    subprocess.run(["cargo", "bench", *(a for b in timed for a in ("--bench", b))], cwd=here, check=True)
 if "metrics" in benches:
     theirs = measure("metrics_medpy.py")
     report(f"medpy {theirs['medpy']} (once, peak memory {theirs['peak_mb']} MB)", theirs)
 if "datasets" in benches:
-    theirs = measure("datasets_python.py", target / "tmp/phantom.nii.gz")
+    theirs = measure("datasets_python.py", target_directory() / "tmp/phantom.nii.gz")
     report(f"nibabel {theirs['nibabel']}, scipy {theirs['scipy']}", theirs)
 if "memory" in benches:
     first, second = training_mb()

@@ -1,12 +1,16 @@
-"""The rows of `cargo bench` in PyTorch, with segment-anything and torchvision: prints seconds as JSON.
+"""The rows of `cargo bench --bench models` in PyTorch, with segment-anything and torchvision: prints seconds and bytes as JSON.
+Peak memory is a row's own only if it is the first of its process on a CPU.
 
 The packages are those of tests/it/fixtures/requirements.txt.
 """
 
+import argparse
 import json
 import os
+import resource
 import statistics
 import sys
+import tempfile
 import time
 from functools import partial
 
@@ -14,20 +18,6 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 from torchvision.models import resnet18
-
-torch.set_num_threads(os.cpu_count())
-torch.manual_seed(0)
-
-
-def median_seconds(run, samples=10):
-    run()
-    times = []
-    for _ in range(samples):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
 
 class Side(nn.Module):
     def __init__(self):
@@ -81,57 +71,171 @@ def vit_b(size):
     ).eval().requires_grad_(False)
 
 
-def without_gradient(function):
-    def run():
-        with torch.no_grad():
-            function()
-    return run
+def rows(device):
+    """Each row's name, and what makes its work; the models are made for the row alone, so that its peak memory is its own."""
+
+    def random(*shape):
+        return torch.rand(*shape, device=device)
+
+    def compiled(module):
+        return torch.compile(module) if options.compile else module
+
+    def encoder(batch, size, dtype=torch.float32):
+        model, image = compiled(vit_b(size).to(device, dtype)), random(batch, 3, size, size).to(dtype)
+
+        def run():
+            with torch.no_grad():
+                model(image)
+        return run
+
+    def autocast_encoder(batch, size, dtype):
+        """Weights and products in half precision, norms and sums in single, as mixed precision is usually had."""
+        model, image = compiled(vit_b(size).to(device)), random(batch, 3, size, size)
+
+        def run():
+            with torch.no_grad(), torch.autocast(device, dtype):
+                model(image)
+        return run
+
+    def side_forward(batch):
+        side, image = compiled(Side().to(device).eval()), random(batch, 3, 512, 512)
+
+        def run():
+            with torch.no_grad():
+                side(image)
+        return run
+
+    def side_backward(batch):
+        side, image = Side().to(device), random(batch, 3, 512, 512)
+        call = compiled(side)
+
+        def run():
+            side.zero_grad(set_to_none=True)
+            call(image).mean().backward()
+        return run
+
+    def decoder_forward(batch):
+        ladder, embedding = Ladder().to(device), random(batch, 256, 32, 32)
+        decode = compiled(ladder.decode)
+
+        def run():
+            with torch.no_grad():
+                decode(embedding)
+        return run
+
+    def decoder_backward(batch):
+        ladder, embedding = Ladder().to(device), random(batch, 256, 32, 32)
+        decode = compiled(ladder.decode)
+
+        def run():
+            ladder.zero_grad(set_to_none=True)
+            decode(embedding.clone().requires_grad_()).mean().backward()
+        return run
+
+    def step(batch, full):
+        ladder, image, kept = Ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
+        foundation = compiled(vit_b(512).to(device)) if full else None
+        call = compiled(ladder)
+        optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
+
+        def run():
+            embedding = kept
+            if full:
+                with torch.no_grad():
+                    embedding = foundation(image)
+            optimizer.zero_grad(set_to_none=True)
+            call(image, embedding).square().mean().backward()
+            optimizer.step()
+        return run
+
+    return {
+        "encoder/vit_b_512_b1": partial(encoder, 1, 512),
+        "encoder/vit_b_512_b4": partial(encoder, 4, 512),
+        "encoder/vit_b_1024_b1": partial(encoder, 1, 1024),
+        "encoder/vit_b_512_b16": partial(encoder, 16, 512),
+        "encoder/vit_b_512_b16_f16": partial(encoder, 16, 512, torch.float16),
+        "encoder/vit_b_512_b16_bf16": partial(encoder, 16, 512, torch.bfloat16),
+        "encoder/vit_b_512_b16_bf16_autocast": partial(autocast_encoder, 16, 512, torch.bfloat16),
+        "side/forward_b4": partial(side_forward, 4),
+        "side/forward_backward_b4": partial(side_backward, 4),
+        "side/forward_backward_b24": partial(side_backward, 24),
+        "decoder/forward_b4": partial(decoder_forward, 4),
+        "decoder/forward_backward_b4": partial(decoder_backward, 4),
+        "decoder/forward_backward_b24": partial(decoder_backward, 24),
+        "step/cached_b4": partial(step, 4, False),
+        "step/full_b4": partial(step, 4, True),
+        "step/cached_b24": partial(step, 24, False),
+        "step/full_b24": partial(step, 24, True),
+    }
+
+
+def onnx_encoder(batch, size):
+    """ONNX Runtime on the encoder as PyTorch exports it."""
+    import onnxruntime
+
+    image = torch.rand(batch, 3, size, size)
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        torch.onnx.export(vit_b(size), (image,), file.name, dynamo=False)
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file.name, session_options, providers=["CPUExecutionProvider"])
+    name, values = session.get_inputs()[0].name, image.numpy()
+    return lambda: session.run(None, {name: values})
+
+
+def measure(run, device, samples):
+    def timed():
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for _ in range(3):
+        timed()
+    seconds = [timed() for _ in range(samples)]
+    if device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    else:
+        peak = torch.cuda.max_memory_reserved()
+    return {"seconds": statistics.median(seconds), "peak_memory_bytes": peak}
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("rows", nargs="*", help="names, or parts of them; all without")
+parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+parser.add_argument("--compile", action="store_true", help="with torch.compile")
+parser.add_argument("--tf32", action="store_true", help="products of 32-bit values may be rounded to TF32")
+parser.add_argument("--onnx", action="store_true", help="the encoder's rows in ONNX Runtime")
+parser.add_argument("--samples", type=int, default=10)
+options = parser.parse_args()
 
 
 def main():
-    image = torch.rand(4, 3, 512, 512)
-    embedding = torch.rand(4, 256, 32, 32)
-    foundation, ladder = vit_b(512), Ladder()
-    side = ladder.side
-    optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
-
-    def backward(module, input):
-        module.zero_grad(set_to_none=True)
-        module(input).mean().backward()
-
-    def decoder_backward():
-        ladder.zero_grad(set_to_none=True)
-        ladder.decode(embedding.clone().requires_grad_()).mean().backward()
-
-    def step(embedding):
-        optimizer.zero_grad(set_to_none=True)
-        ladder(image, embedding).square().mean().backward()
-        optimizer.step()
-
-    def full_step():
-        with torch.no_grad():
-            embedding = foundation(image)
-        step(embedding)
-
-    def side_forward():
-        side.eval()
-        side(image)
-        side.train()
-
-    rows = {
-        "encoder/vit_b_512_b1": without_gradient(lambda: foundation(image[:1])),
-        "side/forward_b4": without_gradient(side_forward),
-        "side/forward_backward_b4": lambda: backward(side, image),
-        "decoder/forward_b4": without_gradient(lambda: ladder.decode(embedding)),
-        "decoder/forward_backward_b4": decoder_backward,
-        "step/cached_b4": lambda: step(embedding),
-        "step/full_b4": full_step,
+    torch.set_num_threads(os.cpu_count())
+    torch.manual_seed(0)
+    if options.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    every = rows(options.device)
+    wanted = {
+        name: make
+        for name, make in every.items()
+        if not options.rows or any(part == name or part not in every and part in name for part in options.rows)
     }
-    wanted = sys.argv[1:]
-    measured = {
-        name: median_seconds(run) for name, run in rows.items() if not wanted or any(w in name for w in wanted)
-    }
-    json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "seconds": measured}, sys.stdout, indent=1)
+    if options.onnx:
+        sizes = {"encoder/vit_b_512_b1": (1, 512), "encoder/vit_b_512_b4": (4, 512), "encoder/vit_b_1024_b1": (1, 1024)}
+        wanted = {name: partial(onnx_encoder, *sizes[name]) for name in wanted if name in sizes}
+    found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": {}}
+    if options.device == "cuda":
+        found["device"] = torch.cuda.get_device_name()
+    for name, make in wanted.items():
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        found["rows"][name] = measure(make(), options.device, options.samples)
+    json.dump(found, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":
