@@ -78,7 +78,7 @@ struct Arguments {
     cache_limit_gb: Option<f64>,
     #[command(flatten)]
     device: DeviceArguments,
-    /// What the foundation computes in: f16 and bf16 are faster on GPUs that have units for them.
+    /// What the foundation computes in; the ladder always computes in 32 bits.
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Folder of the run: settings, logs, checkpoints, ladder, pictures.

@@ -69,7 +69,7 @@ struct Kind {
     device_type: Option<DeviceType>,
 }
 
-/// `kind!(name, feature, variant)`
+/// `kind!(name, variant of DeviceType)`; the feature that brings it has its name.
 macro_rules! kind {
     ($name:literal, $variant:ident) => {
         Kind {

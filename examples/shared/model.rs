@@ -19,7 +19,7 @@ pub struct ModelArguments {
     pub ladder: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// What the foundation computes in: f16 and bf16 are faster on GPUs that have units for them.
+    /// What the foundation computes in; the ladder always computes in 32 bits.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Slices that go through the network at once.

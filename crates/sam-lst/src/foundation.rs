@@ -9,8 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 /// What the foundation computes its products in. The ladder and the optimizer always compute in 32 bits.
 ///
-/// In half precision the weights take half the memory, and a GPU with units for it is several times as fast. On a CPU there is
-/// nothing to gain.
+/// In half precision the weights take half the memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FoundationPrecision {
