@@ -1,5 +1,5 @@
-//! What Burn's CPU backend is slow at: linear layers, windowed attention and GELU of the image encoder; convolution, batch norm and
-//! max-pooling of the side network, forward and backward.
+//! What Burn's CPU backend is slow at: linear layers, layer norms and GELU, forward and backward, and windowed attention of SAM;
+//! convolution, batch norm and max-pooling of the side network, forward and backward.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product needs one after the other then lie so, and nothing is
 //! unfolded or transposed. [`serves`] says whether a tensor can be taken; with the feature `flex`, those of Burn's CPU backend
@@ -15,6 +15,8 @@ mod convolution;
 #[cfg(feature = "flex")]
 mod elementwise;
 #[cfg(feature = "flex")]
+mod layer_norm;
+#[cfg(feature = "flex")]
 mod linear;
 #[cfg(feature = "flex")]
 mod norm;
@@ -27,6 +29,6 @@ mod tape;
 mod tensor;
 
 pub use tensor::{
-    Statistics, batch_norm, conv2d, gelu, linear, max_pool, moments, serves, serves_off_tape,
-    window_attention,
+    Statistics, batch_norm, conv_transpose2d, conv2d, gelu, layer_norm, linear, max_pool, moments,
+    serves, serves_off_tape, window_attention,
 };

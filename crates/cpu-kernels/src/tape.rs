@@ -2,6 +2,7 @@
 
 use crate::attention::WindowAttention;
 use crate::convolution::Convolution;
+use crate::layer_norm::LayerNorm;
 use crate::norm::{self, Normalized};
 use crate::{Statistics, elementwise, pool};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -23,7 +24,8 @@ trait Function<const N: usize>: Clone + Debug + Send + 'static {
     /// What the gradients are computed from.
     type Saved: Clone + Debug + Send + 'static;
 
-    fn forward(&self, inputs: [Plain; N]) -> (Plain, Self::Saved);
+    /// `wanted` says of which inputs gradients will be.
+    fn forward(&self, inputs: [Plain; N], wanted: [bool; N]) -> (Plain, Self::Saved);
 
     /// The gradients of the inputs, of which only those that are wanted are looked at.
     fn backward(
@@ -97,18 +99,20 @@ fn call<const D: usize, const N: usize, F: Function<N>>(
     inputs: [Input; N],
 ) -> Tensor<D> {
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
-        let (output, _) = function.forward(inputs.map(Input::plain));
+        let (output, _) = function.forward(inputs.map(Input::plain), [false; N]);
         return Tensor::from_primitive::<Flex>(output);
     }
-    let parts = inputs.map(|input| input.taped().into_parts());
+    let taped = inputs.map(Input::taped);
+    let wanted = taped.each_ref().map(Taped::is_tracked);
     let mut plain = Vec::with_capacity(N);
-    let nodes = parts.map(|(primitive, node)| {
+    let nodes = taped.map(|tensor| {
+        let (primitive, node) = tensor.into_parts();
         plain.push(primitive);
         node
     });
     let plain: [Plain; N] = plain.try_into().expect("as many as nodes");
     let prepared = Recorded::<F>(PhantomData).prepare::<NoCheckpointing>(nodes);
-    let (output, saved) = function.forward(plain);
+    let (output, saved) = function.forward(plain, wanted);
     let output = match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prepared) => prepared.finish((function, saved), output),
         OpsKind::UnTracked(prepared) => prepared.finish(output),
@@ -169,7 +173,7 @@ pub fn conv2d(input: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize
 impl Function<2> for Convolution {
     type Saved = [Plain; 2];
 
-    fn forward(&self, inputs: [Plain; 2]) -> (Plain, Self::Saved) {
+    fn forward(&self, inputs: [Plain; 2], _: [bool; 2]) -> (Plain, Self::Saved) {
         let [input, weight] = inputs.map(contiguous);
         let output = Convolution::forward(self, values(&input), values(&weight));
         (tensor(output, self.output()), [input, weight])
@@ -189,6 +193,72 @@ impl Function<2> for Convolution {
                 let of_weight = self.weight_gradient(values(&input), gradient);
                 tensor(of_weight, shape::<4>(&weight))
             }),
+        ]
+    }
+}
+
+/// A transposed convolution without padding is the gradient of a convolution's input, and its input's gradient is that
+/// convolution.
+#[derive(Debug, Clone, Copy)]
+struct Transposed(Convolution);
+
+pub fn conv_transpose2d(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
+    let [batch, rows, columns, channels] = input.dims();
+    let [channels_in, channels_out, kernel_rows, kernel_columns] = weight.dims();
+    assert_eq!(channels, channels_in, "channels of the input");
+    assert_eq!(bias.dims(), [channels_out], "one bias a channel");
+    let size = |size: usize, kernel: usize| (size - 1) * stride + kernel;
+    let transposed = Transposed(Convolution {
+        input: [
+            batch,
+            size(rows, kernel_rows),
+            size(columns, kernel_columns),
+            channels_out,
+        ],
+        channels,
+        kernel: [kernel_rows, kernel_columns],
+        stride,
+        padding: 0,
+    });
+    call(transposed, [input.into(), weight.into(), bias.into()])
+}
+
+impl Function<3> for Transposed {
+    /// Input if the weight's gradient is wanted, and weight.
+    type Saved = (Option<Plain>, Plain);
+
+    fn forward(&self, inputs: [Plain; 3], [_, of_weight, _]: [bool; 3]) -> (Plain, Self::Saved) {
+        let [input, weight, bias] = inputs.map(contiguous);
+        let mut output = self.0.input_gradient(values(&weight), values(&input));
+        crate::linear::add_bias(&mut output, values(&bias));
+        let saved = (of_weight.then_some(input), weight);
+        (tensor(output, self.0.input), saved)
+    }
+
+    fn backward(
+        &self,
+        (input, weight): Self::Saved,
+        gradient: Plain,
+        [of_input, _, of_bias]: [bool; 3],
+    ) -> [Option<Plain>; 3] {
+        let gradient = contiguous(gradient);
+        let gradient = values(&gradient);
+        let channels = self.0.input[3];
+        [
+            of_input.then(|| {
+                let of_input = self.0.forward(gradient, values(&weight));
+                tensor(of_input, self.0.output())
+            }),
+            input.map(|input| {
+                let of_weight = self.0.weight_gradient(gradient, values(&input));
+                tensor(of_weight, shape::<4>(&weight))
+            }),
+            of_bias.then(|| tensor(crate::linear::bias_gradient(gradient, channels), [channels])),
         ]
     }
 }
@@ -291,7 +361,7 @@ impl Function<3> for Norm {
     /// Input, weight and bias.
     type Saved = [Plain; 3];
 
-    fn forward(&self, inputs: [Plain; 3]) -> (Plain, Self::Saved) {
+    fn forward(&self, inputs: [Plain; 3], _: [bool; 3]) -> (Plain, Self::Saved) {
         let inputs = inputs.map(contiguous);
         let [input, weight, bias] = &inputs;
         (self.apply(input, [weight, bias], None), inputs)
@@ -312,7 +382,7 @@ impl Function<4> for Norm {
     /// Input, weight, and the output if it went through ReLU.
     type Saved = (Plain, Plain, Option<Plain>);
 
-    fn forward(&self, inputs: [Plain; 4]) -> (Plain, Self::Saved) {
+    fn forward(&self, inputs: [Plain; 4], _: [bool; 4]) -> (Plain, Self::Saved) {
         let [input, weight, bias, shortcut] = inputs.map(contiguous);
         let output = self.apply(&input, [&weight, &bias], Some(&shortcut));
         let rectified = self.relu.then(|| output.clone());
@@ -354,7 +424,7 @@ pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
 impl Function<1> for MaxPool {
     type Saved = Arc<Vec<u8>>;
 
-    fn forward(&self, [input]: [Plain; 1]) -> (Plain, Self::Saved) {
+    fn forward(&self, [input]: [Plain; 1], _: [bool; 1]) -> (Plain, Self::Saved) {
         let (largest, taps) = pool::forward(values(&contiguous(input)), self.input);
         (tensor(largest, pool::output(self.input)), Arc::new(taps))
     }
@@ -391,7 +461,7 @@ pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
 impl Function<1> for Gelu {
     type Saved = Plain;
 
-    fn forward(&self, [input]: [Plain; 1]) -> (Plain, Plain) {
+    fn forward(&self, [input]: [Plain; 1], _: [bool; 1]) -> (Plain, Plain) {
         let input = contiguous(input);
         let mut output = values(&input).to_vec();
         elementwise::gelu(&mut output);
@@ -405,26 +475,163 @@ impl Function<1> for Gelu {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Linear;
+
+pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([_, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
+    assert_eq!(inputs, weight_inputs, "width of the input");
+    match bias {
+        Some(bias) => {
+            assert_eq!(bias.dims(), [outputs], "one bias an output");
+            call::<2, 3, _>(Linear, [input.into(), weight.into(), bias.into()])
+        }
+        None => call::<2, 2, _>(Linear, [input.into(), weight.into()]),
+    }
+}
+
+impl Linear {
+    /// The output, and of input and weight what the other's gradient is computed from.
+    fn apply(
+        [input, weight]: [Plain; 2],
+        bias: Option<Plain>,
+        [of_input, of_weight]: [bool; 2],
+    ) -> (Plain, [Option<Plain>; 2]) {
+        let [input, weight] = [input, weight].map(contiguous);
+        let bias = bias.map(contiguous);
+        let ([rows, _], [_, outputs]) = (shape(&input), shape(&weight));
+        let output = crate::linear::linear(
+            values(&input),
+            values(&weight),
+            bias.as_ref().map(values),
+            outputs,
+        );
+        let saved = [of_weight.then_some(input), of_input.then_some(weight)];
+        (tensor(output, [rows, outputs]), saved)
+    }
+
+    /// Of input and weight.
+    fn gradients([input, weight]: [Option<Plain>; 2], gradient: &Plain) -> [Option<Plain>; 2] {
+        let [rows, outputs] = shape(gradient);
+        let gradient = values(gradient);
+        let of_input = weight.map(|weight| {
+            let [inputs, _] = shape(&weight);
+            let of_input = crate::linear::input_gradient(values(&weight), gradient, inputs);
+            tensor(of_input, [rows, inputs])
+        });
+        let of_weight = input.map(|input| {
+            let [_, inputs] = shape(&input);
+            let of_weight = crate::linear::weight_gradient(values(&input), gradient, inputs);
+            tensor(of_weight, [inputs, outputs])
+        });
+        [of_input, of_weight]
+    }
+}
+
+impl Function<2> for Linear {
+    type Saved = [Option<Plain>; 2];
+
+    fn forward(&self, inputs: [Plain; 2], wanted: [bool; 2]) -> (Plain, Self::Saved) {
+        Self::apply(inputs, None, wanted)
+    }
+
+    fn backward(&self, saved: Self::Saved, gradient: Plain, _: [bool; 2]) -> [Option<Plain>; 2] {
+        Self::gradients(saved, &contiguous(gradient))
+    }
+}
+
+impl Function<3> for Linear {
+    type Saved = [Option<Plain>; 2];
+
+    fn forward(
+        &self,
+        [input, weight, bias]: [Plain; 3],
+        [of_input, of_weight, _]: [bool; 3],
+    ) -> (Plain, Self::Saved) {
+        Self::apply([input, weight], Some(bias), [of_input, of_weight])
+    }
+
+    fn backward(
+        &self,
+        saved: Self::Saved,
+        gradient: Plain,
+        [.., of_bias]: [bool; 3],
+    ) -> [Option<Plain>; 3] {
+        let gradient = contiguous(gradient);
+        let [of_input, of_weight] = Self::gradients(saved, &gradient);
+        let of_bias = of_bias.then(|| {
+            let [_, outputs] = shape(&gradient);
+            tensor(
+                crate::linear::bias_gradient(values(&gradient), outputs),
+                [outputs],
+            )
+        });
+        [of_input, of_weight, of_bias]
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RowNorm {
+    epsilon: f32,
+}
+
+pub fn layer_norm<const D: usize>(
+    input: Tensor<D>,
+    [weight, bias]: [Tensor<1>; 2],
+    epsilon: f64,
+) -> Tensor<D> {
+    let channels = input.dims()[D - 1];
+    assert_eq!(weight.dims(), [channels], "scales of channels");
+    assert_eq!(bias.dims(), [channels], "shifts of channels");
+    let norm = RowNorm {
+        epsilon: epsilon as f32,
+    };
+    call(norm, [input.into(), weight.into(), bias.into()])
+}
+
+impl RowNorm {
+    fn of<'a>(&self, input: &'a Plain, weight: &'a Plain) -> LayerNorm<'a> {
+        LayerNorm {
+            input: values(input),
+            weight: values(weight),
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+impl Function<3> for RowNorm {
+    /// Input and weight.
+    type Saved = [Plain; 2];
+
+    fn forward(&self, inputs: [Plain; 3], _: [bool; 3]) -> (Plain, Self::Saved) {
+        let [input, weight, bias] = inputs.map(contiguous);
+        let output = self.of(&input, &weight).forward(values(&bias));
+        (like(output, &input), [input, weight])
+    }
+
+    fn backward(
+        &self,
+        [input, weight]: Self::Saved,
+        gradient: Plain,
+        [_, of_weight, of_bias]: [bool; 3],
+    ) -> [Option<Plain>; 3] {
+        let gradient = contiguous(gradient);
+        let norm = self.of(&input, &weight);
+        let found = norm.gradients(values(&gradient), of_weight || of_bias);
+        let [of_weight, of_bias] = match found.affine {
+            Some(affine) => affine.map(|found| Some(like(found, &weight))),
+            None => [None, None],
+        };
+        [Some(like(found.input, &input)), of_weight, of_bias]
+    }
+}
+
 /// A tensor off the tape.
 fn plain<const D: usize>(tensor: Tensor<D>) -> Plain {
     match Input::from(tensor) {
         Input::Plain(tensor) => contiguous(tensor),
         Input::Taped(_) => panic!("there is no gradient of this function"),
     }
-}
-
-pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let ([rows, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
-    assert_eq!(inputs, weight_inputs, "width of the input");
-    let [input, weight] = [input, weight].map(plain);
-    let bias = bias.map(plain);
-    let output = crate::linear::linear(
-        values(&input),
-        values(&weight),
-        bias.as_ref().map(values),
-        outputs,
-    );
-    Tensor::from_primitive::<Flex>(tensor(output, [rows, outputs]))
 }
 
 pub fn window_attention(

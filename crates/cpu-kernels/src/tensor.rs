@@ -57,6 +57,28 @@ pub fn conv2d(input: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize
     serve!(crate::tape::conv2d(input, weight, stride, padding))
 }
 
+/// A transposed convolution without padding, with the same stride along both axes.
+///
+/// # Shapes
+///
+/// - input: `[B, H, W, channels in]`
+/// - weight: `[channels in, channels out, kernel rows, kernel columns]`
+/// - bias: `[channels out]`
+/// - output: `[B, (H - 1) * stride + kernel rows, (W - 1) * stride + kernel columns, channels out]`
+///
+/// # Panics
+///
+/// If the input is not one that [`serves`], or the shapes do not fit.
+#[cfg_attr(not(feature = "flex"), expect(unused_variables))]
+pub fn conv_transpose2d(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
+    serve!(crate::tape::conv_transpose2d(input, weight, bias, stride))
+}
+
 /// Mean and biased variance of each channel, off the tape.
 ///
 /// # Shapes
@@ -139,10 +161,29 @@ pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
 ///
 /// # Panics
 ///
-/// If one of them is not one that [`serves_off_tape`], or the shapes do not fit.
+/// If one of them is not one that [`serves`], or the shapes do not fit.
 #[cfg_attr(not(feature = "flex"), expect(unused_variables))]
 pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     serve!(crate::tape::linear(input, weight, bias))
+}
+
+/// Layer normalisation over the last axis: `(x - mean) / sqrt(variance + epsilon) * weight + bias`.
+///
+/// # Shapes
+///
+/// - input, output: `[.., C]`
+/// - weight, bias: `[C]`
+///
+/// # Panics
+///
+/// If one of them is not one that [`serves`], or the shapes do not fit.
+#[cfg_attr(not(feature = "flex"), expect(unused_variables))]
+pub fn layer_norm<const D: usize>(
+    input: Tensor<D>,
+    [weight, bias]: [Tensor<1>; 2],
+    epsilon: f64,
+) -> Tensor<D> {
+    serve!(crate::tape::layer_norm(input, [weight, bias], epsilon))
 }
 
 /// Attention within windows with decomposed relative positions, `softmax(q k^T / sqrt(d) + q R_h + q R_w) v` for each head,

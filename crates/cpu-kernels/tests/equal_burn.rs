@@ -1,11 +1,11 @@
 //! The kernels beside Burn's own, values and gradients.
 
-use burn::nn::PaddingConfig2d;
 use burn::nn::pool::MaxPool2dConfig;
+use burn::nn::{LayerNormConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
-use burn::tensor::module::{batch_norm_train, conv2d};
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+use burn::tensor::module::{batch_norm_train, conv_transpose2d, conv2d};
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{Device, Gradients, Tensor, TensorData, Tolerance};
 use cpu_kernels::Statistics;
 
 /// Values about `mean`, of deviation `deviation`, always the same.
@@ -344,6 +344,132 @@ fn linear_layers_of_any_size() {
         let turned = weight.transpose().mul_scalar(1.0).transpose();
         let ours = cpu_kernels::linear(input, turned, Some(bias));
         assert_close(ours.into_data(), &theirs, "transposed weight");
+    }
+}
+
+/// Gradients of what there is of each on both tapes, which have to be of the same tensors.
+#[track_caller]
+fn assert_same_gradients<const D: usize, const N: usize>(
+    [ours, theirs]: [Tensor<D>; 2],
+    gradients: impl Fn(&Gradients) -> [Option<TensorData>; N],
+    what: &str,
+) {
+    let score = |output: Tensor<D>| {
+        let count = output.shape().num_elements();
+        score(output.reshape([1, 1, 1, count])).backward()
+    };
+    let (ours, theirs) = (gradients(&score(ours)), gradients(&score(theirs)));
+    for (i, (ours, theirs)) in ours.into_iter().zip(theirs).enumerate() {
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) => {
+                assert_close(ours, &theirs, &format!("{what}, gradient {i}"));
+            }
+            (ours, theirs) => assert_eq!(ours, theirs, "{what}, gradient {i}"),
+        }
+    }
+}
+
+fn of<const D: usize>(tensor: &Tensor<D>, gradients: &Gradients) -> Option<TensorData> {
+    tensor.grad(gradients).map(Tensor::into_data)
+}
+
+#[test]
+fn gradients_of_linear_layers() {
+    // The last two have more rows than a bias' gradient sums at a time.
+    for [rows, inputs, outputs] in [[1, 1, 1], [13, 5, 33], [525, 24, 70], [768, 64, 32]] {
+        let constant = |tensor: Tensor<2>| tensor.detach();
+        for trains in [[true, true], [true, false], [false, true]] {
+            let [input, weight] = [leaf([rows, inputs]), leaf([inputs, outputs])];
+            let input = if trains[0] { input } else { constant(input) };
+            let weight = if trains[1] { weight } else { constant(weight) };
+            let bias = leaf([outputs]);
+            let what = format!("{rows} x {inputs} x {outputs}, {trains:?}");
+            let product = || input.clone().matmul(weight.clone());
+            let ours = cpu_kernels::linear(input.clone(), weight.clone(), None);
+            assert_close(ours.to_data(), &product().into_data(), &what);
+            let both = |gradients: &Gradients| [of(&input, gradients), of(&weight, gradients)];
+            assert_same_gradients([ours, product()], both, &what);
+            let theirs = product() + bias.clone().unsqueeze();
+            let ours = cpu_kernels::linear(input.clone(), weight.clone(), Some(bias.clone()));
+            let all = |gradients: &Gradients| {
+                let [of_input, of_weight] = both(gradients);
+                [of_input, of_weight, of(&bias, gradients)]
+            };
+            assert_same_gradients([ours, theirs], all, &what);
+        }
+    }
+}
+
+#[test]
+fn layer_norms_equal_burns() {
+    let device = Device::flex().autodiff();
+    for [rows, channels] in [[1, 1], [5, 7], [300, 256], [129, 33]] {
+        let mut layer = LayerNormConfig::new(channels).init(&device);
+        let (gamma, beta) = (leaf([channels]), leaf([channels]));
+        layer.gamma = layer.gamma.map(|_| gamma.clone());
+        layer.beta = layer.beta.map(|old| old.map(|_| beta.clone()));
+        for trains in [true, false] {
+            let input = leaf([2, rows, channels]);
+            let [gamma, beta] = [&gamma, &beta].map(|tensor| match trains {
+                true => tensor.clone(),
+                false => tensor.clone().detach(),
+            });
+            let ours = cpu_kernels::layer_norm(input.clone(), [gamma.clone(), beta.clone()], 1e-5);
+            let theirs = layer.forward(input.clone());
+            let what = format!("{rows} rows of {channels}");
+            assert_close(ours.to_data(), &theirs.to_data(), &what);
+            if channels == 1 {
+                continue; // a constant, whose gradient is rounding
+            }
+            let all = |gradients: &Gradients| {
+                let affine = [&gamma, &beta].map(|t| trains.then(|| of(t, gradients)).flatten());
+                let [of_gamma, of_beta] = affine;
+                [of(&input, gradients), of_gamma, of_beta]
+            };
+            assert_same_gradients([ours, theirs], all, &what);
+        }
+    }
+}
+
+#[test]
+fn transposed_convolutions_equal_burns() {
+    // Batch, rows, columns, channels in, channels out, kernel, stride.
+    for case in [
+        [2, 3, 5, 16, 4, 2, 2],
+        [1, 4, 4, 33, 40, 2, 2],
+        [1, 1, 1, 2, 3, 3, 1],
+        [2, 4, 3, 5, 6, 3, 2],
+    ] {
+        let [
+            batch,
+            rows,
+            columns,
+            channels_in,
+            channels_out,
+            kernel,
+            stride,
+        ] = case;
+        let input = leaf([batch, channels_in, rows, columns]);
+        let weight = leaf([channels_in, channels_out, kernel, kernel]);
+        let bias = leaf([channels_out]);
+        let options = ConvTransposeOptions::new([stride; 2], [0; 2], [0; 2], [1; 2], 1);
+        let theirs = conv_transpose2d(input.clone(), weight.clone(), Some(bias.clone()), options);
+        let ours = channels_first(cpu_kernels::conv_transpose2d(
+            channels_last(input.clone()),
+            weight.clone(),
+            bias.clone(),
+            stride,
+        ));
+        let what = format!("{case:?}");
+        assert_close(ours.to_data(), &theirs.to_data(), &what);
+        let all = |gradients: &Gradients| {
+            [
+                of(&input, gradients),
+                of(&weight, gradients),
+                of(&bias, gradients),
+            ]
+        };
+        assert_same_gradients([ours, theirs], all, &what);
     }
 }
 

@@ -3,6 +3,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
+use sam_nn::{linear, rows};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -68,9 +69,9 @@ impl Attention {
     /// If the shapes do not fit each other.
     pub fn forward(&self, query: Tensor<3>, key: Tensor<3>, value: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, _] = query.dims();
-        let query = self.split_heads(self.q_proj.forward(query)); // [B, heads, Tq, d]
-        let key = self.split_heads(self.k_proj.forward(key)); // [B, heads, Tk, d]
-        let value = self.split_heads(self.v_proj.forward(value));
+        let query = self.split_heads(projected(&self.q_proj, query)); // [B, heads, Tq, d]
+        let key = self.split_heads(projected(&self.k_proj, key)); // [B, heads, Tk, d]
+        let value = self.split_heads(projected(&self.v_proj, value));
         let [_, heads, _, head_dim] = query.dims();
 
         // Scaled on the few queries or many, but never on the scores, which outnumber both.
@@ -81,7 +82,7 @@ impl Attention {
                 .matmul(value)
                 .swap_dims(1, 2)
                 .reshape([batch, tokens, heads * head_dim]);
-        self.out_proj.forward(attended)
+        projected(&self.out_proj, attended)
     }
 
     fn split_heads(&self, input: Tensor<3>) -> Tensor<4> {
@@ -90,4 +91,10 @@ impl Attention {
             .reshape([batch, tokens, self.num_heads, width / self.num_heads])
             .swap_dims(1, 2) // [B, heads, T, d]
     }
+}
+
+fn projected(layer: &Linear, input: Tensor<3>) -> Tensor<3> {
+    let [batch, tokens, _] = input.dims();
+    let [_, width] = layer.weight.dims();
+    linear(layer, rows(input)).reshape([batch, tokens, width])
 }

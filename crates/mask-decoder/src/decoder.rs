@@ -5,7 +5,7 @@ use burn::nn::conv::{ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, resize_bilinear, rows};
+use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, linear, resize_bilinear, rows};
 
 /// What of the mask decoder trains. The IoU head never does: no loss on masks reaches it.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
@@ -205,8 +205,6 @@ impl MaskDecoder {
             .transformer
             .forward(flat(image), flat(image_positions), tokens);
 
-        let image = image.swap_dims(1, 2).reshape([batch, width, height, grid]);
-        let upscaled = self.output_upscaling.forward(image); // [B, C / 8, 4 G, 4 G]
         let token = |index: usize| {
             tokens
                 .clone()
@@ -220,14 +218,48 @@ impl MaskDecoder {
             .map(|(mask, head)| head.forward(token(1 + mask)))
             .collect();
         let weights: Tensor<3> = Tensor::stack(weights, 1); // [B, K, C / 8]
-        let [_, _, tall, wide] = upscaled.dims();
-        let logits = weights
-            .matmul(upscaled.flatten::<3>(2, 3)) // [B, K, 16 P]
-            .reshape([batch, self.output_hypernetworks_mlps.len(), tall, wide]);
+        let logits = self.masks(image, weights, [height, grid]);
         MaskPrediction {
             logits,
             iou: self.iou_prediction_head.forward(token(0)),
         }
+    }
+}
+
+impl MaskDecoder {
+    /// The products of each upscaled pixel with the weights of each mask.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, P, C]`, of `height * width` pixels
+    /// - weights: `[B, K, C / 8]`
+    /// - output: `[B, K, 4 height, 4 width]`
+    fn masks(
+        &self,
+        image: Tensor<3>,
+        weights: Tensor<3>,
+        [height, width]: [usize; 2],
+    ) -> Tensor<4> {
+        let [batch, _, channels] = image.dims();
+        let [_, masks, _] = weights.dims();
+        let logits: Tensor<3> = match cpu_kernels::serves(&image) {
+            true => {
+                let image = image.reshape([batch, height, width, channels]);
+                let upscaled = self.output_upscaling.forward_channels_last(image);
+                let [_, tall, wide, channels] = upscaled.dims();
+                upscaled
+                    .reshape([batch, tall * wide, channels])
+                    .matmul(weights.swap_dims(1, 2)) // [B, 16 P, K]
+                    .swap_dims(1, 2)
+            }
+            false => {
+                let image = image.swap_dims(1, 2);
+                let image = image.reshape([batch, channels, height, width]);
+                let upscaled = self.output_upscaling.forward_channels_first(image);
+                weights.matmul(upscaled.flatten(2, 3))
+            }
+        }; // [B, K, 16 P]
+        logits.reshape([batch, masks, 4 * height, 4 * width])
     }
 }
 
@@ -276,13 +308,39 @@ impl OutputUpscaling {
     ///
     /// If the second axis of `image` is not `C`.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        if !cpu_kernels::serves(&image) {
+            return self.forward_channels_first(image);
+        }
+        let channels_last = image.permute([0, 2, 3, 1]);
+        self.forward_channels_last(channels_last)
+            .permute([0, 3, 1, 2])
+    }
+
+    fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
         let doubled = gelu(self.norm.forward(double(&self.conv1, image)));
         gelu(double(&self.conv2, doubled))
     }
+
+    /// Of a `[B, G, G, C]` tensor that [`cpu_kernels::serves`], `[B, 4 G, 4 G, C / 8]`.
+    fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
+        let doubled = double_channels_last(&self.conv1, image);
+        let doubled = gelu(self.norm.forward_channels_last(doubled));
+        gelu(double_channels_last(&self.conv2, doubled))
+    }
+}
+
+/// A 2 x 2 transposed convolution with stride 2, `[B, H, W, C]` to `[B, 2 H, 2 W, O]`.
+fn double_channels_last(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
+    let weight = conv.weight.val(); // [C, O, 2, 2]
+    let bias = match &conv.bias {
+        Some(bias) => bias.val(),
+        None => Tensor::zeros([weight.dims()[1]], &input.device().inner()),
+    };
+    cpu_kernels::conv_transpose2d(input, weight, bias, 2)
 }
 
 /// A 2 x 2 transposed convolution with stride 2. Its windows do not overlap, so that it is one product, and so are its
-/// gradients, which is faster than Burn's own on the CPU.
+/// gradients.
 ///
 /// # Shapes
 ///
@@ -351,7 +409,7 @@ impl Head {
             .iter()
             .enumerate()
             .fold(input, |features, (index, layer)| {
-                let features = layer.forward(features);
+                let features = linear(layer, features);
                 if index < last {
                     relu(features)
                 } else {
@@ -365,6 +423,7 @@ impl Head {
 mod tests {
     use super::*;
     use crate::{PromptEncoderConfig, Prompts};
+    use burn::tensor::{Distribution, Gradients, TensorData, Tolerance};
 
     fn tiny(num_masks: usize) -> MaskDecoderConfig {
         MaskDecoderConfig::new(num_masks)
@@ -386,6 +445,41 @@ mod tests {
             assert_eq!(prediction.logits.dims(), [batch, masks, 4 * grid, 4 * grid]);
             assert_eq!(prediction.iou.dims(), [batch, masks]);
         }
+    }
+
+    #[test]
+    fn channels_last_is_channels_first() {
+        let device = Device::flex().autodiff();
+        let upscaling = OutputUpscalingConfig::new(16).init(&device);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let image = Tensor::<4>::random([2, 16, 3, 5], normal, &device).require_grad();
+        let seen = image.clone().permute([0, 2, 3, 1]);
+        let ours = upscaling.forward_channels_last(seen).permute([0, 3, 1, 2]);
+        let theirs = upscaling.forward_channels_first(image.clone());
+        assert_eq!(theirs.dims(), [2, 2, 12, 20]);
+        let weight = Tensor::<4>::random([2, 2, 12, 20], normal, &device);
+        let score = |output: Tensor<4>| (output * weight.clone()).sum().backward();
+        let (found, expected) = (score(ours.clone()), score(theirs.clone()));
+        let close = |ours: TensorData, theirs: TensorData| {
+            ours.assert_approx_eq::<f32>(&theirs, Tolerance::absolute(2e-5));
+        };
+        close(ours.into_data(), theirs.into_data());
+        macro_rules! close_gradients {
+            ($($tensor:expr),*) => {$(
+                let grad = |of: &Gradients| $tensor.grad(of).expect("it trains").into_data();
+                close(grad(&found), grad(&expected));
+            )*};
+        }
+        let OutputUpscaling { conv1, norm, conv2 } = &upscaling;
+        close_gradients!(
+            image,
+            conv1.weight.val(),
+            conv1.bias.as_ref().expect("one").val(),
+            norm.weight.val(),
+            norm.bias.val(),
+            conv2.weight.val(),
+            conv2.bias.as_ref().expect("one").val()
+        );
     }
 
     #[test]

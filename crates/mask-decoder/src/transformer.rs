@@ -3,10 +3,20 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
-use sam_nn::{Activation, Mlp, MlpConfig};
+use sam_nn::{Activation, Mlp, MlpConfig, layer_norm};
 
 /// Cross attention is half as wide as the embedding.
 const CROSS_DOWNSAMPLE_RATE: usize = 2;
+/// Of every norm.
+const EPSILON: f64 = 1e-5;
+
+fn norm_config(width: usize) -> LayerNormConfig {
+    LayerNormConfig::new(width).with_epsilon(EPSILON)
+}
+
+fn normed(layer: &LayerNorm, input: Tensor<3>) -> Tensor<3> {
+    layer_norm(layer, EPSILON, input)
+}
 
 /// Configuration of [`TwoWayTransformer`].
 #[derive(Config, Debug, PartialEq)]
@@ -50,7 +60,7 @@ impl TwoWayTransformerConfig {
             final_attn_token_to_image: AttentionConfig::new(self.embed_dim, self.num_heads)
                 .with_downsample_rate(CROSS_DOWNSAMPLE_RATE)
                 .init(device),
-            norm_final_attn: LayerNormConfig::new(self.embed_dim).init(device),
+            norm_final_attn: norm_config(self.embed_dim).init(device),
         }
     }
 }
@@ -83,7 +93,7 @@ impl TwoWayTransformer {
             keys.clone() + image_positions,
             keys.clone(),
         );
-        (self.norm_final_attn.forward(queries + attended), keys)
+        (normed(&self.norm_final_attn, queries + attended), keys)
     }
 }
 
@@ -134,7 +144,7 @@ impl TwoWayBlockConfig {
         let cross = attention
             .clone()
             .with_downsample_rate(CROSS_DOWNSAMPLE_RATE);
-        let norm = LayerNormConfig::new(self.embed_dim);
+        let norm = norm_config(self.embed_dim);
         TwoWayBlock {
             self_attn: attention.init(device),
             norm1: norm.init(device),
@@ -174,7 +184,7 @@ impl TwoWayBlock {
             let placed = queries.clone() + query_positions.clone();
             queries.clone() + self.self_attn.forward(placed.clone(), placed, queries)
         };
-        let queries = self.norm1.forward(queries);
+        let queries = normed(&self.norm1, queries);
 
         let placed_keys = keys.clone() + key_positions;
         let attended = self.cross_attn_token_to_image.forward(
@@ -182,16 +192,14 @@ impl TwoWayBlock {
             placed_keys.clone(),
             keys.clone(),
         );
-        let queries = self.norm2.forward(queries + attended);
-        let queries = self
-            .norm3
-            .forward(queries.clone() + self.mlp.forward(queries));
+        let queries = normed(&self.norm2, queries + attended);
+        let queries = normed(&self.norm3, queries.clone() + self.mlp.forward(queries));
 
         let attended = self.cross_attn_image_to_token.forward(
             placed_keys,
             queries.clone() + query_positions,
             queries.clone(),
         );
-        (queries, self.norm4.forward(keys + attended))
+        (queries, normed(&self.norm4, keys + attended))
     }
 }

@@ -55,4 +55,13 @@ impl LayerNorm2d {
         let per_channel = [1, channels, 1, 1];
         normed * self.weight.val().reshape(per_channel) + self.bias.val().reshape(per_channel)
     }
+
+    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+    ///
+    /// # Panics
+    ///
+    /// If the last axis of `input` is not `C`, or no kernel serves it.
+    pub fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
+        cpu_kernels::layer_norm(input, [self.weight.val(), self.bias.val()], self.epsilon)
+    }
 }

@@ -3,6 +3,7 @@
 //! Shapes use one letter each throughout: `B` batch, `C` channels, `H` and `W` height and width.
 
 mod activation;
+mod layer_norm;
 mod layer_norm_2d;
 mod linear;
 mod mlp;
@@ -11,6 +12,7 @@ mod resize;
 mod rows;
 
 pub use activation::{Activation, gelu};
+pub use layer_norm::layer_norm;
 pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
 pub use linear::linear;
 pub use mlp::{Mlp, MlpConfig};
