@@ -24,7 +24,7 @@ use sam_lst::rooms::datasets::{Split, Validation};
 use sam_lst::{
     CachedViews, Dataset, DatasetDescription, EmbeddingCache, Fusion, PhantomConfig, Protocol,
     SamLst, SamLstConfig, SegmentationConfig, Segmenter, Trained, TrainingConfig, TrainingFolders,
-    Volume, outlined, radiological, side_by_side, train,
+    Volume, embed, outlined, radiological, side_by_side, train_beside,
 };
 use std::path::{Path, PathBuf};
 use training_display::Display;
@@ -81,6 +81,10 @@ struct Arguments {
     /// What the foundation computes in; the ladder always computes in 32 bits.
     #[arg(long, value_enum)]
     precision: Option<Precision>,
+    /// Compute the embeddings that the run asks for, keep them in the cache, and end. Several processes, on one machine or on
+    /// several that share the cache's folder, do so together.
+    #[arg(long)]
+    embed_only: bool,
     /// Folder of the run: settings, logs, checkpoints, ladder, pictures.
     #[arg(
         long,
@@ -122,9 +126,11 @@ enum FusionArgument {
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
     let arguments: Arguments = device::parse();
-    let device = arguments.device.open()?.autodiff();
+    let devices = arguments.device.open()?;
+    let (device, others) = devices.split_first().context("--device names none")?;
+    let device = device.clone().autodiff();
     let dataset = open_dataset(&arguments)?;
-    let config = settings(&arguments, dataset.description().classes())?;
+    let config = settings(&arguments, dataset.description().classes())?.shared_by(devices.len())?;
     let model = match &arguments.sam {
         Some(sam) => {
             SamLst::from_official(&config.model, sam, arguments.resnet.as_deref(), &device)?
@@ -136,7 +142,15 @@ fn main() -> Result<()> {
         cache: arguments.cache.clone(),
     };
     let mut display = Display::new(arguments.plain)?;
-    let trained = train(model, &dataset, &config, &folders, |event| {
+    if arguments.embed_only {
+        let computed = embed(model, others, &dataset, &config, &folders, |event| {
+            display.show(event)
+        });
+        display.close();
+        println!("{} embeddings were computed here", computed?);
+        return Ok(());
+    }
+    let trained = train_beside(model, others, &dataset, &config, &folders, |event| {
         display.show(event)
     });
     let epoch_steps = display.close();

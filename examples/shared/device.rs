@@ -8,9 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[derive(Args)]
 pub struct DeviceArguments {
-    /// Where to compute: cpu, cuda:0, wgpu, vulkan, … as --list-devices names them.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Where to compute: cpu, cuda:0, wgpu, vulkan, … as --list-devices names them. Several, as in cuda:0,cuda:1, share the
+    /// work of training.
+    #[arg(long, default_value = "cpu", value_delimiter = ',')]
+    device: Vec<String>,
     /// List the devices that --device can name, and end.
     #[arg(long, exclusive = true)]
     list_devices: bool,
@@ -35,9 +36,20 @@ impl From<Precision> for FoundationPrecision {
 }
 
 impl DeviceArguments {
-    /// The device asked for.
-    pub fn open(&self) -> Result<Device> {
-        device(&self.device)
+    /// The devices asked for.
+    pub fn open(&self) -> Result<Vec<Device>> {
+        let mut opened = Vec::new();
+        for name in &self.device {
+            let found = device(name)?;
+            if opened.contains(&found) {
+                bail!(
+                    "--device {}: `{name}` is named twice",
+                    self.device.join(",")
+                );
+            }
+            opened.push(found);
+        }
+        Ok(opened)
     }
 }
 

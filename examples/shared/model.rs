@@ -50,7 +50,11 @@ impl ModelArguments {
         let (Some(sam), Some(ladder)) = (&self.sam, &self.ladder) else {
             bail!("--sam and --ladder name the model");
         };
-        let mut model = SamLst::from_pretrained(sam, ladder, &self.device.open()?)?;
+        let devices = self.device.open()?;
+        let [device] = &devices[..] else {
+            bail!("--device names several; this program computes on one");
+        };
+        let mut model = SamLst::from_pretrained(sam, ladder, device)?;
         model.foundation.set_precision(self.precision.into())?;
         let task = match (model.task.clone(), dataset) {
             (Some(task), None) => task,

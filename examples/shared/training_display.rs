@@ -11,9 +11,14 @@ use std::time::Duration;
 pub struct Display {
     bar: ProgressBar,
     steps: ProgressStyle,
+    embeddings: ProgressStyle,
     others: ProgressStyle,
+    /// Whether embeddings are being computed.
+    embedding: bool,
     plain: bool,
     screen: Option<TrainingScreen>,
+    /// What the screen begins with, at the first step.
+    plan: Option<TrainingPlan>,
     epochs: u64,
     epoch_steps: u64,
     validates: bool,
@@ -27,9 +32,14 @@ impl Display {
             steps: ProgressStyle::with_template(
                 "training   {bar:30} {pos}/{len} steps, {eta} left  {msg}",
             )?,
+            embeddings: ProgressStyle::with_template(
+                "embedding  {bar:30} {pos}/{len} images, {eta} left",
+            )?,
+            embedding: false,
             others: ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {msg}")?,
             plain: plain || !std::io::stdout().is_terminal(),
             screen: None,
+            plan: None,
             epochs: 0,
             epoch_steps: 1,
             validates: false,
@@ -44,8 +54,8 @@ impl Display {
     }
 
     pub fn show(&mut self, event: TrainingEvent<'_>) -> ControlFlow<()> {
-        if let TrainingEvent::Planned(plan) = event {
-            self.begin(plan);
+        if let TrainingEvent::Stepped(_) | TrainingEvent::Validating(..) = event {
+            self.take_the_terminal();
         }
         if let Some(screen) = &mut self.screen {
             return screen.show(&event);
@@ -53,6 +63,8 @@ impl Display {
         match event {
             TrainingEvent::Reading(done, all) => self.count("reading", "cases", done, all),
             TrainingEvent::Planning(done, all) => self.count("planning", "slices", done, all),
+            TrainingEvent::Planned(plan) => self.begin(plan),
+            TrainingEvent::Embedding(done, all) => self.embedding(done, all),
             TrainingEvent::Stepped(step) => self.step(step),
             TrainingEvent::Validating(case, done, all) => {
                 self.count("validating", &format!("slices of {case}"), done, all);
@@ -70,14 +82,34 @@ impl Display {
         self.validates = plan.validation_cases > 0;
         self.say(&describe(plan));
         if !self.plain && plan.steps_done < plan.steps {
-            self.bar.finish_and_clear();
-            self.screen = Some(TrainingScreen::full());
-            return;
+            self.plan = Some(plan.clone());
         }
         self.bar.set_length(plan.steps);
         self.bar.set_style(self.steps.clone());
         // So that the time left is not reckoned from steps of an earlier process.
         self.bar.set_position(plan.steps_done);
+        self.bar.reset_eta();
+    }
+
+    /// The full screen, which has neither progress nor time left for anything but steps, so it waits for the first.
+    fn take_the_terminal(&mut self) {
+        if let Some(plan) = self.plan.take() {
+            self.bar.finish_and_clear();
+            let mut screen = TrainingScreen::full();
+            let _ = screen.show(&TrainingEvent::Planned(&plan));
+            self.screen = Some(screen);
+        }
+    }
+
+    fn embedding(&mut self, done: usize, all: usize) {
+        if self.embedding {
+            self.bar.set_position(done as u64);
+            return;
+        }
+        self.embedding = true;
+        self.bar.set_style(self.embeddings.clone());
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
         self.bar.reset_eta();
     }
 
@@ -88,6 +120,11 @@ impl Display {
         }
         self.bar.set_style(self.steps.clone());
         self.bar.set_length(self.epochs * self.epoch_steps);
+        if std::mem::take(&mut self.embedding) {
+            // The time left is that of steps.
+            self.bar.set_position(step.step);
+            self.bar.reset_eta();
+        }
         self.bar.set_position(step.step + 1);
         self.bar.set_message(self.loss.clone());
         let done = step.step + 1;
@@ -145,10 +182,10 @@ fn describe(plan: &TrainingPlan) -> String {
     }
     if let Some(time) = plan.embedding_time {
         let missing = plan.missing_embeddings();
-        let time = Duration::from_secs_f64(time.as_secs_f64() * missing as f64);
+        let seconds = time.as_secs_f64() * missing as f64 / plan.devices as f64;
         text += &format!(
             "\nfoundation: {missing} images to embed, in about {}",
-            HumanDuration(time)
+            HumanDuration(Duration::from_secs_f64(seconds))
         );
     }
     text

@@ -10,6 +10,7 @@ use crate::parity::{prompts, sam};
 use crate::support::{
     Cases, config, gradients, ladder_model, largest, largest_difference, pattern, relative_error,
 };
+use crate::training;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
@@ -374,6 +375,36 @@ fn small_products_in_a_row() {
         output.into_data()
     };
     compare(compute, |name, tolerances, ours, expected| {
+        assert_close(name, ours, expected, tolerances.forward);
+    });
+}
+
+/// A run whose steps the CPU and a GPU share is the CPU's own.
+#[test]
+fn a_gpu_beside_the_cpu() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = training::dataset(folder.path());
+    let compute = |device: &Device| {
+        let mut config = training::config();
+        config.epochs = 1;
+        config.batch_size = 3;
+        config.accumulated_batches = 2;
+        config.optimization.schedule.base = 1e-4;
+        let own = tempfile::tempdir_in(folder.path()).expect("a folder");
+        let folders = training::folders(own.path(), "run");
+        let others = match *device == Device::flex() {
+            true => vec![],
+            false => vec![device.clone()],
+        };
+        let run = training::run_beside(&others, &config, &dataset, &folders);
+        let (_, told) = run.expect("it runs");
+        assert_eq!(told.plan.as_ref().expect("told").devices, 1 + others.len());
+        let losses = training::losses(&told);
+        let count = losses.len();
+        TensorData::new(losses, [count])
+    };
+    compare(compute, |name, tolerances, ours, expected| {
+        assert_eq!(expected.num_elements(), 3);
         assert_close(name, ours, expected, tolerances.forward);
     });
 }

@@ -15,6 +15,7 @@ mod losses;
 mod metrics;
 mod parity;
 mod screen;
+mod sharing;
 mod side_encoder;
 mod support;
 mod training;

@@ -138,6 +138,7 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
         unkept_embeddings: 0,
         kept_bytes: 100,
         embedding_time: None,
+        devices: 1,
         organs: vec!["liver".to_owned(), "spleen".to_owned()],
     };
     assert!(screen.show(&TrainingEvent::Planned(&plan)).is_continue());
@@ -156,6 +157,12 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
     expected.push("start 1 of 3".to_owned());
     assert_eq!(recorder.take(), expected);
 
+    for done in [5, 8] {
+        let event = TrainingEvent::Embedding(done, 8);
+        assert!(screen.show(&event).is_continue());
+    }
+    assert_eq!(recorder.take(), ["train of 8", "at 5", "at 8"]);
+
     let metric = |split: &str, name: &str, value: &str| {
         format!("{split} MetricId {{ id: {name:?} }} {value}")
     };
@@ -169,6 +176,7 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
         metric("train", "Embeddings computed", "12"),
     ];
     let mut told = recorder.take();
+    assert_eq!(told.remove(0), "split ends");
     assert_eq!(told.remove(0), "train of 2");
     assert_eq!(told.pop().expect("the progress"), "at 1");
     assert_eq!(told, values);

@@ -7,14 +7,14 @@ use sam_lst::weights::LadderMetadata;
 use sam_lst::{
     CachePrecision, CachedViews, Dataset, DatasetDescription, Fusion, OutputResampling,
     PhantomConfig, Protocol, Report, Trained, TrainingConfig, TrainingError, TrainingEvent,
-    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train,
+    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train, train_beside,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-fn dataset(folder: &Path) -> Dataset {
+pub fn dataset(folder: &Path) -> Dataset {
     let root = folder.join("phantoms");
     let phantoms = PhantomConfig {
         shape: [6, 40, 44],
@@ -33,7 +33,7 @@ fn dataset(folder: &Path) -> Dataset {
 }
 
 /// Three cases of six slices: five steps an epoch, the last of them smaller.
-fn config() -> TrainingConfig {
+pub fn config() -> TrainingConfig {
     let mut config = TrainingConfig::demo(9);
     config.epochs = 3;
     config.batch_size = 4;
@@ -45,7 +45,7 @@ fn config() -> TrainingConfig {
     config
 }
 
-fn folders(folder: &Path, run: &str) -> TrainingFolders {
+pub fn folders(folder: &Path, run: &str) -> TrainingFolders {
     TrainingFolders {
         run: folder.join(run),
         cache: folder.join("cache"),
@@ -53,13 +53,40 @@ fn folders(folder: &Path, run: &str) -> TrainingFolders {
 }
 
 #[derive(Debug, Default)]
-struct Told {
-    plan: Option<TrainingPlan>,
-    steps: Vec<TrainingStep>,
-    validations: Vec<TrainingValidation>,
+pub struct Told {
+    pub plan: Option<TrainingPlan>,
+    pub steps: Vec<TrainingStep>,
+    pub validations: Vec<TrainingValidation>,
+    /// How many embeddings were there of how many, and how many steps were done then.
+    pub embedded: Vec<[usize; 3]>,
 }
 
-fn run(
+impl Told {
+    pub fn hear(&mut self, event: TrainingEvent<'_>) -> ControlFlow<()> {
+        match event {
+            TrainingEvent::Planned(plan) => self.plan = Some(plan.clone()),
+            TrainingEvent::Embedding(there, all) => {
+                self.embedded.push([there, all, self.steps.len()]);
+            }
+            TrainingEvent::Stepped(step) => self.steps.push(step.clone()),
+            TrainingEvent::Validated(validation) => self.validations.push(validation.clone()),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+pub fn run(
+    config: &TrainingConfig,
+    dataset: &Dataset,
+    folders: &TrainingFolders,
+) -> Result<(Trained<sam_lst::ResNetSide>, Told), TrainingError> {
+    run_beside(&[], config, dataset, folders)
+}
+
+/// A run on the CPU and on devices beside it.
+pub fn run_beside(
+    devices: &[Device],
     config: &TrainingConfig,
     dataset: &Dataset,
     folders: &TrainingFolders,
@@ -69,14 +96,8 @@ fn run(
         .init(&Device::flex().autodiff())
         .expect("valid");
     let mut told = Told::default();
-    let trained = train(model, dataset, config, folders, |event| {
-        match event {
-            TrainingEvent::Planned(plan) => told.plan = Some(plan.clone()),
-            TrainingEvent::Stepped(step) => told.steps.push(step.clone()),
-            TrainingEvent::Validated(validation) => told.validations.push(validation.clone()),
-            _ => {}
-        }
-        ControlFlow::Continue(())
+    let trained = train_beside(model, devices, dataset, config, folders, |event| {
+        told.hear(event)
     })?;
     Ok((trained, told))
 }
@@ -85,7 +106,7 @@ fn goes_on(_: TrainingEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn losses(told: &Told) -> Vec<f64> {
+pub fn losses(told: &Told) -> Vec<f64> {
     told.steps.iter().map(|step| step.loss).collect()
 }
 
@@ -116,6 +137,9 @@ fn a_run_says_what_it_will_do_and_leaves_what_it_did() {
     assert_eq!((plan.cases, plan.slices, plan.validation_cases), (3, 18, 1));
     assert_eq!((plan.epoch_steps, plan.steps, plan.steps_done), (5, 15, 0));
     assert_eq!(plan.unkept_embeddings, 0);
+    let kept = plan.kept_embeddings;
+    assert_eq!(told.embedded.last(), Some(&[kept, kept, 0]));
+    assert!(told.embedded.is_sorted(), "{:?}", told.embedded);
     assert_eq!(
         told.steps.last().expect("15").computed_embeddings,
         plan.kept_embeddings,

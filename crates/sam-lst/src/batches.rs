@@ -1,7 +1,7 @@
 use crate::segmentation::images;
 use crate::{SamLstConfig, SliceGeometry, SliceHash, SliceView};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use datasets::ndarray::Array2;
+use datasets::ndarray::{Array2, ArrayView2};
 use datasets::{DatasetError, SliceStore, View, epoch_order};
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
@@ -121,23 +121,33 @@ impl<'a> Batches<'a> {
         for &(index, view) in plan {
             let slice = self.store.slice(index)?;
             batch.slices.push(index);
-            batch.views.push(SliceView::new(
-                SliceHash::new(slice.image.view()),
-                view,
-                self.geometry,
-                self.input_size,
-            ));
-            let image = view.apply(slice.image.view());
-            let label = view.apply(slice.label.view());
             batch
-                .inputs
-                .push(self.geometry.image(image.view(), self.input_size));
+                .views
+                .push(self.view(SliceHash::new(slice.image.view()), view));
+            batch.inputs.push(self.input(slice.image.view(), view));
+            let label = view.apply(slice.label.view());
             batch.labels.push(
                 self.geometry
                     .label(label.view(), self.input_size, self.logits_size),
             );
         }
         Ok(batch)
+    }
+
+    /// What a view of a slice is called.
+    pub(crate) fn view(&self, slice: SliceHash, view: View) -> SliceView {
+        SliceView::new(slice, view, self.geometry, self.input_size)
+    }
+
+    /// A view of a slice as the network takes it.
+    pub(crate) fn input(&self, slice: ArrayView2<'_, f32>, view: View) -> Array2<f32> {
+        let image = view.apply(slice);
+        self.geometry.image(image.view(), self.input_size)
+    }
+
+    /// The network's input of such views, `[B, 3, S, S]`.
+    pub(crate) fn images(&self, inputs: &[&Array2<f32>], device: &Device) -> Tensor<4> {
+        images(inputs, self.input_size, device)
     }
 
     /// Makes an epoch's batches from step `first` on, in order, on `workers` threads ahead of `consume`, which may break

@@ -5,6 +5,7 @@ use datasets::ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Which of the 44 views' embeddings are kept. What is not kept is computed each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,6 +94,10 @@ impl SliceHash {
         let pixels: Vec<u8> = slice.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
         Self(EmbeddingKey::new(&[shape.as_bytes(), &pixels]))
     }
+
+    pub(crate) fn key(self) -> EmbeddingKey {
+        self.0
+    }
 }
 
 /// What an input of the foundation is: a slice, a view of it, and what brings it to the network's size.
@@ -133,7 +138,7 @@ pub struct Embedder<'a> {
     foundation: &'a Foundation,
     cache: Option<(&'a EmbeddingCache, CachedViews)>,
     /// What the disk said when it took no more.
-    full: Option<CacheError>,
+    full: Option<Arc<CacheError>>,
     computed: usize,
 }
 
@@ -164,7 +169,11 @@ impl<'a> Embedder<'a> {
 
     /// Why nothing is kept any more, if the disk did not take an embedding.
     pub fn full(&self) -> Option<&CacheError> {
-        self.full.as_ref()
+        self.full.as_deref()
+    }
+
+    pub(crate) fn shared_full(&self) -> Option<Arc<CacheError>> {
+        self.full.clone()
     }
 
     /// Embeds images, of each of which `views` says what it is.
@@ -207,18 +216,8 @@ impl<'a> Embedder<'a> {
                 .collect();
             let embeddings = self.foundation.try_embed(Tensor::cat(inputs, 0))?;
             self.computed += missing.len();
-            let [_, channels, rows, columns] = embeddings.dims();
-            assert_eq!(
-                [channels, rows, columns],
-                cache.shape(),
-                "a cache for embeddings of another shape"
-            );
-            let values = embeddings
-                .into_data()
-                .convert::<f32>()
-                .try_into_vec::<f32>();
-            let values = values.unwrap_or_else(|error| panic!("converted to f32: {error:?}"));
-            let size = channels * rows * columns;
+            let values = values_for(cache, embeddings);
+            let size: usize = cache.shape().iter().product();
             for (values, &i) in values.chunks_exact(size).zip(&missing) {
                 if kept.keeps(views[i].view) && self.full.is_none() {
                     self.keep(cache, views[i].key, values);
@@ -235,7 +234,23 @@ impl<'a> Embedder<'a> {
     fn keep(&mut self, cache: &EmbeddingCache, key: EmbeddingKey, values: &[f32]) {
         match cache.insert(key, values) {
             Ok(Insertion::Kept | Insertion::Present | Insertion::NoRoom) => {}
-            Err(error) => self.full = Some(error),
+            Err(error) => self.full = Some(Arc::new(error)),
         }
     }
+}
+
+/// The values of embeddings, one after the other.
+///
+/// # Panics
+///
+/// If the cache is for embeddings of another shape.
+pub(crate) fn values_for(cache: &EmbeddingCache, embeddings: Tensor<4>) -> Vec<f32> {
+    let [_, channels, rows, columns] = embeddings.dims();
+    assert_eq!(
+        [channels, rows, columns],
+        cache.shape(),
+        "a cache for embeddings of another shape"
+    );
+    let values = embeddings.into_data().convert::<f32>().try_into_vec();
+    values.unwrap_or_else(|error| panic!("converted to f32: {error:?}"))
 }

@@ -8,13 +8,16 @@
 //! checksum of its values and a checksum of the line. A line is written after its values. An interruption therefore leaves
 //! values without a line, or a line whose checksum fails, and neither is ever taken for an embedding; values that were
 //! damaged later fail their own checksum. Processes never write into each other's files.
+//!
+//! Processes that compute embeddings at the same time, on one machine or on several that share the folder, agree on who
+//! computes what through locked files in `claims`: the lock goes with its process, however that ends.
 
 use half::f16;
 use mmap_io::MemoryMappedFile;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -111,7 +114,30 @@ pub struct EmbeddingCache {
     bytes: AtomicU64,
     index: RwLock<HashMap<EmbeddingKey, Place>>,
     segments: RwLock<Vec<Arc<Segment>>>,
+    /// Index files, and how far they were read.
+    followed: Mutex<HashMap<PathBuf, Followed>>,
     writer: Mutex<WriterState>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    segment: usize,
+    read_bytes: u64,
+}
+
+/// Some embeddings that this process computes and no other does meanwhile, as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    file: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // What is left behind is an empty file that anybody may lock.
+        let _ = std::fs::remove_file(&self.file);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -221,21 +247,27 @@ impl EmbeddingCache {
             bytes: AtomicU64::new(0),
             index: RwLock::default(),
             segments: RwLock::default(),
+            followed: Mutex::default(),
             writer: Mutex::new(WriterState::Idle),
         };
-        cache.find_segments()?;
+        cache.refresh()?;
         Ok(cache)
     }
 
-    fn find_segments(&self) -> Result<(), CacheError> {
-        let read = |file: &Path, source| CacheError::Read {
-            file: file.to_owned(),
+    /// Finds what other processes have kept since the cache was opened or last refreshed.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Read`] if the folder or one of its indices cannot be read.
+    pub fn refresh(&self) -> Result<(), CacheError> {
+        let mut followed = locked(&self.followed);
+        let unreadable = |source| CacheError::Read {
+            file: self.folder.clone(),
             source,
         };
-        let size = self.embedding_bytes();
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.folder).map_err(|source| read(&self.folder, source))? {
-            let file = entry.map_err(|source| read(&self.folder, source))?.path();
+        for entry in std::fs::read_dir(&self.folder).map_err(unreadable)? {
+            let file = entry.map_err(unreadable)?.path();
             if file
                 .extension()
                 .is_some_and(|extension| extension == "index")
@@ -244,27 +276,47 @@ impl EmbeddingCache {
             }
         }
         files.sort();
-        for index_file in files {
-            let lines = std::fs::read(&index_file).map_err(|source| read(&index_file, source))?;
-            let values = index_file.with_extension("embeddings");
-            // Without its values an index says nothing.
-            let Ok(metadata) = std::fs::metadata(&values) else {
-                continue;
-            };
-            let segment = self.add_segment(values);
-            let mut index = writing(&self.index);
-            for line in lines.as_chunks::<LINE_BYTES>().0 {
-                let Some((key, offset, checksum)) = parse_line(line) else {
-                    continue;
-                };
+        for file in files {
+            self.follow(&mut followed, &file)
+                .map_err(|source| CacheError::Read { file, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the lines that an index has got.
+    fn follow(
+        &self,
+        followed: &mut HashMap<PathBuf, Followed>,
+        file: &Path,
+    ) -> std::io::Result<()> {
+        let values = file.with_extension("embeddings");
+        // Without its values an index says nothing.
+        let Ok(metadata) = std::fs::metadata(&values) else {
+            return Ok(());
+        };
+        let known = followed.entry(file.to_owned()).or_insert_with(|| Followed {
+            segment: self.add_segment(values),
+            read_bytes: 0,
+        });
+        let mut opened = File::open(file)?;
+        if opened.metadata()?.len() <= known.read_bytes {
+            return Ok(());
+        }
+        opened.seek(SeekFrom::Start(known.read_bytes))?;
+        let mut lines = Vec::new();
+        opened.read_to_end(&mut lines)?;
+        let size = self.embedding_bytes();
+        let mut index = writing(&self.index);
+        for line in lines.as_chunks::<LINE_BYTES>().0 {
+            if let Some((key, offset, checksum)) = parse_line(line) {
                 if offset
                     .checked_add(size)
                     .is_none_or(|end| end > metadata.len())
                 {
-                    continue; // its values were cut off
+                    break; // its values were cut off, or are still on their way
                 }
                 let place = Place {
-                    segment,
+                    segment: known.segment,
                     offset,
                     checksum,
                 };
@@ -272,8 +324,33 @@ impl EmbeddingCache {
                     self.bytes.fetch_add(size, Ordering::Relaxed);
                 }
             }
+            known.read_bytes += LINE_BYTES as u64;
         }
         Ok(())
+    }
+
+    /// Takes the computation of what `name` stands for, unless another process, or another part of this one, has it. Where
+    /// the file system knows no locks everybody gets it: then work may be done twice, and never wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Write`] if the folder cannot be written.
+    pub(crate) fn claim(&self, name: EmbeddingKey) -> Result<Option<Claim>, CacheError> {
+        let folder = self.folder.join("claims");
+        let file = folder.join(format!("{:032x}", name.0));
+        let open = || {
+            std::fs::create_dir_all(&folder)?;
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).write(true).open(&file)
+        };
+        let lock = open().map_err(|source| CacheError::Write {
+            file: file.clone(),
+            source,
+        })?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(Claim { file, _lock: lock })),
+        }
     }
 
     fn add_segment(&self, file: PathBuf) -> usize {
@@ -426,11 +503,18 @@ impl EmbeddingCache {
             let create = |file: &Path| OpenOptions::new().append(true).create_new(true).open(file);
             match create(&file) {
                 Ok(values) => {
-                    let index = create(&file.with_extension("index"))?;
+                    let index_file = file.with_extension("index");
+                    let index = create(&index_file)?;
+                    let segment = self.add_segment(file);
+                    let own = Followed {
+                        segment,
+                        read_bytes: u64::MAX, // what is written is known
+                    };
+                    locked(&self.followed).insert(index_file, own);
                     return Ok(Writer {
                         values,
                         index,
-                        segment: self.add_segment(file),
+                        segment,
                         next: 0,
                     });
                 }

@@ -149,6 +149,20 @@ impl Foundation {
         }
     }
 
+    /// A copy on another device, to embed there what this one does not get round to.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let device = device.clone().inner();
+        let encoder = match self.encoder.get() {
+            Some(encoder) => OnceLock::from(encoder.clone().to_device(&device)),
+            None => OnceLock::new(),
+        };
+        Self {
+            encoder: Arc::new(encoder),
+            device,
+            ..self.clone()
+        }
+    }
+
     /// Embeds images.
     ///
     /// # Shapes

@@ -44,7 +44,7 @@ pub use task::{SliceGeometry, Task};
 pub use training::TrainingScreen;
 pub use training::{
     CacheConfig, Trained, TrainingConfig, TrainingConfigError, TrainingError, TrainingEvent,
-    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train,
+    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, embed, train, train_beside,
 };
 
 /// The rooms of the house, each for itself.

@@ -8,6 +8,7 @@ use datasets::ndarray::{Array2, Array3, ArrayView2, Axis};
 use datasets::{Interpolation, View, Volume, resample};
 use sam_nn::resize_bilinear;
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 
 /// How low-resolution logits become a class for each pixel of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,8 +50,15 @@ impl SegmentationConfig {
 ///
 /// - slices: each `[S, S]`
 /// - output: `[B, 3, S, S]`
-pub(crate) fn images(slices: &[Array2<f32>], size: usize, device: &Device) -> Tensor<4> {
-    let pixels: Vec<f32> = slices.iter().flatten().copied().collect();
+pub(crate) fn images(
+    slices: &[impl Borrow<Array2<f32>>],
+    size: usize,
+    device: &Device,
+) -> Tensor<4> {
+    let pixels: Vec<f32> = slices
+        .iter()
+        .flat_map(|slice| slice.borrow().iter().copied())
+        .collect();
     let grey = TensorData::new(pixels, [slices.len(), 1, size, size]);
     Tensor::<4>::from_data(grey, device).expand([slices.len(), 3, size, size])
 }

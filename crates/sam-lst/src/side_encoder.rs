@@ -6,7 +6,7 @@ use resnet_side::ResNetSide;
 ///
 /// [`Ladder`](crate::Ladder) is generic over it. To swap in a network of your own, implement this for it and build the
 /// model with [`SamLstConfig::init_with_side`](crate::SamLstConfig::init_with_side).
-pub trait SideEncoder: Module + ModuleDisplay {
+pub trait SideEncoder: Module + ModuleDisplay + 'static {
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`

@@ -231,6 +231,28 @@ impl TrainingConfig {
         self.changed_by(&text, file)
     }
 
+    /// This configuration with its steps cut into batches that so many devices can share: 24 slices a step become two batches
+    /// of 12. Batch norm and Dice then see 12 at a time, as with PyTorch's `DataParallel`, which the released code runs. What
+    /// can be shared as it is stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingConfigError::Value`] if a step's slices cannot be shared evenly.
+    pub fn shared_by(&self, devices: usize) -> Result<Self, TrainingConfigError> {
+        let mut config = self.clone();
+        if devices > 1 && !self.accumulated_batches.is_multiple_of(devices) {
+            require(
+                self.batch_size.is_multiple_of(devices),
+                "batch_size",
+                format!("{}, for {devices} devices", self.batch_size),
+                "a multiple of the number of devices, so that each has as much to do",
+            )?;
+            config.batch_size /= devices;
+            config.accumulated_batches *= devices;
+        }
+        Ok(config)
+    }
+
     /// The whole configuration as a TOML file has it.
     ///
     /// # Panics

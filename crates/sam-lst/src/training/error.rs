@@ -93,6 +93,21 @@ pub enum TrainingError {
         /// The model's masks.
         masks: usize,
     },
+    /// The batches of a step cannot be shared evenly.
+    #[error(
+        "{devices} devices cannot share the {batches} batches of a step evenly; set accumulated_batches to a multiple of {devices}"
+    )]
+    UnevenDevices {
+        /// Devices.
+        devices: usize,
+        /// Batches of a step.
+        batches: usize,
+    },
+    /// Embeddings are asked for, but none is kept.
+    #[error(
+        "with these settings no embedding is kept: cache.views is 0, or the fusion does without the foundation"
+    )]
+    NothingKept,
     /// The training cases have no slices.
     #[error("the training cases of `{dataset}` have no slices")]
     NoSlices {

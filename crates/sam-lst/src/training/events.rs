@@ -31,6 +31,8 @@ pub struct TrainingPlan {
     pub kept_bytes: u64,
     /// What the foundation takes for one embedding, measured; none where nothing is left for it to do.
     pub embedding_time: Option<Duration>,
+    /// Devices that share the work.
+    pub devices: usize,
     /// The organs of a validation, in its order.
     pub organs: Vec<String>,
 }
@@ -59,7 +61,7 @@ pub struct TrainingStep {
     pub learning_rate: f64,
     /// Weight of SAM's embedding after the step; none without a gate.
     pub gate: Option<f32>,
-    /// Embeddings that were computed so far, not found.
+    /// Embeddings that this process has computed so far, not found.
     pub computed_embeddings: usize,
 }
 
@@ -84,8 +86,10 @@ pub enum TrainingEvent<'a> {
     Reading(usize, usize),
     /// Slices are looked up in the cache: how many of how many.
     Planning(usize, usize),
-    /// Training is about to begin.
+    /// Work is about to begin.
     Planned(&'a TrainingPlan),
+    /// Embeddings that are to be kept are computed, here or by other processes: how many of how many are there.
+    Embedding(usize, usize),
     /// A step was done.
     Stepped(&'a TrainingStep),
     /// A case is validated: its name, how many of its slices are done, and how many it has.

@@ -2,7 +2,7 @@
 
 use super::folder::Position;
 use super::{Told, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan};
-use crate::{Batches, EmbeddingCache, SamLst, SideEncoder, SliceHash, SliceView};
+use crate::{Batches, EmbeddingCache, SamLst, SideEncoder, SliceHash};
 use burn::tensor::Tensor;
 use datasets::{Case, Dataset, DatasetError, SliceStore, View};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-type ViewsBySlice = BTreeMap<usize, BTreeSet<View>>;
+pub(super) type ViewsBySlice = BTreeMap<usize, BTreeSet<View>>;
 
 /// All that a plan is made from.
 pub(super) struct Planner<'a, S: SideEncoder> {
@@ -23,19 +23,22 @@ pub(super) struct Planner<'a, S: SideEncoder> {
     pub position: &'a Position,
     pub cases: &'a [&'a Case],
     pub validation: &'a [&'a Case],
+    pub devices: usize,
 }
 
 impl<S: SideEncoder> Planner<'_, S> {
-    pub fn plan(&self, told: &mut Told<'_>) -> Result<TrainingPlan, TrainingError> {
+    /// The plan, and the embeddings to be kept that are not there yet.
+    pub fn plan(&self, told: &mut Told<'_>) -> Result<(TrainingPlan, ViewsBySlice), TrainingError> {
         let config = self.config;
         let epoch_steps = self.batches.steps().div_ceil(config.accumulated_batches) as u64;
         let (kept, unkept) = self.embeddings(epoch_steps);
-        let found = self.found(&kept, told)?;
+        let missing = self.missing(&kept, told)?;
         let trained = self.model.ladder.trained_tensors();
         let description = self.dataset.description();
         let organ = |class| description.organ(class).name.clone();
         let embedding_bytes = self.cache.map_or(0, EmbeddingCache::embedding_bytes);
-        let kept_embeddings = kept.values().map(BTreeSet::len).sum();
+        let count = |views: &ViewsBySlice| views.values().map(BTreeSet::len).sum::<usize>();
+        let kept_embeddings = count(&kept);
         let mut plan = TrainingPlan {
             cases: self.cases.len(),
             slices: self.store.len(),
@@ -45,10 +48,11 @@ impl<S: SideEncoder> Planner<'_, S> {
             steps: epoch_steps * config.epochs,
             steps_done: self.position.steps,
             kept_embeddings,
-            found_embeddings: found,
+            found_embeddings: kept_embeddings - count(&missing),
             unkept_embeddings: unkept,
             kept_bytes: embedding_bytes * kept_embeddings as u64,
             embedding_time: None,
+            devices: self.devices,
             organs: description
                 .report_classes()
                 .into_iter()
@@ -58,7 +62,7 @@ impl<S: SideEncoder> Planner<'_, S> {
         if plan.missing_embeddings() > 0 {
             plan.embedding_time = Some(self.embedding_time());
         }
-        Ok(plan)
+        Ok((plan, missing))
     }
 
     /// The embeddings that the steps ahead ask for: those that are kept, and how often others.
@@ -80,42 +84,46 @@ impl<S: SideEncoder> Planner<'_, S> {
         (kept, unkept)
     }
 
-    /// How many of these are in the cache. Their keys are known from the slices' pixels alone, so each slice is read.
-    fn found(&self, kept: &ViewsBySlice, told: &mut Told<'_>) -> Result<usize, TrainingError> {
+    /// Which of these are not in the cache. Their keys are known from the slices' pixels alone, so each slice is read.
+    fn missing(
+        &self,
+        kept: &ViewsBySlice,
+        told: &mut Told<'_>,
+    ) -> Result<ViewsBySlice, TrainingError> {
         let Some(cache) = self.cache.filter(|cache| !cache.is_empty()) else {
-            return Ok(0);
+            return Ok(kept.clone());
         };
-        let (geometry, input_size) = (self.config.geometry, self.config.model.input_size);
-        let found = |slice: usize, views: &BTreeSet<View>| -> Result<usize, DatasetError> {
+        let missing = |slice: usize, views: &BTreeSet<View>| -> Result<_, DatasetError> {
             let hash = SliceHash::new(self.store.slice(slice)?.image.view());
-            let key = |&view: &View| SliceView::new(hash, view, geometry, input_size).key();
-            Ok(views
-                .iter()
-                .filter(|view| cache.contains(&key(view)))
-                .count())
+            let is_missing = |&&view: &&View| !cache.contains(&self.batches.view(hash, view).key());
+            let views: BTreeSet<View> = views.iter().filter(is_missing).copied().collect();
+            Ok((slice, views))
         };
         let slices = Mutex::new(kept.iter());
         std::thread::scope(|scope| {
             let (sender, receiver) = channel();
             for _ in 0..self.config.workers {
-                let (sender, slices, found) = (sender.clone(), &slices, &found);
+                let (sender, slices, missing) = (sender.clone(), &slices, &missing);
                 scope.spawn(move || {
                     let next = || slices.lock().ok()?.next();
                     while let Some((&slice, views)) = next() {
                         // The other end is gone when a slice could not be read.
-                        if sender.send(found(slice, views)).is_err() {
+                        if sender.send(missing(slice, views)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(sender);
-            let mut sum = 0;
+            let mut all = ViewsBySlice::new();
             for (done, found) in receiver.into_iter().enumerate() {
-                sum += found?;
+                let (slice, views) = found?;
+                if !views.is_empty() {
+                    all.insert(slice, views);
+                }
                 told.tell(TrainingEvent::Planning(done + 1, kept.len()));
             }
-            Ok(sum)
+            Ok(all)
         })
     }
 

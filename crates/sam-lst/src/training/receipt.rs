@@ -1,6 +1,7 @@
 //! What a run was: enough to repeat it, and to know what its figures are worth.
 
-use super::{Trainer, TrainingError};
+use super::TrainingError;
+use super::trainer::Trainer;
 use crate::SideEncoder;
 use crate::weights::files_sha256;
 use burn::module::Module;
@@ -90,7 +91,7 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
         steps: position.steps,
         epochs: position.epochs,
         seconds: trainer.seconds(),
-        computed_embeddings: trainer.embedder.computed(),
+        computed_embeddings: trainer.computed_embeddings(),
         waited_for_batches_seconds: trainer.waiting.time.as_secs_f64(),
         waited_for_batches: trainer.waiting.batches,
         peak_memory_bytes: peak_memory_bytes(),

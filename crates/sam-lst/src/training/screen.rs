@@ -40,6 +40,7 @@ pub struct TrainingScreen {
 /// What is in progress.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Split {
+    Embedding,
     Training,
     Validation,
 }
@@ -86,6 +87,7 @@ impl TrainingScreen {
             TrainingEvent::CacheFull(_) => {
                 self.renderer.log_event_training("cache full".to_owned());
             }
+            TrainingEvent::Embedding(done, all) => self.embedding(*done, *all),
             TrainingEvent::Reading(..) | TrainingEvent::Planning(..) => {}
         }
         match self.interrupter.should_stop() {
@@ -142,7 +144,7 @@ impl TrainingScreen {
             self.renderer.end_split();
         }
         let name = match split {
-            Split::Training => "train",
+            Split::Embedding | Split::Training => "train",
             Split::Validation => "valid",
         };
         self.renderer.start_split(name, items);
@@ -175,6 +177,11 @@ impl TrainingScreen {
         if done == epoch_steps {
             self.renderer.update_epoch(step.epoch as usize);
         }
+    }
+
+    fn embedding(&mut self, done: usize, all: usize) {
+        self.enter(Split::Embedding, all);
+        self.renderer.update_split(done);
     }
 
     fn validating(&mut self, done: usize, slices: usize) {

@@ -1,0 +1,283 @@
+//! The foundation's work, done before the first step: every embedding that a run will ask for and that is kept.
+//!
+//! It spreads over devices, and over the processes, on one machine or several, that share the cache's folder: each takes the
+//! slices that no other has.
+
+use super::plan::ViewsBySlice;
+use super::{Told, TrainingConfig, TrainingError, TrainingEvent};
+use crate::embedder::values_for;
+use crate::embedding_cache::Claim;
+use crate::{Batches, CacheError, EmbeddingCache, EmbeddingKey, Foundation, Insertion, SliceHash};
+use datasets::ndarray::Array2;
+use datasets::{SliceStore, View};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long to wait for other processes before looking again at what they have done.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What is embedded, and where it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a> {
+    pub store: &'a SliceStore<'a>,
+    pub batches: &'a Batches<'a>,
+    pub cache: &'a EmbeddingCache,
+    /// Images that go through the foundation at once.
+    pub batch_size: usize,
+    /// Threads that make images ready.
+    pub workers: usize,
+}
+
+/// What became of it.
+#[derive(Default)]
+pub(super) struct Embedded {
+    /// Embeddings that this process computed.
+    pub computed: usize,
+    /// Whether the disk took no more, which was told.
+    pub full: bool,
+}
+
+/// What the threads say.
+enum News {
+    /// So many more embeddings are there, of which so many were computed here.
+    There(usize, usize),
+    Full(CacheError),
+    Failed(TrainingError),
+}
+
+/// A view of a slice, ready for the foundation.
+struct Input {
+    image: Array2<f32>,
+    key: EmbeddingKey,
+    /// Given up when the slice's last view is kept.
+    _claim: Arc<Claim>,
+}
+
+/// What a thread gets to do.
+enum Task {
+    Slice(Claimed),
+    /// Other processes, or batches that are not yet full, have what is left.
+    Wait,
+    Nothing,
+}
+
+struct Claimed {
+    claim: Arc<Claim>,
+    slice: Array2<f32>,
+    views: Vec<(View, EmbeddingKey)>,
+}
+
+/// Slices with views that are missing.
+#[derive(Default)]
+struct Queue {
+    todo: VecDeque<(usize, Vec<View>)>,
+    /// Those that others had.
+    held: VecDeque<(usize, Vec<View>)>,
+}
+
+impl<'a> Ahead<'a> {
+    pub fn new(
+        store: &'a SliceStore<'a>,
+        batches: &'a Batches<'a>,
+        cache: &'a EmbeddingCache,
+        config: &TrainingConfig,
+    ) -> Self {
+        Self {
+            store,
+            batches,
+            cache,
+            batch_size: config.batch_size,
+            workers: config.workers,
+        }
+    }
+
+    /// Embeds what is missing, on each of the foundations' devices. Ends early when the run is asked to stop or the cache
+    /// takes no more.
+    pub fn embed(
+        &self,
+        missing: ViewsBySlice,
+        foundations: &[Foundation],
+        told: &mut Told<'_>,
+    ) -> Result<Embedded, TrainingError> {
+        let all = missing.values().map(|views| views.len()).sum();
+        let queue = Mutex::new(Queue {
+            todo: missing
+                .into_iter()
+                .map(|(slice, views)| (slice, views.into_iter().collect()))
+                .collect(),
+            held: VecDeque::new(),
+        });
+        let stop = AtomicBool::new(false);
+        let (news, heard) = channel();
+        let (ready, taken) = sync_channel(foundations.len());
+        let taken = Arc::new(Mutex::new(taken));
+        std::thread::scope(|scope| {
+            for _ in 0..self.workers {
+                let (ready, news, queue, stop) = (ready.clone(), news.clone(), &queue, &stop);
+                scope.spawn(move || {
+                    if let Err(failed) = self.prepare(queue, &ready, &news, stop) {
+                        // The other end is gone when the work has ended.
+                        let _ = news.send(failed);
+                    }
+                });
+            }
+            for foundation in foundations {
+                let (foundation, news, stop) = (foundation.clone(), news.clone(), &stop);
+                // Gone with the last device, so that nobody waits for one.
+                let taken = Arc::clone(&taken);
+                scope.spawn(move || {
+                    let next = || {
+                        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+                        taken.recv().ok()
+                    };
+                    while let (false, Some(batch)) = (stop.load(Ordering::Relaxed), next()) {
+                        let said = self.compute(&foundation, batch, stop);
+                        if news.send(said).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop((ready, taken, news));
+            let mut embedded = Embedded::default();
+            let (mut done, mut failed) = (0, None);
+            for said in heard {
+                match said {
+                    News::There(there, computed) => {
+                        done += there;
+                        embedded.computed += computed;
+                        told.tell(TrainingEvent::Embedding(done, all));
+                    }
+                    News::Full(error) => {
+                        if !embedded.full {
+                            told.tell(TrainingEvent::CacheFull(&error));
+                        }
+                        embedded.full = true;
+                    }
+                    News::Failed(error) => failed = Some(error),
+                }
+                if told.stop || embedded.full || failed.is_some() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            failed.map_or(Ok(embedded), Err)
+        })
+    }
+
+    /// Makes batches of what no other process has, until nothing is left.
+    fn prepare(
+        &self,
+        queue: &Mutex<Queue>,
+        ready: &SyncSender<Vec<Input>>,
+        news: &Sender<News>,
+        stop: &AtomicBool,
+    ) -> Result<(), News> {
+        let mut batch = Vec::with_capacity(self.batch_size);
+        // The other end is gone when the work was broken off.
+        let send =
+            |batch: &mut Vec<Input>| batch.is_empty() || ready.send(std::mem::take(batch)).is_ok();
+        while !stop.load(Ordering::Relaxed) {
+            match self.next(queue, news)? {
+                Task::Slice(claimed) => {
+                    for (view, key) in claimed.views {
+                        batch.push(Input {
+                            image: self.batches.input(claimed.slice.view(), view),
+                            key,
+                            _claim: Arc::clone(&claimed.claim),
+                        });
+                        if batch.len() == self.batch_size && !send(&mut batch) {
+                            return Ok(());
+                        }
+                    }
+                }
+                Task::Wait => {
+                    if !send(&mut batch) {
+                        return Ok(());
+                    }
+                    std::thread::sleep(PATIENCE);
+                    self.cache.refresh().map_err(failed)?;
+                }
+                Task::Nothing => break,
+            }
+        }
+        send(&mut batch);
+        Ok(())
+    }
+
+    /// A slice that no other process has, and those of its views that are still missing.
+    fn next(&self, queue: &Mutex<Queue>, news: &Sender<News>) -> Result<Task, News> {
+        loop {
+            let next = {
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = queue.todo.pop_front();
+                if next.is_none() {
+                    if queue.held.is_empty() {
+                        return Ok(Task::Nothing);
+                    }
+                    let held = std::mem::take(&mut queue.held);
+                    queue.todo = held;
+                    return Ok(Task::Wait);
+                }
+                next
+            };
+            let Some((index, views)) = next else { continue };
+            let slice = self.store.slice(index).map_err(failed)?.image;
+            let hash = SliceHash::new(slice.view());
+            let missing = || -> Vec<(View, EmbeddingKey)> {
+                let keys = views
+                    .iter()
+                    .map(|&view| (view, self.batches.view(hash, view).key()));
+                keys.filter(|(_, key)| !self.cache.contains(key)).collect()
+            };
+            if missing().is_empty() {
+                let _ = news.send(News::There(views.len(), 0));
+                continue;
+            }
+            let Some(claim) = self.cache.claim(hash.key()).map_err(News::Full)? else {
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.held.push_back((index, views));
+                continue;
+            };
+            // Who had the slice before may have done it.
+            self.cache.refresh().map_err(failed)?;
+            let missing = missing();
+            if missing.len() < views.len() {
+                let _ = news.send(News::There(views.len() - missing.len(), 0));
+            }
+            if !missing.is_empty() {
+                return Ok(Task::Slice(Claimed {
+                    claim: Arc::new(claim),
+                    slice,
+                    views: missing,
+                }));
+            }
+        }
+    }
+
+    fn compute(&self, foundation: &Foundation, batch: Vec<Input>, stop: &AtomicBool) -> News {
+        let images: Vec<&Array2<f32>> = batch.iter().map(|input| &input.image).collect();
+        let images = self.batches.images(&images, &foundation.device());
+        let embeddings = match foundation.try_embed(images) {
+            Ok(embeddings) => embeddings,
+            Err(error) => return failed(CacheError::from(error)),
+        };
+        let values = values_for(self.cache, embeddings);
+        let size: usize = self.cache.shape().iter().product();
+        for (values, input) in values.chunks_exact(size).zip(&batch) {
+            match self.cache.insert(input.key, values) {
+                Ok(Insertion::Kept | Insertion::Present) => {}
+                // The rest is computed when it is asked for.
+                Ok(Insertion::NoRoom) => stop.store(true, Ordering::Relaxed),
+                Err(error) => return News::Full(error),
+            }
+        }
+        News::There(batch.len(), batch.len())
+    }
+}
+
+fn failed(error: impl Into<TrainingError>) -> News {
+    News::Failed(error.into())
+}
