@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from functools import partial
 
 import torch
@@ -174,6 +175,7 @@ def onnx_encoder(batch, size):
     import onnxruntime
 
     image = torch.rand(batch, 3, size, size)
+    warnings.simplefilter("ignore")  # the export's own: traced sizes are constants, as they are meant to be here
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         torch.onnx.export(vit_b(size), (image,), file.name, dynamo=False)
         session_options = onnxruntime.SessionOptions()

@@ -42,7 +42,7 @@ def make(folder):
 
 
 def run(folder):
-    tests = "loading_takes_little_more_memory_than_the_file", "vit_b_and_the_whole_model"
+    tests = "loading_takes_little_more_memory_than_the_file", "vit_b_and_the_whole_model", "vit_b_in_half_precision"
     for test in tests:  # one process each: the peak memory is the process's
         subprocess.run(
             ["cargo", "test", "--workspace", "--test", "it", f"full_size::{test}", "--", "--ignored", "--exact", "--nocapture"],

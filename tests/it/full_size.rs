@@ -2,10 +2,13 @@
 
 #![expect(clippy::print_stderr, reason = "the figures are what they are run for")]
 
-use crate::support::relative_error;
+use crate::support::{norm_error, relative_error};
 use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst::{Foundation, PixelScale, SamEncoderConfig, SamLst, SamLstConfig};
+use sam_lst::{
+    Foundation, FoundationPrecision, PixelScale, SamEncoderConfig, SamLst, SamLstConfig,
+    peak_memory_bytes,
+};
 use std::path::PathBuf;
 
 fn folder() -> PathBuf {
@@ -52,21 +55,32 @@ fn vit_b_and_the_whole_model() {
 
 #[test]
 #[ignore = "needs files of 400 MB: python tests/full_size.py makes them and runs this"]
+fn vit_b_in_half_precision() {
+    let path = folder().join("sam_vit_b_random.pth");
+    let image = Tensor::<4>::from_data(theirs("image_512"), &Device::flex());
+    for (precision, at_most) in [
+        (FoundationPrecision::F16, 1e-2),
+        (FoundationPrecision::BF16, 5e-2),
+    ] {
+        let foundation = Foundation::load(
+            &SamEncoderConfig::vit_b(),
+            PixelScale::Unit,
+            &path,
+            &Device::flex(),
+        );
+        let mut foundation = foundation.expect("loads");
+        foundation.set_precision(precision).expect("the CPU has it");
+        let embedding = foundation.embed(image.clone()).into_data();
+        let error = norm_error(&embedding, &theirs("embedding_512"));
+        eprintln!("ViT-B at 512 in {precision:?}: {error:.1e} of the norm");
+        assert!(error <= at_most, "ViT-B in {precision:?}: {error:.2e}");
+    }
+}
+
+#[test]
+#[ignore = "needs files of 400 MB: python tests/full_size.py makes them and runs this"]
 fn loading_takes_little_more_memory_than_the_file() {
-    let peak_bytes = || -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .expect("VmHWM");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .expect("a number")
-            .parse()
-            .expect("a number");
-        kib * 1024
-    };
+    let peak_bytes = || peak_memory_bytes().expect("Linux");
     let path = folder().join("sam_vit_b_random.pth");
     let file_bytes = std::fs::metadata(&path).expect("a file").len();
     let before = peak_bytes();

@@ -181,3 +181,13 @@ pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<Strin
     ladder.visit(&mut collect);
     collect.found
 }
+
+/// `|ours - theirs| / |theirs|` in the Euclidean norm.
+pub fn norm_error(ours: &TensorData, theirs: &TensorData) -> f64 {
+    let [mut difference, mut norm] = [0.0, 0.0];
+    for (ours, theirs) in ours.iter::<f64>().zip(theirs.iter::<f64>()) {
+        difference += (ours - theirs).powi(2);
+        norm += theirs.powi(2);
+    }
+    (difference / norm).sqrt()
+}

@@ -4,7 +4,7 @@
 //! Images are channels-last, `[B, H, W, C]`: the values that a product needs one after the other then lie so, and nothing is
 //! unfolded or transposed. [`serves`] says whether a tensor can be taken; with the feature `flex`, those of Burn's CPU backend
 //! can, on the tape and off it ([`serves_off_tape`] for functions without a gradient). Everywhere else Burn's own operations are
-//! used. When they are as fast, this crate can go: only `sam-nn`, `sam-encoder` and `resnet-side` know it.
+//! used. When they are as fast, this crate can go: only `sam-nn`, `sam-encoder`, `mask-decoder` and `resnet-side` know it.
 //!
 //! Results do not depend on the number of threads.
 

@@ -7,6 +7,7 @@ mod embedding_cache;
 mod evaluation;
 mod foundation;
 mod ladder;
+mod memory;
 mod model;
 mod optimization;
 mod pictures;
@@ -30,6 +31,7 @@ pub use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts, So
 pub use mask_decoder::{
     DecoderTuning, MaskDecoderConfig, MaskPrediction, PointLabel, Points, Prompts,
 };
+pub use memory::peak_memory_bytes;
 pub use metrics::{Protocol, Report};
 pub use model::SamLst;
 pub use optimization::{OptimizationConfig, OptimizationError, OptimizerConfig, WarmupPolynomial};

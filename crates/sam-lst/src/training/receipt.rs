@@ -94,22 +94,12 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
         computed_embeddings: trainer.computed_embeddings(),
         waited_for_batches_seconds: trainer.waiting.time.as_secs_f64(),
         waited_for_batches: trainer.waiting.batches,
-        peak_memory_bytes: peak_memory_bytes(),
+        peak_memory_bytes: crate::peak_memory_bytes(),
         best_mean_dsc: position.best_dsc,
         best_epoch: position.best_dsc.map(|_| position.best_epoch),
     };
     let text = serde_json::to_vec_pretty(&receipt).expect("plain data");
     trainer.run.write_beside(FILE, &text)
-}
-
-/// The most memory that this process had at once, from Linux's own count.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kibibytes)
 }
 
 fn case_receipt(case: &Case) -> Result<CaseReceipt<'_>, TrainingError> {
