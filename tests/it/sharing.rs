@@ -223,6 +223,42 @@ fn embedding_that_is_asked_to_stop_stops_and_keeps_what_it_has() {
     assert!(matches!(refused, Err(TrainingError::NothingKept)));
 }
 
+#[test]
+fn a_run_goes_on_where_the_cache_takes_no_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = dataset(folder.path());
+    let whole = folders(&folder.path().join("whole"), "run");
+    let (_, told) = run(&config(), &dataset, &whole).expect("it runs");
+    let embedding_bytes = |told: &Told| {
+        let plan = told.plan.as_ref().expect("it was told");
+        plan.kept_bytes / plan.kept_embeddings as u64
+    };
+
+    let mut limited = config();
+    limited.cache.limit_gb = Some(5.5 * embedding_bytes(&told) as f64 / 1e9);
+    let small = folders(&folder.path().join("small"), "run");
+    let (_, found) = run(&limited, &dataset, &small).expect("it runs");
+    assert_eq!(losses(&found), losses(&told));
+    let computed = |told: &Told| told.steps[14].computed_embeddings;
+    assert!(computed(&found) > computed(&told), "some more than once");
+
+    // Nobody can claim a slice where the claims' folder cannot be.
+    let blocked = folders(&folder.path().join("blocked"), "run");
+    let model = config().model.init(&Device::flex()).expect("valid");
+    let cache = blocked.cache.join("embeddings");
+    drop(model.embedding_cache(&cache, config().cache.precision, None));
+    let [part] = std::fs::read_dir(&cache)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("one");
+    std::fs::write(part.join("claims"), "").expect("room");
+    let (_, found) = run(&config(), &dataset, &blocked).expect("it runs");
+    assert_eq!(losses(&found), losses(&told));
+    assert_eq!(found.full, 1, "it is said once");
+}
+
 /// Whose files lie in a cache that another process writes is found without opening it anew.
 #[test]
 fn a_cache_follows_what_others_keep() {

@@ -59,6 +59,8 @@ pub struct Told {
     pub validations: Vec<TrainingValidation>,
     /// How many embeddings were there of how many, and how many steps were done then.
     pub embedded: Vec<[usize; 3]>,
+    /// How often it was said that the cache takes no more.
+    pub full: usize,
 }
 
 impl Told {
@@ -68,6 +70,7 @@ impl Told {
             TrainingEvent::Embedding(there, all) => {
                 self.embedded.push([there, all, self.steps.len()]);
             }
+            TrainingEvent::CacheFull(_) => self.full += 1,
             TrainingEvent::Stepped(step) => self.steps.push(step.clone()),
             TrainingEvent::Validated(validation) => self.validations.push(validation.clone()),
             _ => {}

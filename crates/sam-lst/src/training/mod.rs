@@ -121,16 +121,13 @@ pub fn train_beside<S: SideEncoder>(
         events: &mut events,
         stop: false,
     };
-    check(&model, dataset, config)?;
+    prepare(&mut model, dataset, config)?;
     if !config.accumulated_batches.is_multiple_of(1 + devices.len()) {
         return Err(TrainingError::UnevenDevices {
             devices: 1 + devices.len(),
             batches: config.accumulated_batches,
         });
     }
-    model
-        .foundation
-        .set_precision(config.foundation_precision)?;
     let description = dataset.description();
     let cases = dataset.cases(Split::Train)?;
     let validation: Vec<&Case> = dataset
@@ -288,10 +285,7 @@ pub fn embed<S: SideEncoder>(
         events: &mut events,
         stop: false,
     };
-    check(&model, dataset, config)?;
-    model
-        .foundation
-        .set_precision(config.foundation_precision)?;
+    prepare(&mut model, dataset, config)?;
     let Some(cache) = config.embedding_cache(&model, folders)? else {
         return Err(TrainingError::NothingKept);
     };
@@ -310,7 +304,8 @@ pub fn embed<S: SideEncoder>(
         validation: &[],
         devices: 1 + devices.len(),
     };
-    let (plan, missing) = planner.plan(&mut told)?;
+    let (mut plan, missing) = planner.plan(&mut told)?;
+    plan.unkept_embeddings = 0; // the steps' work
     told.tell(TrainingEvent::Planned(&plan));
     if told.stop {
         return Err(TrainingError::Stopped { steps: 0 });
@@ -408,8 +403,9 @@ impl TrainingConfig {
     }
 }
 
-fn check<S: SideEncoder>(
-    model: &SamLst<S>,
+/// Checks that all fits, and has the foundation compute in its precision.
+fn prepare<S: SideEncoder>(
+    model: &mut SamLst<S>,
     dataset: &Dataset,
     config: &TrainingConfig,
 ) -> Result<(), TrainingError> {
@@ -430,10 +426,12 @@ fn check<S: SideEncoder>(
     if !model.ladder.devices().iter().all(Device::is_autodiff) {
         return Err(TrainingError::NoAutodiff);
     }
-    match model.ladder.trained_tensors().is_empty() {
-        true => Err(TrainingError::NothingTrains),
-        false => Ok(()),
+    if model.ladder.trained_tensors().is_empty() {
+        return Err(TrainingError::NothingTrains);
     }
+    Ok(model
+        .foundation
+        .set_precision(config.foundation_precision)?)
 }
 
 fn ladder_device<S: SideEncoder>(ladder: &Ladder<S>) -> Device {
