@@ -26,7 +26,7 @@ def dsc(folder, seed, precision):
         cwd=root, check=True, stdout=subprocess.DEVNULL,
     )
     [strict] = (r for r in json.loads((run / "receipt.json").read_text())["scores"] if r["unit"] == "mm")
-    return 100 * strict["mean_of_organs"]["dsc"]["value"]
+    return 100 * strict["mean_of_organs"]["dsc"]["mean"]
 
 
 def main():
