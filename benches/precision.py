@@ -31,6 +31,8 @@ def dsc(folder, seed, precision):
 
 def main():
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    if len(seeds) < 2:
+        sys.exit("SEEDS: at least 2, for a standard deviation")
     print("mean DSC of the held-out patients [%], by seed; mean; mean difference from f32 and its standard deviation")
     with tempfile.TemporaryDirectory() as folder:
         found = {precision: [] for precision in precisions}

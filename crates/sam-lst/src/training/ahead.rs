@@ -38,6 +38,8 @@ pub(super) struct Embedded {
     pub computed: usize,
     /// Whether the disk took no more, which was told.
     pub full: bool,
+    /// Whether some are still missing.
+    pub incomplete: bool,
 }
 
 /// What the threads say.
@@ -163,6 +165,7 @@ impl<'a> Ahead<'a> {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
+            embedded.incomplete = done < all;
             failed.map_or(Ok(embedded), Err)
         })
     }
@@ -266,15 +269,16 @@ impl<'a> Ahead<'a> {
         };
         let values = values_for(self.cache, embeddings);
         let size: usize = self.cache.shape().iter().product();
+        let mut kept = 0;
         for (values, input) in values.chunks_exact(size).zip(&batch) {
             match self.cache.insert(input.key, values) {
-                Ok(Insertion::Kept | Insertion::Present) => {}
+                Ok(Insertion::Kept | Insertion::Present) => kept += 1,
                 // The rest is computed when it is asked for.
                 Ok(Insertion::NoRoom) => stop.store(true, Ordering::Relaxed),
                 Err(error) => return News::Full(error),
             }
         }
-        News::There(batch.len(), batch.len())
+        News::There(kept, batch.len())
     }
 }
 

@@ -186,7 +186,7 @@ pub fn train_beside<S: SideEncoder>(
             steps: position.steps,
         });
     }
-    if plan.unkept_embeddings == 0 && !embedded.full {
+    if plan.unkept_embeddings == 0 && !embedded.incomplete {
         model.foundation.leave_on_disk();
     }
 
