@@ -6,8 +6,10 @@
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use sam_lst::weights::StateDict;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Converts a checkpoint of PyTorch to safetensors, which loads faster and which other programs read.
 #[derive(Parser)]
@@ -34,8 +36,15 @@ fn main() -> Result<()> {
             output.display()
         );
     }
+    let size = std::fs::metadata(&input).map_or(0, |file| file.len());
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}")?;
+    let spinner = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_message(format!("converting {}", HumanBytes(size)));
+    spinner.enable_steady_tick(Duration::from_millis(100));
     let state_dict = StateDict::open(&input)?;
     state_dict.save_safetensors(&output)?;
+    spinner.finish_and_clear();
     let (mut tensors, mut values) = (0, 0);
     for tensor in StateDict::open(&output)?.tensors() {
         tensors += 1;

@@ -8,7 +8,7 @@
 use crate::device::{device, devices};
 use crate::parity::{prompts, sam};
 use crate::support::{
-    Cases, config, gradients, ladder_model, largest, largest_difference, norm_error, pattern,
+    Cases, config, gradients, ladder_model, norm, norm_error, norm_of_difference, pattern,
     relative_error,
 };
 use crate::training;
@@ -23,29 +23,41 @@ use sam_lst::{
 };
 use std::collections::BTreeMap;
 
-/// How far a backend may be from the CPU, relative to a tensor's largest value.
+/// How far a backend may be from the CPU.
 #[derive(Clone, Copy)]
 struct Tolerances {
-    /// Embeddings and logits.
+    /// Embeddings and logits, relative to the largest value.
     forward: f64,
-    /// Gradients, and the change that three steps make.
-    backward: f64,
+    /// Gradients, in the Euclidean norm of each tensor.
+    gradient: f64,
+    /// The change that three steps make, in the Euclidean norm of all that trains. Of a gradient that is nearly zero, Adam
+    /// takes the sign, which rounding decides.
+    change: f64,
+    /// Bilinear resizing, relative to the largest value, and its gradient.
+    resizing: [f64; 2],
 }
 
 /// Another order of summation.
 const SINGLE: Tolerances = Tolerances {
     forward: 5e-5,
-    backward: 5e-4,
+    gradient: 5e-4,
+    change: 5e-3,
+    // The approximation by tanh is wrong by up to 4e-4 here.
+    resizing: [5e-5, 2e-6],
 };
-/// Products whose factors are rounded to 10 bits (TF32), as CUDA's matrix units take them.
+/// Products whose factors are rounded to TF32, as CUDA's matrix units take them: twice what PyTorch is then from itself
+/// (`tests/tf32.py`).
 const TENSOR_CORES: Tolerances = Tolerances {
-    forward: 1e-2,
-    backward: 5e-2,
+    forward: 2.5e-2,
+    gradient: 0.3,
+    change: 0.5,
+    // Two products, one after the other, each of whose factors is short by 2^-10 at most.
+    resizing: [5e-3, 5e-3],
 };
 
 fn tolerances(name: &str) -> Tolerances {
     match name.split(':').next() {
-        Some("cuda" | "vulkan") => TENSOR_CORES,
+        Some("cuda") => TENSOR_CORES,
         _ => SINGLE,
     }
 }
@@ -103,6 +115,25 @@ fn assert_all_close(
     assert!(ours.keys().eq(expected.keys()));
     for (name, expected) in expected {
         assert_close(&format!("{who}, {name}"), &ours[name], expected, at_most);
+    }
+}
+
+#[track_caller]
+fn assert_gradients_close(
+    who: &str,
+    ours: &BTreeMap<String, TensorData>,
+    expected: &BTreeMap<String, TensorData>,
+    tolerances: Tolerances,
+) {
+    assert!(ours.keys().eq(expected.keys()));
+    for (tensor, theirs) in expected {
+        // Zero but for rounding, see `gradients`.
+        let scale = &expected[&tensor.replace("k_proj.bias", "k_proj.weight")];
+        let error = norm_of_difference(&ours[tensor], theirs) / norm(scale);
+        assert!(
+            error <= tolerances.gradient,
+            "{who}, gradient of {tensor}: {error:.2e} of its norm"
+        );
     }
 }
 
@@ -204,16 +235,7 @@ fn loss_gradients_and_running_statistics() {
     compare(compute, |name, tolerances, ours, expected| {
         assert_all_close(name, &ours.0, &expected.0, tolerances.forward);
         assert_all_close(name, &ours.2, &expected.2, tolerances.forward);
-        assert!(ours.1.keys().eq(expected.1.keys()));
-        for (tensor, theirs) in &expected.1 {
-            // Zero but for rounding, see `gradients`.
-            let scale = &expected.1[&tensor.replace("k_proj.bias", "k_proj.weight")];
-            let error = largest_difference(&ours.1[tensor], theirs) / largest(scale);
-            assert!(
-                error <= tolerances.backward,
-                "{name}, gradient of {tensor}: relative error {error:.2e}"
-            );
-        }
+        assert_gradients_close(name, &ours.1, &expected.1, tolerances);
     });
 }
 
@@ -230,36 +252,50 @@ fn three_steps_of_training() {
             losses.push(forward.remove("loss").expect("a loss"));
             model.ladder = optimizer.step(1e-4, model.ladder, gradients);
         }
-        let change = trained(&model)
-            .into_iter()
-            .map(|(name, after)| {
-                let before = before[&name].iter::<f64>();
-                let change: Vec<f64> = after
-                    .iter::<f64>()
-                    .zip(before)
-                    .map(|(a, b)| a - b)
-                    .collect();
-                let shape = after.shape().clone();
-                (name, TensorData::new(change, shape))
-            })
-            .collect::<BTreeMap<_, _>>();
-        (losses, change)
+        let after = trained(&model);
+        assert!(before.keys().eq(after.keys()) && before.len() > 20);
+        let values = |all: BTreeMap<String, TensorData>| {
+            let each = all.into_values().map(|data| data.iter::<f64>().collect());
+            each.collect::<Vec<Vec<f64>>>().concat()
+        };
+        let change: Vec<f64> = std::iter::zip(values(after), values(before))
+            .map(|(after, before)| after - before)
+            .collect();
+        let count = change.len();
+        (losses, TensorData::new(change, [count]))
     };
     compare(compute, |name, tolerances, ours, expected| {
         for (step, (ours, expected)) in ours.0.iter().zip(&expected.0).enumerate() {
             let what = format!("{name}, loss of step {step}");
             assert_close(&what, ours, expected, tolerances.forward);
         }
-        assert!(ours.1.keys().eq(expected.1.keys()) && ours.1.len() > 20);
-        for (tensor, expected) in &expected.1 {
-            // Of a gradient that is nearly zero, Adam takes the sign, which rounding decides: so the norm, and not the
-            // largest difference, is compared.
-            let error = norm_error(&ours.1[tensor], expected);
-            assert!(
-                error <= 10.0 * tolerances.backward,
-                "{name}, change of {tensor}: {error:.2e} of its norm"
-            );
+        let error = norm_error(&ours.1, &expected.1);
+        assert!(
+            error <= tolerances.change,
+            "{name}, what three steps change: {error:.2e} of its norm"
+        );
+    });
+}
+
+/// With the same gradients a step is the same on every backend: no product has a part in it.
+#[test]
+fn steps_with_given_gradients() {
+    let compute = |device: &Device| {
+        let device = device.clone().autodiff();
+        let tensor = |rows: usize| pattern([1, 1, rows, 6], &device).reshape([rows, 6]) - 0.5;
+        let mut layer: Linear = LinearConfig::new(9, 6).with_bias(false).init(&device);
+        layer.weight = layer.weight.map(|_| tensor(9));
+        let mut optimizer = OptimizationConfig::released().optimizer.init();
+        for step in 1..=5 {
+            let mut gradients = GradientsParams::new();
+            let gradient = tensor(9 + step).narrow(0, step, 9).inner();
+            gradients.register(layer.weight.id, gradient);
+            layer = optimizer.step(1e-3, layer, gradients);
         }
+        layer.weight.val().into_data()
+    };
+    compare(compute, |name, _, ours, expected| {
+        assert_close(name, ours, expected, 1e-6);
     });
 }
 
@@ -337,14 +373,9 @@ fn resizing_and_gelu_have_exact_gradients() {
         [output.into_data(), gradient.into_data()]
     };
     compare(compute, |name, tolerances, ours, expected| {
-        assert_close(name, &ours[0], &expected[0], tolerances.forward);
-        let error = relative_error(ours[1].clone(), expected[1].clone());
-        // The approximation by tanh is wrong by up to 4e-4 here.
-        let at_most = match tolerances.forward > SINGLE.forward {
-            true => 2e-3,
-            false => 2e-6,
-        };
-        assert!(error <= at_most, "{name}: {error:.2e}");
+        for (index, at_most) in tolerances.resizing.into_iter().enumerate() {
+            assert_close(name, &ours[index], &expected[index], at_most);
+        }
     });
 }
 
@@ -458,6 +489,6 @@ fn the_published_model_at_its_size() {
     };
     compare(compute, |name, tolerances, ours, expected| {
         assert_all_close(name, &ours.0, &expected.0, tolerances.forward);
-        assert_all_close(name, &ours.1, &expected.1, tolerances.backward);
+        assert_gradients_close(name, &ours.1, &expected.1, tolerances);
     });
 }

@@ -6,8 +6,9 @@ use sam_lst::rooms::datasets::ndarray::{Array2, Array3, Axis};
 use sam_lst::rooms::datasets::{Split, View, Volume};
 use sam_lst::{
     CacheError, CachePrecision, CachedViews, Dataset, DatasetDescription, Embedder, EmbeddingCache,
-    EmbeddingKey, FoundationPrecision, Insertion, OutputResampling, PhantomConfig, PixelScale,
-    Protocol, SamLst, SegmentationConfig, Segmenter, SliceGeometry, SliceHash, SliceView,
+    EmbeddingKey, EmbeddingKind, FoundationPrecision, Insertion, OutputResampling, PhantomConfig,
+    PixelScale, Protocol, SamLst, SegmentationConfig, Segmenter, SliceGeometry, SliceHash,
+    SliceView,
 };
 use std::path::{Path, PathBuf};
 
@@ -28,8 +29,13 @@ fn open_as(
     precision: CachePrecision,
     limit_bytes: Option<u64>,
 ) -> EmbeddingCache {
-    EmbeddingCache::open(folder, hash, 128, SHAPE, precision, limit_bytes)
-        .unwrap_or_else(|error| panic!("{error}"))
+    let kind = EmbeddingKind {
+        foundation: hash.to_owned(),
+        input_size: 128,
+        shape: SHAPE,
+        precision,
+    };
+    EmbeddingCache::open(folder, kind, limit_bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn key(number: u64) -> EmbeddingKey {
@@ -194,11 +200,23 @@ fn other_weights_sizes_and_precisions_are_other_caches() {
 fn a_limit_is_kept_and_a_full_disk_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = open(folder.path(), Some(3 * 96 + 10));
-    let insertions: Vec<_> = (0..5)
-        .map(|number| cache.insert(key(number), &values(number)).expect("room"))
-        .collect();
-    assert_eq!(insertions[..3], [Insertion::Kept; 3]);
-    assert_eq!(insertions[3..], [Insertion::NoRoom; 2]);
+    let insert = |number| cache.insert(key(number), &values(number));
+    for number in 0..3 {
+        assert_eq!(insert(number).expect("room"), Insertion::Kept);
+    }
+    let error = insert(3).expect_err("there is no room");
+    assert!(
+        matches!(
+            error,
+            CacheError::Limit {
+                embeddings: 3,
+                limit_bytes: 298,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(insert(4).expect("told once"), Insertion::NoRoom);
     assert_eq!(
         cache.insert(key(1), &values(1)).expect("room"),
         Insertion::Present

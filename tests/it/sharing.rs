@@ -241,6 +241,20 @@ fn a_run_goes_on_where_the_cache_takes_no_more() {
     assert_eq!(losses(&found), losses(&told));
     let computed = |told: &Told| told.steps[14].computed_embeddings;
     assert!(computed(&found) > computed(&told), "some more than once");
+    assert_eq!(found.full, 1, "it is said once");
+
+    // The next run knows it before it computes anything.
+    let (_, found) = run(
+        &limited,
+        &dataset,
+        &TrainingFolders {
+            run: small.run.join("next"),
+            ..small
+        },
+    )
+    .expect("it runs");
+    assert_eq!(losses(&found), losses(&told));
+    assert_eq!((found.full, found.embedded.len()), (1, 0));
 
     // Nobody can claim a slice where the claims' folder cannot be.
     let blocked = folders(&folder.path().join("blocked"), "run");

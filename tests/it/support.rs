@@ -184,10 +184,18 @@ pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<Strin
 
 /// `|ours - theirs| / |theirs|` in the Euclidean norm.
 pub fn norm_error(ours: &TensorData, theirs: &TensorData) -> f64 {
-    let [mut difference, mut norm] = [0.0, 0.0];
-    for (ours, theirs) in ours.iter::<f64>().zip(theirs.iter::<f64>()) {
-        difference += (ours - theirs).powi(2);
-        norm += theirs.powi(2);
-    }
-    (difference / norm).sqrt()
+    norm_of_difference(ours, theirs) / norm(theirs)
+}
+
+/// `|data|` in the Euclidean norm.
+pub fn norm(data: &TensorData) -> f64 {
+    data.iter::<f64>().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// `|ours - theirs|` in the Euclidean norm.
+#[track_caller]
+pub fn norm_of_difference(ours: &TensorData, theirs: &TensorData) -> f64 {
+    assert_eq!(ours.shape(), theirs.shape(), "shapes differ");
+    let pairs = ours.iter::<f64>().zip(theirs.iter::<f64>());
+    pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }

@@ -1,5 +1,6 @@
 //! Layer normalisation over the last axis, and its gradients.
 
+use crate::channel_sums::{in_64_bits, narrow};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -67,15 +68,8 @@ impl LayerNorm<'_> {
                 })
             })
             .collect();
-        let total = |which: usize| -> Vec<f32> {
-            let mut total = vec![0.0_f64; channels];
-            for part in &parts {
-                for (total, &value) in total.iter_mut().zip(&part[which]) {
-                    *total += f64::from(value);
-                }
-            }
-            total.into_iter().map(|total| total as f32).collect()
-        };
+        let total =
+            |which: usize| narrow(in_64_bits(parts.iter().map(|part| &part[which]), channels));
         LayerNormGradients {
             input: input_gradient,
             affine: affine.then(|| [total(0), total(1)]),

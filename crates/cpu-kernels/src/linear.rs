@@ -1,5 +1,6 @@
 //! Linear layers and their gradients.
 
+use crate::channel_sums::{in_64_bits, narrow};
 use crate::convolution::Convolution;
 use crate::product::{Groups, in_groups, load, multiply_add, panel_width, store};
 use pulp::{Arch, Simd, WithSimd};
@@ -150,13 +151,7 @@ pub fn bias_gradient(gradient: &[f32], outputs: usize) -> Vec<f32> {
             sums
         })
         .collect();
-    let mut total = vec![0.0_f64; outputs];
-    for part in parts {
-        for (total, value) in total.iter_mut().zip(part) {
-            *total += f64::from(value);
-        }
-    }
-    total.into_iter().map(|sum| sum as f32).collect()
+    narrow(in_64_bits(&parts, outputs))
 }
 
 struct Rows<'a> {

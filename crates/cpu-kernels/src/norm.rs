@@ -1,5 +1,6 @@
 //! Batch normalisation of channels-last images, with what follows it in a residual block: the short cut's sum and ReLU.
 
+use crate::channel_sums::{in_64_bits, narrow};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -237,16 +238,8 @@ impl Normalized<'_> {
             .enumerate()
             .map(|(i, gradient)| arch.dispatch(GradientSums(part(i * size, gradient.len()))))
             .collect();
-        let mut bias = vec![0.0; channels];
-        let mut weight = vec![0.0; channels];
-        for (sums, products) in &parts {
-            for (total, &sum) in bias.iter_mut().zip(sums) {
-                *total += f64::from(sum);
-            }
-            for (total, &product) in weight.iter_mut().zip(products) {
-                *total += f64::from(product);
-            }
-        }
+        let bias = in_64_bits(parts.iter().map(|(sums, _)| sums), channels);
+        let weight = in_64_bits(parts.iter().map(|(_, products)| products), channels);
         let pixels = (gradient.len() / channels) as f64;
         // input gradient = scale * gradient + slope * input + offset
         let coefficients: Vec<[f32; 3]> = (0..channels)
@@ -273,7 +266,6 @@ impl Normalized<'_> {
                 out,
             });
         });
-        let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
         NormGradients {
             input,
             weight: narrow(weight),

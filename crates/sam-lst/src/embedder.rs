@@ -137,7 +137,7 @@ impl SliceView {
 pub struct Embedder<'a> {
     foundation: &'a Foundation,
     cache: Option<(&'a EmbeddingCache, CachedViews)>,
-    /// What the disk said when it took no more.
+    /// Why the cache took no more.
     full: Option<Arc<CacheError>>,
     computed: usize,
 }
@@ -167,7 +167,7 @@ impl<'a> Embedder<'a> {
         self.computed
     }
 
-    /// Why nothing is kept any more, if the disk did not take an embedding.
+    /// Why nothing is kept any more, if the disk or the cache's limit did not take an embedding.
     pub fn full(&self) -> Option<&CacheError> {
         self.full.as_deref()
     }

@@ -101,14 +101,38 @@ impl EmbeddingKey {
     }
 }
 
+/// What the embeddings of a cache are: of which network, and how large.
+///
+/// [`SamLst::embedding_cache`](crate::SamLst::embedding_cache) knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingKind {
+    /// A name that no other foundation has, nor this one in another precision.
+    pub foundation: String,
+    /// Side of the images in pixels.
+    pub input_size: usize,
+    /// Channels, rows and columns.
+    pub shape: [usize; 3],
+    /// How they are kept.
+    pub precision: CachePrecision,
+}
+
+impl EmbeddingKind {
+    fn folder_name(&self) -> String {
+        let precision = match self.precision {
+            CachePrecision::F16 => "f16",
+            CachePrecision::F32 => "f32",
+        };
+        format!("{}-{}-{precision}", self.foundation, self.input_size)
+    }
+}
+
 /// Embeddings of one foundation at one input size, on disk.
 ///
 /// Any number of threads and processes may use one folder at once.
 #[derive(Debug)]
 pub struct EmbeddingCache {
     folder: PathBuf,
-    shape: [usize; 3],
-    precision: CachePrecision,
+    kind: EmbeddingKind,
     limit_bytes: u64,
     /// Bytes of all embeddings found or written.
     bytes: AtomicU64,
@@ -197,6 +221,21 @@ pub enum CacheError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The cache may hold no more. What is there stays, no more are written in this run.
+    #[error(
+        "the embedding cache, {}, is full: {embeddings} embeddings take the {} GB that it may hold; the others are computed \
+         whenever they are needed",
+        folder.display(),
+        *limit_bytes as f64 / 1e9
+    )]
+    Limit {
+        /// The cache's part for these embeddings.
+        folder: PathBuf,
+        /// How many it holds.
+        embeddings: usize,
+        /// What they may take.
+        limit_bytes: u64,
+    },
 }
 
 /// What became of an embedding given to [`EmbeddingCache::insert`].
@@ -206,43 +245,32 @@ pub enum Insertion {
     Kept,
     /// It was there.
     Present,
-    /// There is no room under the limit, or writing has failed before.
+    /// The limit was reached or writing has failed before.
     NoRoom,
 }
 
 const LINE_BYTES: usize = 40;
 
 impl EmbeddingCache {
-    /// Opens the part of a cache folder that holds embeddings of `shape` (channels, rows, columns) of one foundation, by a
-    /// name that no other foundation has, for one input size. `limit_bytes` bounds what all its files together may hold.
-    ///
-    /// [`SamLst::embedding_cache`](crate::SamLst::embedding_cache) knows all but the folder and the limit.
+    /// Opens the part of a cache folder that holds embeddings of one kind. `limit_bytes` bounds what all its files together may
+    /// hold.
     ///
     /// # Errors
     ///
     /// [`CacheError`] if the folder can neither be read nor made.
     pub fn open(
         folder: impl AsRef<Path>,
-        foundation: &str,
-        input_size: usize,
-        shape: [usize; 3],
-        precision: CachePrecision,
+        kind: EmbeddingKind,
         limit_bytes: Option<u64>,
     ) -> Result<Self, CacheError> {
-        let kind = match precision {
-            CachePrecision::F16 => "f16",
-            CachePrecision::F32 => "f32",
-        };
-        let name = format!("{foundation}-{input_size}-{kind}");
-        let folder = folder.as_ref().join(name);
+        let folder = folder.as_ref().join(kind.folder_name());
         std::fs::create_dir_all(&folder).map_err(|source| CacheError::Write {
             file: folder.clone(),
             source,
         })?;
         let cache = Self {
             folder,
-            shape,
-            precision,
+            kind,
             limit_bytes: limit_bytes.unwrap_or(u64::MAX),
             bytes: AtomicU64::new(0),
             index: RwLock::default(),
@@ -364,7 +392,7 @@ impl EmbeddingCache {
 
     /// Bytes that one embedding takes.
     pub fn embedding_bytes(&self) -> u64 {
-        (self.shape.iter().product::<usize>() * self.precision.bytes()) as u64
+        (self.kind.shape.iter().product::<usize>() * self.kind.precision.bytes()) as u64
     }
 
     /// Bytes that all embeddings take.
@@ -389,12 +417,12 @@ impl EmbeddingCache {
 
     /// How embeddings are kept.
     pub fn precision(&self) -> CachePrecision {
-        self.precision
+        self.kind.precision
     }
 
     /// Channels, rows and columns of an embedding.
     pub fn shape(&self) -> [usize; 3] {
-        self.shape
+        self.kind.shape
     }
 
     /// The values of an embedding; none if it is not there, or is damaged, and has to be computed.
@@ -407,7 +435,7 @@ impl EmbeddingCache {
         let Some(place) = place else { return Ok(None) };
         let segment = reading(&self.segments)[place.segment].clone();
         let values = segment.with_bytes(place.offset, self.embedding_bytes(), |bytes| {
-            (xxh3_64(bytes) == place.checksum).then(|| self.precision.decode(bytes))
+            (xxh3_64(bytes) == place.checksum).then(|| self.kind.precision.decode(bytes))
         });
         let values = values.map_err(|source| CacheError::Read {
             file: segment.file.clone(),
@@ -430,30 +458,32 @@ impl EmbeddingCache {
     ///
     /// # Errors
     ///
-    /// [`CacheError::Write`] the first time that the disk does not take one; afterwards there is no room.
+    /// [`CacheError::Write`] the first time that the disk does not take one, [`CacheError::Limit`] the first time that the limit
+    /// does not; afterwards there is no room.
     ///
     /// # Panics
     ///
     /// If there are not as many values as an embedding has.
     pub fn insert(&self, key: EmbeddingKey, values: &[f32]) -> Result<Insertion, CacheError> {
-        let expected: usize = self.shape.iter().product();
+        let shape = self.kind.shape;
         assert_eq!(
             values.len(),
-            expected,
-            "an embedding of shape {:?}",
-            self.shape
+            shape.iter().product::<usize>(),
+            "an embedding of shape {shape:?}"
         );
         if self.contains(&key) {
             return Ok(Insertion::Present);
         }
         let size = self.embedding_bytes();
         let mut writer = locked(&self.writer);
-        if matches!(*writer, WriterState::Closed)
-            || self.bytes().saturating_add(size) > self.limit_bytes
-        {
+        if matches!(*writer, WriterState::Closed) {
             return Ok(Insertion::NoRoom);
         }
-        let bytes = self.precision.encode(values);
+        if let Err(error) = self.check_limit() {
+            *writer = WriterState::Closed;
+            return Err(error);
+        }
+        let bytes = self.kind.precision.encode(values);
         match self.append(&mut writer, key, &bytes) {
             Ok(place) => {
                 let mut index = writing(&self.index);
@@ -469,6 +499,22 @@ impl EmbeddingCache {
                     source,
                 })
             }
+        }
+    }
+
+    /// Whether the limit leaves room for another embedding.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Limit`] if not.
+    pub(crate) fn check_limit(&self) -> Result<(), CacheError> {
+        match self.bytes().saturating_add(self.embedding_bytes()) <= self.limit_bytes {
+            true => Ok(()),
+            false => Err(CacheError::Limit {
+                folder: self.folder.clone(),
+                embeddings: self.len(),
+                limit_bytes: self.limit_bytes,
+            }),
         }
     }
 

@@ -22,7 +22,9 @@ pub use batches::{Batch, Batches, Waiting};
 pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
 pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceHash, SliceView};
-pub use embedding_cache::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, Insertion};
+pub use embedding_cache::{
+    CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, EmbeddingKind, Insertion,
+};
 pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders, write_reports};
 pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
 pub use gated_fusion::Fusion;

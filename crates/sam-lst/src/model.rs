@@ -1,5 +1,5 @@
 use crate::weights::{self, LadderMetadata, StateDict, WeightsError};
-use crate::{CacheError, CachePrecision, EmbeddingCache};
+use crate::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKind};
 use crate::{ConfigError, Foundation, Ladder, SamLstConfig, SideConfig, SideEncoder, Task};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
@@ -204,14 +204,13 @@ impl<S: SideEncoder> SamLst<S> {
         let Self {
             foundation, config, ..
         } = self;
-        EmbeddingCache::open(
-            folder,
-            &foundation.cache_name(),
-            config.input_size,
-            [config.encoder.out_channels, config.grid(), config.grid()],
+        let kind = EmbeddingKind {
+            foundation: foundation.cache_name(),
+            input_size: config.input_size,
+            shape: [config.encoder.out_channels, config.grid(), config.grid()],
             precision,
-            limit_bytes,
-        )
+        };
+        EmbeddingCache::open(folder, kind, limit_bytes)
     }
 
     /// Embeds the image on the spot and draws one mask per class.

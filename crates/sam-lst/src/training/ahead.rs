@@ -36,7 +36,7 @@ pub(super) struct Ahead<'a> {
 pub(super) struct Embedded {
     /// Embeddings that this process computed.
     pub computed: usize,
-    /// Whether the disk took no more, which was told.
+    /// Whether the cache took no more, which was told.
     pub full: bool,
     /// Whether some are still missing.
     pub incomplete: bool,
@@ -104,6 +104,14 @@ impl<'a> Ahead<'a> {
         foundations: &[Foundation],
         told: &mut Told<'_>,
     ) -> Result<Embedded, TrainingError> {
+        if let Err(error) = self.cache.check_limit() {
+            told.tell(TrainingEvent::CacheFull(&error));
+            return Ok(Embedded {
+                full: true,
+                incomplete: true,
+                ..Embedded::default()
+            });
+        }
         let all = missing.values().map(|views| views.len()).sum();
         let queue = Mutex::new(Queue {
             todo: missing
@@ -137,7 +145,7 @@ impl<'a> Ahead<'a> {
                     };
                     while let (false, Some(batch)) = (stop.load(Ordering::Relaxed), next()) {
                         let said = self.compute(&foundation, batch, stop);
-                        if news.send(said).is_err() {
+                        if said.into_iter().any(|said| news.send(said).is_err()) {
                             break;
                         }
                     }
@@ -260,25 +268,27 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    fn compute(&self, foundation: &Foundation, batch: Vec<Input>, stop: &AtomicBool) -> News {
+    fn compute(&self, foundation: &Foundation, batch: Vec<Input>, stop: &AtomicBool) -> Vec<News> {
         let images: Vec<&Array2<f32>> = batch.iter().map(|input| &input.image).collect();
         let images = self.batches.images(&images, &foundation.device());
         let embeddings = match foundation.try_embed(images) {
             Ok(embeddings) => embeddings,
-            Err(error) => return failed(CacheError::from(error)),
+            Err(error) => return vec![failed(CacheError::from(error))],
         };
         let values = values_for(self.cache, embeddings);
         let size: usize = self.cache.shape().iter().product();
-        let mut kept = 0;
+        let (mut kept, mut full) = (0, None);
         for (values, input) in values.chunks_exact(size).zip(&batch) {
             match self.cache.insert(input.key, values) {
                 Ok(Insertion::Kept | Insertion::Present) => kept += 1,
-                // The rest is computed when it is asked for.
+                // Why was said where it was met with. The rest is computed when it is asked for.
                 Ok(Insertion::NoRoom) => stop.store(true, Ordering::Relaxed),
-                Err(error) => return News::Full(error),
+                Err(error) => full = Some(News::Full(error)),
             }
         }
-        News::There(kept, batch.len())
+        std::iter::once(News::There(kept, batch.len()))
+            .chain(full)
+            .collect()
     }
 }
 

@@ -168,8 +168,6 @@ pub fn train_beside<S: SideEncoder>(
         batches: &batches,
         cache: cache.as_ref(),
         position: &position,
-        cases: &cases,
-        validation: &validation,
         devices: 1 + devices.len(),
     };
     let (plan, missing) = planner.plan(&mut told)?;
@@ -300,8 +298,6 @@ pub fn embed<S: SideEncoder>(
         batches: &batches,
         cache: Some(&cache),
         position: &Position::default(),
-        cases: &cases,
-        validation: &[],
         devices: 1 + devices.len(),
     };
     let (mut plan, missing) = planner.plan(&mut told)?;

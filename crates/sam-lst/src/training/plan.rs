@@ -4,7 +4,7 @@ use super::folder::Position;
 use super::{Told, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan};
 use crate::{Batches, EmbeddingCache, SamLst, SideEncoder, SliceHash};
 use burn::tensor::Tensor;
-use datasets::{Case, Dataset, DatasetError, SliceStore, View};
+use datasets::{Dataset, DatasetError, SliceStore, Split, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -21,8 +21,6 @@ pub(super) struct Planner<'a, S: SideEncoder> {
     pub batches: &'a Batches<'a>,
     pub cache: Option<&'a EmbeddingCache>,
     pub position: &'a Position,
-    pub cases: &'a [&'a Case],
-    pub validation: &'a [&'a Case],
     pub devices: usize,
 }
 
@@ -40,9 +38,9 @@ impl<S: SideEncoder> Planner<'_, S> {
         let count = |views: &ViewsBySlice| views.values().map(BTreeSet::len).sum::<usize>();
         let kept_embeddings = count(&kept);
         let mut plan = TrainingPlan {
-            cases: self.cases.len(),
+            cases: self.cases(Split::Train),
             slices: self.store.len(),
-            validation_cases: self.validation.len(),
+            validation_cases: self.cases(Split::Validation),
             trained_values: trained.iter().map(|(_, values)| values).sum(),
             epoch_steps,
             steps: epoch_steps * config.epochs,
@@ -63,6 +61,11 @@ impl<S: SideEncoder> Planner<'_, S> {
             plan.embedding_time = Some(self.embedding_time());
         }
         Ok((plan, missing))
+    }
+
+    fn cases(&self, split: Split) -> usize {
+        let cases = self.dataset.all_cases().iter();
+        cases.filter(|case| case.split == split).count()
     }
 
     /// The embeddings that the steps ahead ask for: those that are kept, and how often others.

@@ -262,6 +262,10 @@ impl<S: SideEncoder> Trainer<'_, S> {
             let predicted = segmenter.segment(&volumes.image, |done| {
                 told.tell(TrainingEvent::Validating(&case.name, done, slices));
             })?;
+            if let (Some(error), false) = (segmenter.embedder().full(), self.told_full) {
+                told.tell(TrainingEvent::CacheFull(error));
+                self.told_full = true;
+            }
             if told.stop {
                 // The epoch's steps are done, its validation is not.
                 drop(segmenter);
