@@ -171,6 +171,12 @@ fn main() -> Result<()> {
     let curve = folders.run.join("learning-curve.svg");
     learning_curve::draw(&folders.run, epoch_steps, &curve)?;
     println!("trained ladder   {}", trained.ladder_file.display());
+    if arguments.sam.is_none() {
+        // A ladder is of no use without its foundation. Drawn anew, as the training may have rounded it.
+        let foundation = folders.run.join("foundation.safetensors");
+        config.model.init(&device)?.save_sam(&foundation)?;
+        println!("its foundation   {}", foundation.display());
+    }
     println!("learning curve   {}", curve.display());
     println!("settings, logs   {}", folders.run.display());
     Ok(())

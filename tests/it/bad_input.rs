@@ -405,9 +405,10 @@ fn a_ladder_over_another_foundation_or_decoder() {
 #[test]
 fn a_place_that_cannot_be_written() {
     let model = config().init(&Device::flex()).expect("valid");
-    let path = Path::new("nowhere/ladder.safetensors");
-    let error = model.save_ladder(path).expect_err("no such folder");
-    assert_message(&error, path, &["cannot be written"]);
+    let folder = folder();
+    let path = file(&folder, "a file", b"").join("ladder.safetensors");
+    let error = model.save_ladder(&path).expect_err("in no folder");
+    assert_message(&error, &path, &["cannot be written"]);
 }
 
 #[test]

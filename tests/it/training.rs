@@ -364,7 +364,15 @@ fn a_run_that_is_asked_to_stop_saves_and_goes_on_later() {
         stop(&|event| matches!(event, TrainingEvent::Validating(..)), 10);
     }
     stop(&|event| matches!(event, TrainingEvent::Validated(_)), 10);
-    run(&config(), &dataset, &stopped).expect("it goes on");
+    // What has no part in the weights may be another meanwhile.
+    let mut config = config();
+    config.workers = 3;
+    config.checkpoint_steps = 4;
+    config.cache.views = CachedViews::IDENTITY;
+    config.cache.limit_gb = Some(1.0);
+    run(&config, &dataset, &stopped).expect("it goes on");
+    let written = TrainingConfig::released(9).changed_by_file(stopped.run.join("config.toml"));
+    assert_eq!(written.expect("it was written"), config);
     for name in ["ladder.safetensors", "best.safetensors"] {
         assert_same_weights(&stopped, &whole, name);
     }

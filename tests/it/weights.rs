@@ -159,6 +159,34 @@ fn a_ladder_over_random_weights_carries_them_all() {
     let mut again = config().with_seed(3).init(&Device::flex()).expect("valid");
     again.load_ladder(&path).expect("loads");
     logits(&again).assert_eq(&logits(&model), true);
+
+    // With its foundation in a file, it is a model as any other.
+    let sam = folder.path().join("sam.safetensors");
+    model.save_sam(&sam).expect("saves");
+    let again = SamLst::from_pretrained(&sam, &path, &Device::flex()).expect("loads");
+    logits(&again).assert_eq(&logits(&model), true);
+    let other = config().with_seed(4).init(&Device::flex()).expect("valid");
+    other.save_sam(&sam).expect("saves");
+    let error = SamLst::from_pretrained(&sam, &path, &Device::flex()).unwrap_err();
+    assert!(
+        matches!(error, WeightsError::WrongFoundation { .. }),
+        "{error}"
+    );
+}
+
+/// Whoever may read other files of a folder may read a checkpoint.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_is_a_file_as_any_other() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let [ladder, other] = ["ladder.safetensors", "other"].map(|name| folder.path().join(name));
+    std::fs::write(&other, "").expect("room");
+    let model = config().init(&Device::flex()).expect("valid");
+    model.save_ladder(&ladder).expect("saves");
+    let mode = |file| std::fs::metadata(file).expect("a file").mode();
+    assert_eq!(mode(&ladder), mode(&other));
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 2);
 }
 
 #[test]

@@ -258,6 +258,18 @@ impl<S: SideEncoder> SamLst<S> {
         )
     }
 
+    /// Saves SAM's part of the model, image encoder, prompt encoder and mask decoder as they are now, under SAM's names: the
+    /// checkpoint that [`from_pretrained`](SamLst::from_pretrained) asks for, where the foundation came from no file.
+    ///
+    /// A foundation in half precision is written as it was rounded, and no ladder that was trained over it takes it then.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Write`] if the file cannot be written.
+    pub fn save_sam(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
+        weights::save_sam(self.foundation.encoder(), &self.ladder, path.as_ref())
+    }
+
     /// Loads a ladder checkpoint, and its task, into this model, on the ladder's device. After an error the model is as it was.
     ///
     /// # Errors

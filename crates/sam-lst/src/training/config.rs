@@ -253,6 +253,22 @@ impl TrainingConfig {
         Ok(config)
     }
 
+    /// A configuration that was written, with this one's values where these have no part in what is trained; as it is if it
+    /// cannot be read.
+    pub(super) fn adapted(&self, written: &str) -> String {
+        let Ok(mut config) = toml::from_str::<Self>(written) else {
+            return written.to_owned();
+        };
+        config.workers = self.workers;
+        config.checkpoint_steps = self.checkpoint_steps;
+        config.cache.limit_gb = self.cache.limit_gb;
+        // Without a cache nothing is rounded to its precision.
+        if config.cache.views.count() > 0 && self.cache.views.count() > 0 {
+            config.cache.views = self.cache.views;
+        }
+        config.to_toml()
+    }
+
     /// The whole configuration as a TOML file has it.
     ///
     /// # Panics

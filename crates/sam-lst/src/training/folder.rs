@@ -1,6 +1,6 @@
 //! A run's folder: its configuration, its logs, and the checkpoint that it goes on from.
 
-use super::TrainingError;
+use super::{TrainingConfig, TrainingError};
 use crate::{Ladder, SideEncoder};
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -45,9 +45,13 @@ const OPTIMIZER: &str = "optimizer.bpk";
 const POSITION: &str = "position.json";
 
 impl RunFolder {
-    /// Takes the folder for this process. `settings` are the names and contents of files that say what the run is; one that
-    /// is there must say the same.
-    pub fn open(folder: &Path, settings: &[(&str, String)]) -> Result<Self, TrainingError> {
+    /// Takes the folder for this process. The configuration, and `others`, the names and contents of files, say what the run
+    /// is; those that are there must say the same.
+    pub fn open(
+        folder: &Path,
+        config: &TrainingConfig,
+        others: &[(&str, String)],
+    ) -> Result<Self, TrainingError> {
         let write = |path: &Path| TrainingError::write(path);
         std::fs::create_dir_all(folder).map_err(write(folder))?;
         let lock_file = folder.join("lock");
@@ -70,12 +74,29 @@ impl RunFolder {
             folder: folder.to_owned(),
             _lock: lock,
         };
-        for (name, contents) in settings {
-            let file = run.file(name);
-            match std::fs::read_to_string(&file) {
-                Ok(found) if found == *contents => {}
-                Ok(found) => {
-                    let mut lines = found.lines().zip(contents.lines());
+        run.settle("config.toml", &config.to_toml(), |found| {
+            config.adapted(found)
+        })?;
+        for (name, contents) in others {
+            run.settle(name, contents, str::to_owned)?;
+        }
+        Ok(run)
+    }
+
+    /// Writes a file that says what the run is, or compares it with what is there, of which `comparable` makes what counts.
+    fn settle(
+        &self,
+        name: &str,
+        asked: &str,
+        comparable: impl FnOnce(&str) -> String,
+    ) -> Result<(), TrainingError> {
+        let file = self.file(name);
+        match std::fs::read_to_string(&file) {
+            Ok(found) if found == asked => return Ok(()),
+            Ok(found) => {
+                let found = comparable(&found);
+                if found != asked {
+                    let mut lines = found.lines().zip(asked.lines());
                     let (found, asked) = lines
                         .find(|(found, asked)| found != asked)
                         .unwrap_or(("fewer or more lines", "this"));
@@ -85,13 +106,11 @@ impl RunFolder {
                         asked: asked.to_owned(),
                     });
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    run.write_beside(name, contents.as_bytes())?;
-                }
-                Err(error) => return Err(TrainingError::read(&file)(error)),
             }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(TrainingError::read(&file)(error)),
         }
-        Ok(run)
+        self.write_beside(name, asked.as_bytes())
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

@@ -41,7 +41,8 @@ use trainer::Trainer;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingFolders {
     /// The run's own: configuration, logs, checkpoints, ladders, receipt. The same settings in the same folder go on with
-    /// the run.
+    /// the run; those that have no part in what is trained may differ: [`workers`](TrainingConfig::workers),
+    /// [`checkpoint_steps`](TrainingConfig::checkpoint_steps), and how many embeddings the cache keeps.
     pub run: PathBuf,
     /// What runs share: decoded slices and embeddings.
     pub cache: PathBuf,
@@ -143,8 +144,8 @@ pub fn train_beside<S: SideEncoder>(
     let foundation = model.foundation.weights_sha256();
     let run = RunFolder::open(
         &folders.run,
+        config,
         &[
-            ("config.toml", config.to_toml()),
             ("dataset.toml", description.to_toml()),
             ("cases.txt", case_list),
             ("foundation.sha256", foundation.to_owned()),

@@ -1,10 +1,11 @@
-use super::keys::Part;
+use super::keys::{IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part};
 use super::{StateDict, WeightsError, fingerprint, load, write};
 use crate::{Ladder, SamLstConfig, SideEncoder, Task};
 use burn::config::Config;
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
 use mask_decoder::DecoderTuning;
+use sam_encoder::SamEncoder;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -125,6 +126,26 @@ pub(crate) fn save_ladder<S: SideEncoder>(
         metadata.insert(TASK_KEY.to_string(), task);
     }
     write::safetensors(path, path, saved, metadata)
+}
+
+pub(crate) fn save_sam<S: SideEncoder>(
+    encoder: &SamEncoder,
+    ladder: &Ladder<S>,
+    path: &Path,
+) -> Result<(), WeightsError> {
+    let decoders = fingerprint::collect(&ladder.valid(), "")
+        .into_iter()
+        .filter(|tensor| {
+            [PROMPT_ENCODER.prefix, MASK_DECODER.prefix]
+                .iter()
+                .any(|prefix| tensor.name.starts_with(prefix))
+        });
+    let tensors = fingerprint::collect(encoder, IMAGE_ENCODER.prefix)
+        .into_iter()
+        .chain(decoders)
+        .collect();
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    write::safetensors(path, path, tensors, metadata)
 }
 
 pub(crate) fn load_ladder<S: SideEncoder>(

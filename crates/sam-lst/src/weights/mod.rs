@@ -44,7 +44,7 @@ pub use error::WeightsError;
 pub use keys::official_name;
 pub use state_dict::{StateDict, TensorInfo};
 
-pub(crate) use checkpoint::{load_ladder, save_ladder};
+pub(crate) use checkpoint::{load_ladder, save_ladder, save_sam};
 pub(crate) use fingerprint::{collect, files_sha256, sha256};
 pub(crate) use keys::{CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, RESNET};
 pub(crate) use load::load;

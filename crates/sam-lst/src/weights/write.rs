@@ -1,10 +1,13 @@
 use super::WeightsError;
 use super::load::{First, as_f32};
-use burn::store::burn_pack::{AtomicFile, Tensor as PackTensor};
+use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::DType;
+use datasets::replace_file;
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 /// Writes tensors as safetensors, floating-point ones as `f32`, one in memory at a time. The file is written beside
@@ -33,28 +36,27 @@ pub(super) fn safetensors(
         })
         .collect::<Result<Vec<_>, WeightsError>>()?;
 
-    let write_error = |reason: String| WeightsError::Write {
-        path: path.into(),
-        reason,
-    };
-    let (scratch, file) =
-        AtomicFile::create(path).map_err(|error| write_error(error.to_string()))?;
-    drop(file);
-    safetensors::serialize_to_file(views, Some(metadata), scratch.path())
-        .map_err(|error| write_error(error.to_string()))?;
-    // Dropping the scratch file without committing removes it.
-    if let Some(error) = bad_value.take() {
-        return Err(error);
-    }
-    if let Some(reason) = unreadable.take() {
-        return Err(WeightsError::Damaged {
+    let mut wrong = None;
+    let written = replace_file(path, "tensors.safetensors", |beside| {
+        // What `safetensors` makes only its owner may read.
+        let permissions = File::create(beside)?.metadata()?.permissions();
+        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(io::Error::other)?;
+        std::fs::set_permissions(beside, permissions)?;
+        let damaged = |reason| WeightsError::Damaged {
             path: origin.into(),
             reason,
-        });
-    }
-    scratch
-        .commit()
-        .map_err(|error| write_error(error.to_string()))
+        };
+        wrong = bad_value.take().or_else(|| unreadable.take().map(damaged));
+        match wrong {
+            Some(_) => Err(io::ErrorKind::InvalidData.into()), // not put in place
+            None => Ok(()),
+        }
+    });
+    wrong.map_or(Ok(()), Err)?;
+    written.map_err(|error| WeightsError::Write {
+        path: path.into(),
+        reason: error.to_string(),
+    })
 }
 
 struct F32View {
