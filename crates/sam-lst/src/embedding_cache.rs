@@ -221,7 +221,7 @@ pub enum CacheError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The cache may hold no more. What is there stays, no more are written in this run.
+    /// The cache may hold no more. What is there stays; no more are written in this run.
     #[error(
         "the embedding cache, {}, is full: {embeddings} embeddings take the {} GB that it may hold; the others are computed \
          whenever they are needed",
