@@ -61,7 +61,7 @@ def network_rows():
         seconds = sorted(cell["seconds"])
         median = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
         for other, switch in others.items():
-            found = measure("pytorch.py", *device, *switch, cell["row"])
+            found = measure("models_pytorch.py", *device, *switch, cell["row"])
             row = found and found["rows"].get(cell["row"])
             if not row:
                 continue
@@ -131,7 +131,7 @@ if "datasets" in benches:
     report(f"nibabel {theirs['nibabel']}, scipy {theirs['scipy']}", theirs)
 if "memory" in benches:
     first, second = training_mb()
-    cached, full = (peak_mb(sys.executable, here / "pytorch.py", row) for row in ("step/cached_b4", "step/full_b4"))
+    cached, full = (peak_mb(sys.executable, here / "models_pytorch.py", row) for row in ("step/cached_b4", "step/full_b4"))
     print("\npeak memory, ViT-B at 512, batches of four; ratio = ours / theirs")
     print(f"{'row':<60} {'ours [MB]':>10} {'PyTorch [MB]':>13} {'ratio':>6}")
     for row, ours, theirs in (

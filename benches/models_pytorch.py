@@ -16,52 +16,11 @@ import warnings
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 from torchvision.models import resnet18
 
-class Side(nn.Module):
-    def __init__(self):
-        super().__init__()
-        network = resnet18()
-        self.layers = nn.Sequential(
-            network.conv1, network.bn1, network.relu, network.maxpool,
-            network.layer1, network.layer2, network.layer3,
-        )
-
-    def forward(self, image):
-        return self.layers(image)
-
-
-class Ladder(nn.Module):
-    """segment-anything's decoder repeats one image for many prompts; for a batch of images its parts are called here."""
-
-    def __init__(self, classes=9, grid=32):
-        super().__init__()
-        self.side, self.alpha = Side(), nn.Parameter(torch.zeros(1))
-        self.prompts = PromptEncoder(
-            embed_dim=256, image_embedding_size=(grid, grid), input_image_size=(16 * grid, 16 * grid), mask_in_chans=16
-        ).requires_grad_(False)
-        self.decoder = MaskDecoder(
-            num_multimask_outputs=classes - 1, transformer_dim=256,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-        ).requires_grad_(False)
-        self.decoder.output_upscaling.requires_grad_(True)
-
-    def decode(self, embedding):
-        batch, width, grid, _ = embedding.shape
-        decoder = self.decoder
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
-        image = embedding + self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        positions = self.prompts.get_dense_pe().expand(batch, -1, -1, -1)
-        tokens, image = decoder.transformer(image, positions, tokens)
-        upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(batch, width, grid, grid))
-        weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)
-        return (weights @ upscaled.flatten(2)).view(batch, -1, *upscaled.shape[2:])
-
-    def forward(self, image, embedding):
-        gate = torch.sigmoid(self.alpha)
-        return self.decode(gate * embedding + (1 - gate) * self.side(image))
+from ladder_pytorch import Ladder, Side
 
 
 def vit_b(size):
@@ -70,6 +29,13 @@ def vit_b(size):
         norm_layer=partial(nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True, window_size=14,
         global_attn_indexes=[2, 5, 8, 11],
     ).eval().requires_grad_(False)
+
+
+def published_ladder():
+    ladder = Ladder(resnet18())
+    ladder.prompts.requires_grad_(False)
+    ladder.decoder.requires_grad_(False).output_upscaling.requires_grad_(True)
+    return ladder
 
 
 def rows(device):
@@ -99,7 +65,7 @@ def rows(device):
         return run
 
     def side_forward(batch):
-        side, image = compiled(Side().to(device).eval()), random(batch, 3, 512, 512)
+        side, image = compiled(Side(resnet18()).to(device).eval()), random(batch, 3, 512, 512)
 
         def run():
             with torch.no_grad():
@@ -107,7 +73,7 @@ def rows(device):
         return run
 
     def side_backward(batch):
-        side, image = Side().to(device), random(batch, 3, 512, 512)
+        side, image = Side(resnet18()).to(device), random(batch, 3, 512, 512)
         call = compiled(side)
 
         def run():
@@ -116,7 +82,7 @@ def rows(device):
         return run
 
     def decoder_forward(batch):
-        ladder, embedding = Ladder().to(device), random(batch, 256, 32, 32)
+        ladder, embedding = published_ladder().to(device), random(batch, 256, 32, 32)
         decode = compiled(ladder.decode)
 
         def run():
@@ -125,7 +91,7 @@ def rows(device):
         return run
 
     def decoder_backward(batch):
-        ladder, embedding = Ladder().to(device), random(batch, 256, 32, 32)
+        ladder, embedding = published_ladder().to(device), random(batch, 256, 32, 32)
         decode = compiled(ladder.decode)
 
         def run():
@@ -134,7 +100,7 @@ def rows(device):
         return run
 
     def step(batch, full):
-        ladder, image, kept = Ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
+        ladder, image, kept = published_ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
         foundation = compiled(vit_b(512).to(device)) if full else None
         call = compiled(ladder)
         optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
@@ -210,7 +176,6 @@ parser.add_argument("--compile", action="store_true", help="with torch.compile")
 parser.add_argument("--tf32", action="store_true", help="products of 32-bit values may be rounded to TF32")
 parser.add_argument("--onnx", action="store_true", help="the encoder's rows in ONNX Runtime")
 parser.add_argument("--samples", type=int, default=10)
-options = parser.parse_args()
 
 
 def main():
@@ -241,4 +206,5 @@ def main():
 
 
 if __name__ == "__main__":
+    options = parser.parse_args()
     main()

@@ -1,0 +1,50 @@
+"""The ladder in PyTorch, of segment-anything's and torchvision's parts, for batches of images.
+
+segment-anything's own decoder repeats one image for many prompts; here its parts are called.
+"""
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import nn
+
+
+class Side(nn.Module):
+    """A torchvision ResNet up to `layer3`."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.layers = nn.Sequential(
+            network.conv1, network.bn1, network.relu, network.maxpool,
+            network.layer1, network.layer2, network.layer3,
+        )  # fmt: skip
+
+    def forward(self, image):
+        return self.layers(image)
+
+
+class Ladder(nn.Module):
+    def __init__(self, network, classes=9, grid=32, width=256, mlp_dim=2048, heads=8, iou_hidden_dim=256):
+        super().__init__()
+        self.side, self.alpha = Side(network), nn.Parameter(torch.zeros(1))
+        self.prompts = PromptEncoder(
+            embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(16 * grid, 16 * grid), mask_in_chans=16
+        )
+        self.decoder = MaskDecoder(
+            num_multimask_outputs=classes - 1, transformer_dim=width, iou_head_hidden_dim=iou_hidden_dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=mlp_dim, num_heads=heads),
+        )  # fmt: skip
+
+    def decode(self, embedding):
+        batch, width, grid, _ = embedding.shape
+        decoder = self.decoder
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
+        image = embedding + self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        positions = self.prompts.get_dense_pe().expand(batch, -1, -1, -1)
+        tokens, image = decoder.transformer(image, positions, tokens)
+        upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(batch, width, grid, grid))
+        weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)
+        return (weights @ upscaled.flatten(2)).view(batch, -1, *upscaled.shape[2:])
+
+    def forward(self, image, embedding):
+        gate = torch.sigmoid(self.alpha)
+        return self.decode(gate * embedding + (1 - gate) * self.side(image))

@@ -1,0 +1,217 @@
+"""Trains the demo's model on made-up patients, here and in PyTorch, and prints what both took and the DSC of the held-out ones.
+
+    python benches/training.py [--seeds N]
+    python benches/training.py --device cuda:0 --features cuda [--compile] [--tf32] [--precision bf16]
+
+PyTorch runs segment-anything's and torchvision's modules as the method was published: the frozen encoder in each step. Both start
+from one random SAM, each with a side network of its own draw, and see the same slices in views of the same distribution; the
+last weights count. Ours validates six times meanwhile, PyTorch never. Both predictions are scored by `evaluate_synapse`.
+
+Needs the packages of tests/it/fixtures/requirements.txt, and no other load on the machine.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from scipy.ndimage import rotate
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root / "tests/it/fixtures"))
+from common import encode, loss_parts, rate, resnet_tiny, sam_tiny
+from ladder_pytorch import Ladder
+
+# As in `TrainingConfig::demo`.
+CLASSES, SIZE, EPOCHS, BATCH, RATE, WARMUP, DICE_WEIGHT = 9, 128, 24, 8, 3e-3, 20, 0.8
+GRID = SIZE // 16
+# Synapse's labels, in the order of classes.
+LABELS = np.array([0, 1, 2, 3, 4, 6, 7, 8, 11])
+WINDOW = -125, 275
+
+
+class Slices(Dataset):
+    """Slices in random views, as the released code draws them."""
+
+    def __init__(self, data, cases):
+        classes = np.zeros(256, np.int64)
+        classes[LABELS] = np.arange(CLASSES)
+        images, labels = zip(*(read(data, case) for case in cases))
+        self.images, self.labels = np.concatenate(images), classes[np.concatenate(labels).astype(np.uint8)]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image, label = self.images[index], self.labels[index]
+        if torch.rand(()) < 0.5:
+            turns, axis = int(torch.randint(4, ())), int(torch.randint(2, ()))
+            image, label = (np.flip(np.rot90(pixels, turns), axis) for pixels in (image, label))
+        elif torch.rand(()) < 0.5:
+            angle = int(torch.randint(-20, 20, ()))
+            image, label = (rotate(pixels, angle, order=0, reshape=False) for pixels in (image, label))
+        label = torch.from_numpy(label.copy())[None, None].float()
+        for size in (SIZE, 4 * GRID):
+            label = F.interpolate(label, (size, size), mode="nearest-exact")
+        return enlarged(image), label[0, 0].long()
+
+
+def read(data, case):
+    """Image in [0, 1] and labels, slices first."""
+    image, label = (
+        np.asarray(nib.load(data / kind / f"{name}{case}.nii.gz").dataobj).transpose(2, 1, 0)
+        for kind, name in (("img", "img"), ("label", "label"))
+    )
+    low, high = WINDOW
+    return ((np.clip(image, low, high) - low) / (high - low)).astype(np.float32), label
+
+
+def enlarged(image):
+    image = torch.from_numpy(image.copy())[None, None]
+    return F.interpolate(image, (SIZE, SIZE), mode="bicubic", align_corners=False)[0].expand(3, -1, -1)
+
+
+def model(checkpoint, device):
+    """The frozen encoder and the ladder, over the checkpoint's SAM, with a side network as torchvision draws it."""
+    network = resnet_tiny()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    encoder = sam_tiny().image_encoder
+    width = encoder.neck[0].out_channels
+    ladder = Ladder(network, CLASSES, GRID, width, mlp_dim=128, heads=4, iou_hidden_dim=32)
+    state = load_file(checkpoint)
+    for prefix, module in (("image_encoder.", encoder), ("prompt_encoder.", ladder.prompts), ("mask_decoder.", ladder.decoder)):
+        module.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    ladder.prompts.requires_grad_(False)
+    ladder.decoder.iou_prediction_head.requires_grad_(False)
+    return encoder.requires_grad_(False).to(device), ladder.to(device)
+
+
+def embedder(encoder, device):
+    precision = {"f16": torch.float16, "bf16": torch.bfloat16}.get(options.precision)
+
+    def embed(image):
+        with torch.no_grad(), torch.autocast(device, precision) if precision else nullcontext():
+            return encode(encoder, image).float()
+
+    return torch.compile(embed) if options.compile else embed
+
+
+def train_in_pytorch(data, cases, checkpoint, device):
+    """Seconds, and what predicts classes of a slice."""
+    start = time.perf_counter()
+    slices = Slices(data, cases)
+    loader = DataLoader(slices, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    encoder, ladder = model(checkpoint, device)
+    embed = embedder(encoder, device)
+    forward = torch.compile(ladder) if options.compile else ladder
+    optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
+    step, steps = 0, EPOCHS * len(loader)
+    for _ in range(EPOCHS):
+        for image, label in loader:
+            image, label = image.to(device), label.to(device)
+            cross_entropy, dice = loss_parts(forward(image, embed(image)), label)
+            loss = (1 - DICE_WEIGHT) * cross_entropy + DICE_WEIGHT * dice
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * rate(step, WARMUP, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            assert loss.isfinite(), f"step {step}"
+            step += 1
+    seconds = time.perf_counter() - start
+    ladder.eval()
+
+    def predict(image):
+        with torch.no_grad():
+            batch = enlarged(image)[None].to(device)
+            logits = F.interpolate(forward(batch, embed(batch)), (SIZE, SIZE), mode="bilinear", align_corners=False)
+            classes = F.interpolate(logits.argmax(1)[None].float(), image.shape, mode="nearest-exact")
+            return LABELS[classes[0, 0].long().cpu().numpy()]
+
+    return seconds, predict
+
+
+def example(name, *arguments):
+    command = ["cargo", "run", "--quiet", "--release", "--features", options.features, "--example", name, "--", *map(str, arguments)]
+    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
+
+
+def score(folder, *arguments):
+    """Mean DSC in percent."""
+    example("evaluate_synapse", *arguments, "--protocol", "strict", "--output", folder / "scores")
+    report = json.loads((folder / "scores-strict.json").read_text())
+    return 100 * report["mean_of_organs"]["dsc"]["mean"]
+
+
+def compare(folder, seed, device):
+    """Seconds and DSC, ours and PyTorch's."""
+    run, config = folder / f"run{seed}", folder / f"{seed}.toml"
+    config.write_text(f"seed = {seed}\n[model]\nseed = {seed}\n")
+    precision = ["--precision", options.precision]
+    cache = folder / f"cache{seed}"  # nothing is found there
+    example("train_synapse", "--device", options.device, "--config", config, "--run", run, "--cache", cache, *precision)
+    ours = json.loads((run / "receipt.json").read_text())["seconds"]
+    checkpoint, phantoms = run / "foundation.safetensors", cache / "phantoms"
+    sam = ["--sam", checkpoint, "--ladder", run / "ladder.safetensors", "--device", options.device]
+    ours_dsc = score(folder, "--data", phantoms, *sam, *precision)
+
+    torch.manual_seed(seed)
+    data = phantoms / "RawData/Training"
+    cases = [line.split(": ")[1] for line in (run / "cases.txt").read_text().splitlines() if line.startswith("training: ")]
+    theirs, predict = train_in_pytorch(data, cases, checkpoint, device)
+    predictions = folder / f"predictions{seed}"
+    predictions.mkdir()
+    held_out = [case["case"] for case in json.loads((folder / "scores-strict.json").read_text())["cases"]]
+    for case in held_out:
+        image, _ = read(data, case)
+        labels = np.stack([predict(pixels) for pixels in image]).astype(np.uint8)
+        affine = nib.load(data / "img" / f"img{case}.nii.gz").affine
+        nib.save(nib.Nifti1Image(labels.transpose(2, 1, 0), affine), predictions / f"label{case}.nii.gz")
+    return ours, ours_dsc, theirs, score(folder, "--pred", predictions, "--label", data / "label")
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--seeds", type=int, default=3)
+parser.add_argument("--device", default="cpu", help="ours, as --list-devices names it; PyTorch takes cuda where that is not cpu")
+parser.add_argument("--features", default="", help="the backend's")
+parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"], help="the foundation's")
+parser.add_argument("--compile", action="store_true", help="torch.compile")
+parser.add_argument("--tf32", action="store_true", help="PyTorch may round products of 32-bit values to TF32")
+options = parser.parse_args()
+
+
+def main():
+    device = "cpu" if options.device == "cpu" else "cuda"
+    torch.set_num_threads(os.cpu_count())
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    print(f"{options.device}, foundation in {options.precision}, PyTorch {torch.__version__}")
+    print(f"{'seed':>4} {'ours [s]':>9} {'PyTorch [s]':>12} {'ratio':>6} {'ours DSC [%]':>13} {'PyTorch DSC [%]':>16}")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            ours, ours_dsc, theirs, theirs_dsc = compare(Path(folder), seed, device)
+            found.append((ours, theirs, ours / theirs, ours_dsc, theirs_dsc))
+            print(f"{seed:>4} {ours:>9.1f} {theirs:>12.1f} {ours / theirs:>6.2f} {ours_dsc:>13.2f} {theirs_dsc:>16.2f}", flush=True)
+    means = [statistics.mean(column) for column in zip(*found)]
+    print("mean {:>9.1f} {:>12.1f} {:>6.2f} {:>13.2f} {:>16.2f}".format(*means))
+
+
+if __name__ == "__main__":
+    main()
