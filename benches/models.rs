@@ -251,6 +251,7 @@ struct Cell {
 }
 
 fn main() -> Result<()> {
+    sam_lst::compute_on_this_thread();
     let arguments = Arguments::parse();
     match &arguments.measure {
         Some(row) => measure(row, &arguments),

@@ -41,6 +41,7 @@ struct Arguments {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
+    sam_lst::compute_on_this_thread();
     let arguments: Arguments = device::parse();
     let description = arguments
         .dataset

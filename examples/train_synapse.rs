@@ -125,6 +125,7 @@ enum FusionArgument {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
+    sam_lst::compute_on_this_thread();
     let arguments: Arguments = device::parse();
     let devices = arguments.device.open()?;
     let (device, others) = devices.split_first().context("--device names none")?;

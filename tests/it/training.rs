@@ -472,6 +472,9 @@ fn child() {
     let Some(folder) = std::env::var_os(CHILD_FOLDER) else {
         return;
     };
+    // Bit for bit what a program makes that leaves the work to other threads.
+    sam_lst::compute_on_this_thread();
+    assert!(!sam_lst::compute_on_this_thread(), "once in a program");
     let folder = Path::new(&folder);
     run(&config(), &dataset(folder), &folders(folder, "killed")).expect("it runs");
 }

@@ -15,6 +15,7 @@ mod sam;
 mod segmentation;
 mod side_encoder;
 mod task;
+mod threads;
 mod training;
 pub mod weights;
 
@@ -44,6 +45,7 @@ pub use sam_encoder::{SamEncoder, SamEncoderConfig};
 pub use segmentation::{OutputResampling, SegmentationConfig, Segmenter};
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
+pub use threads::compute_on_this_thread;
 #[cfg(feature = "tui")]
 pub use training::TrainingScreen;
 pub use training::{

@@ -12,7 +12,7 @@ use datasets::ndarray::Array2;
 use datasets::{SliceStore, View};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -112,7 +112,10 @@ impl<'a> Ahead<'a> {
                 ..Embedded::default()
             });
         }
-        let all = missing.values().map(|views| views.len()).sum();
+        let mut progress = Progress {
+            all: missing.values().map(|views| views.len()).sum(),
+            ..Progress::default()
+        };
         let queue = Mutex::new(Queue {
             todo: missing
                 .into_iter()
@@ -134,16 +137,15 @@ impl<'a> Ahead<'a> {
                     }
                 });
             }
-            for foundation in foundations {
+            // The first device's work is done here: on the CPU this thread may be one of those that compute.
+            let (own, others) = foundations.split_first().expect("a device");
+            for foundation in others {
                 let (foundation, news, stop) = (foundation.clone(), news.clone(), &stop);
                 // Gone with the last device, so that nobody waits for one.
                 let taken = Arc::clone(&taken);
                 scope.spawn(move || {
-                    let next = || {
-                        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
-                        taken.recv().ok()
-                    };
-                    while let (false, Some(batch)) = (stop.load(Ordering::Relaxed), next()) {
+                    while let (false, Ok(batch)) = (stop.load(Ordering::Relaxed), take(&taken)) {
+                        let Some(batch) = batch else { continue };
                         let said = self.compute(&foundation, batch, stop);
                         if said.into_iter().any(|said| news.send(said).is_err()) {
                             break;
@@ -151,31 +153,19 @@ impl<'a> Ahead<'a> {
                     }
                 });
             }
-            drop((ready, taken, news));
-            let mut embedded = Embedded::default();
-            let (mut done, mut failed) = (0, None);
-            for said in heard {
-                match said {
-                    News::There(there, computed) => {
-                        done += there;
-                        embedded.computed += computed;
-                        told.tell(TrainingEvent::Embedding(done, all));
-                    }
-                    News::Full(error) => {
-                        if !embedded.full {
-                            told.tell(TrainingEvent::CacheFull(&error));
-                        }
-                        embedded.full = true;
-                    }
-                    News::Failed(error) => failed = Some(error),
-                }
-                if told.stop || embedded.full || failed.is_some() {
-                    stop.store(true, Ordering::Relaxed);
+            drop((ready, news));
+            while let (false, Ok(batch)) = (stop.load(Ordering::Relaxed), take(&taken)) {
+                let said = batch.map(|batch| self.compute(own, batch, &stop));
+                for said in said.into_iter().flatten().chain(heard.try_iter()) {
+                    progress.hear(said, told, &stop);
                 }
             }
-            embedded.incomplete = done < all;
-            failed.map_or(Ok(embedded), Err)
-        })
+            drop(taken);
+            for said in heard {
+                progress.hear(said, told, &stop);
+            }
+        });
+        progress.end()
     }
 
     /// Makes batches of what no other process has, until nothing is left.
@@ -289,6 +279,52 @@ impl<'a> Ahead<'a> {
         std::iter::once(News::There(kept, batch.len()))
             .chain(full)
             .collect()
+    }
+}
+
+/// The next batch; none yet, if it takes a while to be made. An error when there will be no more.
+fn take(taken: &Mutex<Receiver<Vec<Input>>>) -> Result<Option<Vec<Input>>, RecvTimeoutError> {
+    let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+    match taken.recv_timeout(PATIENCE) {
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        batch => batch.map(Some),
+    }
+}
+
+/// What was heard so far.
+#[derive(Default)]
+struct Progress {
+    embedded: Embedded,
+    /// Embeddings that are there, of how many.
+    done: usize,
+    all: usize,
+    failed: Option<TrainingError>,
+}
+
+impl Progress {
+    fn hear(&mut self, said: News, told: &mut Told<'_>, stop: &AtomicBool) {
+        match said {
+            News::There(there, computed) => {
+                self.done += there;
+                self.embedded.computed += computed;
+                told.tell(TrainingEvent::Embedding(self.done, self.all));
+            }
+            News::Full(error) => {
+                if !self.embedded.full {
+                    told.tell(TrainingEvent::CacheFull(&error));
+                }
+                self.embedded.full = true;
+            }
+            News::Failed(error) => self.failed = Some(error),
+        }
+        if told.stop || self.embedded.full || self.failed.is_some() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn end(mut self) -> Result<Embedded, TrainingError> {
+        self.embedded.incomplete = self.done < self.all;
+        self.failed.map_or(Ok(self.embedded), Err)
     }
 }
 
