@@ -1,5 +1,5 @@
 """Runs `cargo bench` and the same rows in PyTorch, ONNX Runtime, medpy, nibabel and scipy, one after the other, and prints the
-ratios of the medians.
+ratios of the medians. On a CPU also the floor: what the networks' products alone would take at the machine's rate.
 
     python benches/compare.py [encoder|side|decoder|step|metrics|datasets|memory ...]
     python benches/compare.py --device cuda:0 --features cuda [encoder|side|decoder|step ...]
@@ -22,6 +22,7 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 networks = ["encoder", "side", "decoder", "step"]
+PRODUCT = "product/4096"
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("benches", nargs="*", help="all without")
 parser.add_argument("--device", default="cpu", help="as --list-devices of the examples names it")
@@ -45,7 +46,7 @@ def measure(script, *arguments):
 
 def network_rows():
     """Ours in one run, then each of theirs in a process of its own, which its peak memory takes."""
-    parts = [f"{bench}/" for bench in benches if bench in networks]
+    parts = [PRODUCT, *(f"{bench}/" for bench in benches if bench in networks)]
     with tempfile.TemporaryDirectory() as folder:
         program = [options.bench] if options.bench else ["cargo", "bench", "--features", options.features, "--bench", "models", "--"]
         saved = Path(folder) / "models"
@@ -57,6 +58,7 @@ def network_rows():
     device = ["--device", "cuda", "--tf32"] if gpu else []
     print(f"\n{options.device}; medians; ratio = ours / theirs")
     print(f"{'row':<30} {'other':<14} {'ours [s]':>9} {'theirs [s]':>10} {'ratio':>6} {'ours [MB]':>10} {'theirs [MB]':>11} {'ratio':>6}")
+    floors = []
     for cell in ours:
         seconds = sorted(cell["seconds"])
         median = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
@@ -65,12 +67,29 @@ def network_rows():
             row = found and found["rows"].get(cell["row"])
             if not row:
                 continue
+            if cell["row"] == PRODUCT and "operations" in row:
+                rate = row["operations"] / min(median, row["seconds"])
+            elif "operations" in row:
+                floors.append((cell["row"], row["operations"], median))
             ours_mb, theirs_mb = (bytes / 1e6 for bytes in (cell["peak_memory_bytes"], row["peak_memory_bytes"]))
             print(
                 f"{cell['row']:<30} {other:<14} {median:>9.4f} {row['seconds']:>10.4f} {median / row['seconds']:>6.2f}"
                 f" {ours_mb:>10.0f} {theirs_mb:>11.0f} {ours_mb / theirs_mb:>6.2f}",
                 flush=True,
             )
+
+
+    if not gpu:  # on a GPU the rate depends on a row's precision
+        floor_rows(floors, rate)
+
+
+def floor_rows(floors, rate):
+    """Each row beside the time that its products alone would take, at the rate of a large one."""
+    print(f"\nfloor = operations of PyTorch's products and convolutions, at the {rate / 1e9:.0f} GFLOP/s of the faster {PRODUCT}")
+    print(f"{'row':<30} {'GFLOP':>8} {'floor [s]':>9} {'ours [s]':>9} {'floor / ours':>12}")
+    for name, operations, seconds in floors:
+        floor = operations / rate
+        print(f"{name:<30} {operations / 1e9:>8.1f} {floor:>9.4f} {seconds:>9.4f} {floor / seconds:>12.2f}")
 
 
 def report(title, theirs):

@@ -70,7 +70,9 @@ struct Row {
 /// Does the work once. What comes out is held until the device is done: of what nobody holds, it need not do all.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
+    // What the machine can do at most, or nearly.
+    row("product/4096", 1, product),
     row("encoder/vit_b_512_b1", 1, |device, images| {
         encoder(device, images, 512, FloatDType::F32)
     }),
@@ -127,6 +129,11 @@ const fn for_gpus(name: &'static str, images: usize, prepare: fn(&Device, usize)
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Default, device)
+}
+
+fn product(device: &Device, _images: usize) -> Run {
+    let [left, right] = [(); 2].map(|()| random([4096, 4096], device));
+    Box::new(move || Box::new(left.clone().matmul(right.clone())))
 }
 
 fn encoder(device: &Device, images: usize, size: usize, precision: FloatDType) -> Run {

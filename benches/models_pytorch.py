@@ -1,4 +1,5 @@
-"""The rows of `cargo bench --bench models` in PyTorch, with segment-anything and torchvision: prints seconds and bytes as JSON.
+"""The rows of `cargo bench --bench models` in PyTorch, with segment-anything and torchvision: prints seconds, bytes and the
+number of operations as JSON; and a large product, the measure of what the machine can do.
 Peak memory is a row's own only if it is the first of its process on a CPU.
 
 The packages are those of tests/it/fixtures/requirements.txt.
@@ -18,6 +19,7 @@ from functools import partial
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from ladder_pytorch import Ladder, Side
@@ -115,7 +117,13 @@ def rows(device):
             optimizer.step()
         return run
 
+    def product(size):
+        """What the machine can do at most, or nearly."""
+        left, right = random(size, size), random(size, size)
+        return lambda: left @ right
+
     return {
+        "product/4096": partial(product, 4096),
         "encoder/vit_b_512_b1": partial(encoder, 1, 512),
         "encoder/vit_b_512_b4": partial(encoder, 4, 512),
         "encoder/vit_b_1024_b1": partial(encoder, 1, 1024),
@@ -169,6 +177,13 @@ def measure(run, device, samples):
     return {"seconds": statistics.median(seconds), "peak_memory_bytes": peak}
 
 
+def operations(run):
+    """Multiplications and additions of products and convolutions, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("rows", nargs="*", help="names, or parts of them; all without")
 parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -201,7 +216,10 @@ def main():
         if options.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        found["rows"][name] = measure(make(), options.device, options.samples)
+        run = make()
+        found["rows"][name] = measure(run, options.device, options.samples)
+        if not (options.compile or options.onnx):
+            found["rows"][name]["operations"] = operations(run)
     json.dump(found, sys.stdout, indent=1)
 
 

@@ -317,6 +317,30 @@ fn trained(model: &SamLst) -> BTreeMap<String, TensorData> {
         .collect()
 }
 
+/// Each backend has its own random numbers, but the same ones for a seed.
+#[test]
+fn the_seed_decides_initial_weights() {
+    if !GPU_BACKENDS {
+        return;
+    }
+    for (name, device) in gpus() {
+        let init = |seed| {
+            let model = config().with_seed(seed).init(&device).expect("valid");
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join("ladder.safetensors");
+            model.save_ladder(&file).expect("room");
+            let foundation = model.foundation.weights_sha256().to_owned();
+            (foundation, Cases::read(&file).data("side.conv1.weight"))
+        };
+        assert_eq!(init(1), init(1), "{name}");
+        let ((foundation, side), (other_foundation, other_side)) = (init(1), init(2));
+        assert!(
+            foundation != other_foundation && side != other_side,
+            "{name}"
+        );
+    }
+}
+
 /// The foundation in half precision, on the CPU too.
 #[test]
 fn half_precision_is_near_single() {
