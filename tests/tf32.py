@@ -2,7 +2,7 @@
 
     python tests/tf32.py
 
-The tolerances that tests/it/backends.rs grants CUDA are twice these figures. Needs no GPU: before each product, forward and
+The tolerances that tests/it/backends.rs grants CUDA are a little more than twice these figures. Needs no GPU: before each product, forward and
 backward, its factors lose all but ten bits of their fractions, to the nearest or, as where a kernel loads 32 bits and the unit
 ignores the lower ones, towards zero. Needs the packages of tests/it/fixtures/requirements.txt.
 """

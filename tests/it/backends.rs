@@ -45,7 +45,8 @@ const SINGLE: Tolerances = Tolerances {
     // The approximation by tanh is wrong by up to 4e-4 here.
     resizing: [5e-5, 2e-6],
 };
-/// Products whose factors are rounded to TF32, as CUDA's matrix units take them: twice what PyTorch is then from itself
+/// Products whose factors are rounded to TF32, as CUDA's matrix units take them: a little more than twice what PyTorch is then
+/// from itself
 /// (`tests/tf32.py`).
 const TENSOR_CORES: Tolerances = Tolerances {
     forward: 2.5e-2,
