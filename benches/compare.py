@@ -77,8 +77,6 @@ def network_rows():
                 f" {ours_mb:>10.0f} {theirs_mb:>11.0f} {ours_mb / theirs_mb:>6.2f}",
                 flush=True,
             )
-
-
     if not gpu:  # on a GPU the rate depends on a row's precision
         floor_rows(floors, rate)
 

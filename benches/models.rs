@@ -258,7 +258,6 @@ struct Cell {
 }
 
 fn main() -> Result<()> {
-    sam_lst::compute_on_this_thread();
     let arguments = Arguments::parse();
     match &arguments.measure {
         Some(row) => measure(row, &arguments),
@@ -274,6 +273,7 @@ fn measure(name: &str, arguments: &Arguments) -> Result<()> {
     let [device] = &arguments.device[..] else {
         bail!("--measure takes one device");
     };
+    sam_lst::compute_on_this_thread();
     let device = device::device(device)?;
     let row = ROWS.iter().find(|row| row.name == name);
     let row = row.with_context(|| format!("there is no row {name}"))?;

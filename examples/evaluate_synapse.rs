@@ -77,8 +77,8 @@ enum Hd95 {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    sam_lst::compute_on_this_thread();
     let arguments: Arguments = device::parse();
+    sam_lst::compute_on_this_thread();
     let description = arguments
         .dataset
         .as_ref()

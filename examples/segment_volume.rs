@@ -41,8 +41,8 @@ struct Arguments {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    sam_lst::compute_on_this_thread();
     let arguments: Arguments = device::parse();
+    sam_lst::compute_on_this_thread();
     let description = arguments
         .dataset
         .as_ref()

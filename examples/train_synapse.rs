@@ -125,8 +125,8 @@ enum FusionArgument {
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn main() -> Result<()> {
-    sam_lst::compute_on_this_thread();
     let arguments: Arguments = device::parse();
+    sam_lst::compute_on_this_thread();
     let devices = arguments.device.open()?;
     let (device, others) = devices.split_first().context("--device names none")?;
     let device = device.clone().autodiff();

@@ -2,9 +2,9 @@
 
     python tests/tf32.py
 
-The tolerances that tests/it/backends.rs grants CUDA are a little more than twice these figures. Needs no GPU: before each product, forward and
-backward, its factors lose all but ten bits of their fractions, to the nearest or, as where a kernel loads 32 bits and the unit
-ignores the lower ones, towards zero. Needs the packages of tests/it/fixtures/requirements.txt.
+The tolerances that tests/it/backends.rs grants CUDA are a little more than twice these figures. Needs no GPU: before each product,
+forward and backward, its factors lose all but ten bits of their fractions, to the nearest or, as where a kernel loads 32 bits and
+the unit ignores the lower ones, towards zero. Needs the packages of tests/it/fixtures/requirements.txt.
 """
 
 import sys
@@ -104,12 +104,15 @@ def training(mode):
 STATISTICS = ("bn1.running_mean", "bn1.running_var", "layer3.1.bn2.running_mean", "layer3.1.bn2.running_var")
 
 
-def of_largest(ours, theirs):
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+def of_largest(ours, theirs, scale=None):
+    return ((ours - theirs).abs().max() / (theirs if scale is None else scale).abs().max()).item()
 
 
 def of_norm(ours, theirs, scale=None):
     return ((ours - theirs).norm() / (theirs if scale is None else scale).norm()).item()
+
+
+TITLES = {of_largest: "of the largest value", of_norm: "of the norm"}
 
 
 def as_one(tensors):
@@ -119,7 +122,7 @@ def as_one(tensors):
 def tell(what, errors):
     name = max(errors, key=errors.get)
     median = sorted(errors.values())[len(errors) // 2]
-    print(f"  {what:<54} at most {errors[name]:.1e} ({name}), median {median:.1e}")
+    print(f"  {what:<67} at most {errors[name]:.1e} ({name}), median {median:.1e}")
 
 
 exact, exact_training = forward_and_gradients(nullcontext()), training(nullcontext())
@@ -129,11 +132,13 @@ for rounding in (to_nearest, towards_zero):
     assert mode.products > 1000 and gradients.keys() == exact[1].keys()
     print(f"{rounding.__name__}, {torch.__version__}")
     tell("of the largest value: forward", {name: of_largest(value, exact[0][name]) for name, value in forward.items()})
-    errors = {}
+    of_each = {}
     for name, gradient in gradients.items():
         # A key's bias has a gradient of zero but for rounding.
-        scale = exact[1][name.replace("k_proj.bias", "k_proj.weight")]
-        errors[name] = of_norm(gradient, exact[1][name], scale)
-    tell("of the norm: gradients, the whole decoder training", errors)
+        of_each[name] = gradient, exact[1][name], exact[1][name.replace("k_proj.bias", "k_proj.weight")]
+    for measure in (of_largest, of_norm):
+        errors = {name: measure(*tensors) for name, tensors in of_each.items()}
+        tell(f"{TITLES[measure]}: gradients, the whole decoder training", errors)
     tell("losses of three steps", {step: of_largest(loss, exact_training[0][step]) for step, loss in enumerate(losses)})
+    tell("of the norm: changes by three steps", {name: of_norm(change, exact_training[1][name]) for name, change in changes.items()})
     tell("of the norm: changes by three steps, as one", {"all": of_norm(as_one(changes), as_one(exact_training[1]))})

@@ -180,13 +180,14 @@ fn a_ladder_over_random_weights_carries_them_all() {
 fn a_checkpoint_is_a_file_as_any_other() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().expect("a folder");
-    let [ladder, other] = ["ladder.safetensors", "other"].map(|name| folder.path().join(name));
-    std::fs::write(&other, "").expect("room");
+    let within = folder.path().join("a folder that is made");
+    let [ladder, other] = ["ladder.safetensors", "other"].map(|name| within.join(name));
     let model = config().init(&Device::flex()).expect("valid");
     model.save_ladder(&ladder).expect("saves");
+    std::fs::write(&other, "").expect("room");
     let mode = |file| std::fs::metadata(file).expect("a file").mode();
     assert_eq!(mode(&ladder), mode(&other));
-    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 2);
+    assert_eq!(std::fs::read_dir(&within).expect("a folder").count(), 2);
 }
 
 #[test]

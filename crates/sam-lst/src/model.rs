@@ -243,7 +243,7 @@ impl<S: SideEncoder> SamLst<S> {
     }
 
     /// Saves the ladder checkpoint: what cannot be rebuilt from the official files, about 17 MB for ViT-B. It is written
-    /// beside `path` and renamed, so that an interruption leaves the last good file.
+    /// beside `path` and renamed, so that an interruption leaves the last good file; its folder is made if there is none.
     ///
     /// # Errors
     ///
@@ -261,7 +261,8 @@ impl<S: SideEncoder> SamLst<S> {
     /// Saves SAM's part of the model, image encoder, prompt encoder and mask decoder as they are now, under SAM's names: the
     /// checkpoint that [`from_pretrained`](SamLst::from_pretrained) asks for, where the foundation came from no file.
     ///
-    /// A foundation in half precision is written as it was rounded, and no ladder that was trained over it takes it then.
+    /// The file is written as [`save_ladder`](Self::save_ladder) writes one. A foundation in half precision is written as it was
+    /// rounded, and no ladder that was trained over it takes it then.
     ///
     /// # Errors
     ///

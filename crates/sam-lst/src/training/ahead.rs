@@ -36,8 +36,6 @@ pub(super) struct Ahead<'a> {
 pub(super) struct Embedded {
     /// Embeddings that this process computed.
     pub computed: usize,
-    /// Whether the cache took no more, which was told.
-    pub full: bool,
     /// Whether some are still missing.
     pub incomplete: bool,
 }
@@ -105,11 +103,10 @@ impl<'a> Ahead<'a> {
         told: &mut Told<'_>,
     ) -> Result<Embedded, TrainingError> {
         if let Err(error) = self.cache.check_limit() {
-            told.tell(TrainingEvent::CacheFull(&error));
+            told.tell_full(Some(&error));
             return Ok(Embedded {
-                full: true,
+                computed: 0,
                 incomplete: true,
-                ..Embedded::default()
             });
         }
         let mut progress = Progress {
@@ -145,22 +142,22 @@ impl<'a> Ahead<'a> {
                 let taken = Arc::clone(&taken);
                 scope.spawn(move || {
                     while let (false, Ok(batch)) = (stop.load(Ordering::Relaxed), take(&taken)) {
-                        let Some(batch) = batch else { continue };
-                        let said = self.compute(&foundation, batch, stop);
-                        if said.into_iter().any(|said| news.send(said).is_err()) {
-                            break;
+                        if let Some(batch) = batch {
+                            self.compute(&foundation, batch, &news, stop);
                         }
                     }
                 });
             }
-            drop((ready, news));
+            drop(ready);
             while let (false, Ok(batch)) = (stop.load(Ordering::Relaxed), take(&taken)) {
-                let said = batch.map(|batch| self.compute(own, batch, &stop));
-                for said in said.into_iter().flatten().chain(heard.try_iter()) {
+                if let Some(batch) = batch {
+                    self.compute(own, batch, &news, &stop);
+                }
+                for said in heard.try_iter() {
                     progress.hear(said, told, &stop);
                 }
             }
-            drop(taken);
+            drop((taken, news));
             for said in heard {
                 progress.hear(said, told, &stop);
             }
@@ -258,27 +255,34 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    fn compute(&self, foundation: &Foundation, batch: Vec<Input>, stop: &AtomicBool) -> Vec<News> {
+    /// Embeds a batch and keeps what comes out.
+    fn compute(
+        &self,
+        foundation: &Foundation,
+        batch: Vec<Input>,
+        news: &Sender<News>,
+        stop: &AtomicBool,
+    ) {
+        // The other end is there until the work has ended.
+        let say = |said| _ = news.send(said);
         let images: Vec<&Array2<f32>> = batch.iter().map(|input| &input.image).collect();
         let images = self.batches.images(&images, &foundation.device());
         let embeddings = match foundation.try_embed(images) {
             Ok(embeddings) => embeddings,
-            Err(error) => return vec![failed(CacheError::from(error))],
+            Err(error) => return say(failed(CacheError::from(error))),
         };
         let values = values_for(self.cache, embeddings);
         let size: usize = self.cache.shape().iter().product();
-        let (mut kept, mut full) = (0, None);
+        let mut kept = 0;
         for (values, input) in values.chunks_exact(size).zip(&batch) {
             match self.cache.insert(input.key, values) {
                 Ok(Insertion::Kept | Insertion::Present) => kept += 1,
                 // Why was said where it was met with. The rest is computed when it is asked for.
                 Ok(Insertion::NoRoom) => stop.store(true, Ordering::Relaxed),
-                Err(error) => full = Some(News::Full(error)),
+                Err(error) => say(News::Full(error)),
             }
         }
-        std::iter::once(News::There(kept, batch.len()))
-            .chain(full)
-            .collect()
+        say(News::There(kept, batch.len()));
     }
 }
 
@@ -309,15 +313,10 @@ impl Progress {
                 self.embedded.computed += computed;
                 told.tell(TrainingEvent::Embedding(self.done, self.all));
             }
-            News::Full(error) => {
-                if !self.embedded.full {
-                    told.tell(TrainingEvent::CacheFull(&error));
-                }
-                self.embedded.full = true;
-            }
+            News::Full(error) => told.tell_full(Some(&error)),
             News::Failed(error) => self.failed = Some(error),
         }
-        if told.stop || self.embedded.full || self.failed.is_some() {
+        if told.stop || told.cache_full || self.failed.is_some() {
             stop.store(true, Ordering::Relaxed);
         }
     }

@@ -100,14 +100,32 @@ pub enum TrainingEvent<'a> {
     CacheFull(&'a CacheError),
 }
 
-/// Who is told, and whether they asked the run to stop.
+/// Who is told, whether they asked the run to stop, and what is told once.
 pub(super) struct Told<'a> {
-    pub events: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
+    events: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
     pub stop: bool,
+    /// Whether it was said that the cache takes no more.
+    pub cache_full: bool,
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    pub fn new(events: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>) -> Self {
+        Self {
+            events,
+            stop: false,
+            cache_full: false,
+        }
+    }
+
     pub fn tell(&mut self, event: TrainingEvent<'_>) {
         self.stop |= (self.events)(event).is_break();
+    }
+
+    /// Says why the cache takes no more, if that is so and was not said before.
+    pub fn tell_full(&mut self, why: Option<&CacheError>) {
+        if let (Some(error), false) = (why, self.cache_full) {
+            self.cache_full = true;
+            self.tell(TrainingEvent::CacheFull(error));
+        }
     }
 }

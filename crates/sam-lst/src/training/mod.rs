@@ -118,10 +118,7 @@ pub fn train_beside<S: SideEncoder>(
     mut events: impl FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Trained<S>, TrainingError> {
     let started = Instant::now();
-    let mut told = Told {
-        events: &mut events,
-        stop: false,
-    };
+    let mut told = Told::new(&mut events);
     prepare(&mut model, dataset, config)?;
     if !config.accumulated_batches.is_multiple_of(1 + devices.len()) {
         return Err(TrainingError::UnevenDevices {
@@ -231,7 +228,6 @@ pub fn train_beside<S: SideEncoder>(
             validation_log,
             seconds_before: position.seconds,
             embedded_ahead: embedded.computed,
-            told_full: embedded.full,
             model,
             optimizer,
             position,
@@ -280,10 +276,7 @@ pub fn embed<S: SideEncoder>(
     folders: &TrainingFolders,
     mut events: impl FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
 ) -> Result<usize, TrainingError> {
-    let mut told = Told {
-        events: &mut events,
-        stop: false,
-    };
+    let mut told = Told::new(&mut events);
     prepare(&mut model, dataset, config)?;
     let Some(cache) = config.embedding_cache(&model, folders)? else {
         return Err(TrainingError::NothingKept);

@@ -41,7 +41,6 @@ pub(super) struct Trainer<'a, S: SideEncoder> {
     pub validation: Vec<&'a Case>,
     pub started: Instant,
     pub waiting: Waiting,
-    pub told_full: bool,
 }
 
 impl<S: SideEncoder> Trainer<'_, S> {
@@ -129,10 +128,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
                 }
                 device => self.next_of(device - 1, told)?,
             };
-            if let (Some(error), false) = (self.lane.embedder.full(), self.told_full) {
-                told.tell(TrainingEvent::CacheFull(error));
-                self.told_full = true;
-            }
+            told.tell_full(self.lane.embedder.full());
             if !computed.losses.iter().all(|loss| loss.is_finite()) {
                 return Err(self.not_finite(epoch, slices, "the loss"));
             }
@@ -206,10 +202,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
     fn next_of(&mut self, replica: usize, told: &mut Told<'_>) -> Result<Computed, TrainingError> {
         let ladder = &self.model.ladder;
         let (computed, full) = self.replicas[replica].next(ladder, &self.lane.device)?;
-        if let (Some(error), false) = (full, self.told_full) {
-            told.tell(TrainingEvent::CacheFull(&error));
-            self.told_full = true;
-        }
+        told.tell_full(full.as_deref());
         Ok(computed)
     }
 
@@ -262,10 +255,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
             let predicted = segmenter.segment(&volumes.image, |done| {
                 told.tell(TrainingEvent::Validating(&case.name, done, slices));
             })?;
-            if let (Some(error), false) = (segmenter.embedder().full(), self.told_full) {
-                told.tell(TrainingEvent::CacheFull(error));
-                self.told_full = true;
-            }
+            told.tell_full(segmenter.embedder().full());
             if told.stop {
                 // The epoch's steps are done, its validation is not.
                 drop(segmenter);

@@ -102,7 +102,7 @@ impl StateDict {
     }
 
     /// Writes the tensors as safetensors with the same names, floating-point ones as `f32`. The file is written beside
-    /// `path` and renamed.
+    /// `path` and renamed; its folder is made if there is none.
     ///
     /// # Errors
     ///
