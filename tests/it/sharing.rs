@@ -1,12 +1,12 @@
 //! Work that devices and processes share.
 
-use crate::support::Cases;
+use crate::support::{Cases, alone};
 use crate::training::{Told, config, dataset, folders, losses, run, run_beside};
 use burn::tensor::Device;
 use sam_lst::{CachedViews, EmbeddingCache, TrainingError, TrainingFolders, embed};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// What trains, by name and bits.
 #[track_caller]
@@ -175,8 +175,7 @@ fn child() {
 fn who_is_killed_leaves_its_share_to_the_others() {
     let folder = tempfile::tempdir().expect("a folder");
     dataset(folder.path());
-    let died = Command::new(std::env::current_exe().expect("this program"))
-        .args(["sharing::child", "--exact", "--ignored"])
+    let died = alone("sharing::child")
         .env(CHILD_FOLDER, folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -8,6 +8,7 @@ use sam_lst::weights::official_name;
 use sam_lst::{Ladder, SamLst, SamLstConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -26,6 +27,20 @@ pub fn resnet_pth() -> PathBuf {
 /// The fixtures' model: `SamLstConfig::tiny` with nine classes.
 pub fn config() -> SamLstConfig {
     SamLstConfig::tiny(9)
+}
+
+const ALONE: &str = "SAM_LST_TEST_ALONE";
+
+/// One ignored test of this program, in a process of its own.
+pub fn alone(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args([test, "--exact", "--ignored"]).env(ALONE, "1");
+    command
+}
+
+/// Whether [`alone`] started this process, rather than somebody who asked for all ignored tests.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
 }
 
 /// What PyTorch computed.

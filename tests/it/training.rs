@@ -1,6 +1,6 @@
 //! Whole runs of training.
 
-use crate::support::Cases;
+use crate::support::{Cases, alone};
 use burn::tensor::Device;
 use sam_lst::rooms::datasets::Validation;
 use sam_lst::weights::LadderMetadata;
@@ -11,7 +11,7 @@ use sam_lst::{
 };
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 pub fn dataset(folder: &Path) -> Dataset {
@@ -491,8 +491,7 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
         Err(_) => 0,
     };
     let start = || {
-        Command::new(std::env::current_exe().expect("this program"))
-            .args(["training::child", "--exact", "--ignored"])
+        alone("training::child")
             .env(CHILD_FOLDER, folder.path())
             .stdout(Stdio::null())
             .spawn()
