@@ -23,10 +23,22 @@ pub(super) struct Lane<'a> {
 /// What comes of a batch.
 #[derive(Debug)]
 pub(super) struct Computed {
-    /// Total, cross entropy, Dice.
-    pub losses: [f64; 3],
-    /// Of the batch's share in its step's loss; none where the loss is not finite.
+    pub losses: Losses,
+    /// Of the batch's share in its step's loss.
     pub gradients: GradientsParams,
+}
+
+/// A batch's losses, on their device, which may still be at work on them.
+#[derive(Debug)]
+pub(super) struct Losses(Tensor<1>);
+
+impl Losses {
+    /// Total, cross entropy, Dice. Waits for the device.
+    pub fn values(self) -> [f64; 3] {
+        let values = self.0.into_data();
+        let mut values = values.iter::<f64>();
+        [(); 3].map(|()| values.next().expect("three losses"))
+    }
 }
 
 impl<'a> Lane<'a> {
@@ -47,7 +59,8 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Computes a batch, one of `together` whose mean gradient makes a step.
+    /// Computes a batch, one of `together` whose mean gradient makes a step. Waits for nothing: a GPU has its way through the
+    /// whole step before anybody asks for a value.
     pub fn compute<S: SideEncoder>(
         &mut self,
         ladder: &Ladder<S>,
@@ -61,19 +74,14 @@ impl<'a> Lane<'a> {
         };
         let logits = ladder.forward(images, embedding).logits;
         let parts = self.loss.forward(logits, batch.labels(&self.device));
-        let values =
-            [&parts.total, &parts.cross_entropy, &parts.dice].map(|part| part.clone().inner());
-        // One transfer for the three.
-        let values = Tensor::cat(values.into(), 0).into_data();
-        let mut values = values.iter::<f64>();
-        let losses = [(); 3].map(|()| values.next().expect("three losses"));
-        let gradients = match losses.iter().all(|loss| loss.is_finite()) {
-            true => {
-                let share = parts.total / together as f64;
-                GradientsParams::from_grads(share.backward(), ladder)
-            }
-            false => GradientsParams::new(),
-        };
+        // For one transfer of the three.
+        let losses = [&parts.total, &parts.cross_entropy, &parts.dice];
+        let losses = Losses(Tensor::cat(
+            losses.map(|part| part.clone().inner()).into(),
+            0,
+        ));
+        let share = parts.total / together as f64;
+        let gradients = GradientsParams::from_grads(share.backward(), ladder);
         Ok(Computed { losses, gradients })
     }
 }

@@ -118,9 +118,9 @@ impl<S: SideEncoder> Trainer<'_, S> {
         let own = self.share_out(batches);
         let mut own = own.into_iter();
         let mut gradients = GradientsAccumulator::new();
-        let mut losses = [0.0; 3];
+        let mut computed_losses = Vec::with_capacity(together);
         // In the batches' order, whichever device is ready first: sums then do not depend on it.
-        for (index, slices) in slices.iter().enumerate() {
+        for index in 0..together {
             let computed = match index % (1 + self.replicas.len()) {
                 0 => {
                     let batch = own.next().expect("its share");
@@ -129,19 +129,26 @@ impl<S: SideEncoder> Trainer<'_, S> {
                 device => self.next_of(device - 1, told)?,
             };
             told.tell_full(self.lane.embedder.full());
-            if !computed.losses.iter().all(|loss| loss.is_finite()) {
-                return Err(self.not_finite(epoch, slices, "the loss"));
-            }
-            for (sum, loss) in losses.iter_mut().zip(computed.losses) {
-                *sum += loss / together as f64;
-            }
             gradients.accumulate(&self.model.ladder, computed.gradients);
+            computed_losses.push(computed.losses);
         }
         let step = self.position.steps;
         let learning_rate = self.config.optimization.schedule.at(step, self.plan.steps);
         self.model.ladder =
             self.optimizer
                 .step(learning_rate, self.model.ladder.clone(), gradients.grads());
+        // Only now is a value asked for, which waits for the device. A loss that is not finite has spoilt these weights, but
+        // not the checkpoint, with which the run goes on.
+        let mut losses = [0.0; 3];
+        for (computed, slices) in computed_losses.into_iter().zip(&slices) {
+            let computed = computed.values();
+            if !computed.iter().all(|loss| loss.is_finite()) {
+                return Err(self.not_finite(epoch, slices, "the loss"));
+            }
+            for (sum, loss) in losses.iter_mut().zip(computed) {
+                *sum += loss / together as f64;
+            }
+        }
         let [loss, cross_entropy, dice_loss] = losses;
         let done = TrainingStep {
             step,
