@@ -7,26 +7,21 @@ Only what a seed decides is the same: initial weights, order, views. Needs the s
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-root = Path(__file__).resolve().parent.parent
+from examples import mean_dsc, run_example, seeded_config
+
 precisions = ["f32", "f16", "bf16"]
 
 
 def dsc(folder, seed, precision):
-    config = folder / f"{seed}.toml"
-    config.write_text(f"seed = {seed}\n[model]\nseed = {seed}\n")
     run = folder / f"{seed}-{precision}"
-    subprocess.run(
-        ["cargo", "run", "--quiet", "--release", "--example", "train_synapse", "--", "--config", config, "--precision", precision,
-         "--run", run, "--cache", folder / "cache"],
-        cwd=root, check=True, stdout=subprocess.DEVNULL,
-    )
+    folders = ["--run", run, "--cache", folder / "cache"]
+    run_example("train_synapse", "--config", seeded_config(folder, seed), "--precision", precision, *folders)
     [strict] = (r for r in json.loads((run / "receipt.json").read_text())["scores"] if r["unit"] == "mm")
-    return 100 * strict["mean_of_organs"]["dsc"]["mean"]
+    return mean_dsc(strict)
 
 
 def main():

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,8 @@ from scipy.ndimage import rotate
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-root = Path(__file__).resolve().parent.parent
+from examples import mean_dsc, root, run_example, seeded_config
+
 sys.path.insert(0, str(root / "tests/it/fixtures"))
 from common import encode, loss_parts, rate, resnet_tiny, sam_tiny
 from ladder_pytorch import Ladder
@@ -149,21 +149,18 @@ def train_in_pytorch(data, cases, checkpoint, device):
 
 
 def example(name, *arguments):
-    command = ["cargo", "run", "--quiet", "--release", "--features", options.features, "--example", name, "--", *map(str, arguments)]
-    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
+    run_example(name, *arguments, features=options.features, built=options.built)
 
 
 def score(folder, *arguments):
     """Mean DSC in percent."""
     example("evaluate_synapse", *arguments, "--protocol", "strict", "--output", folder / "scores")
-    report = json.loads((folder / "scores-strict.json").read_text())
-    return 100 * report["mean_of_organs"]["dsc"]["mean"]
+    return mean_dsc(json.loads((folder / "scores-strict.json").read_text()))
 
 
 def compare(folder, seed, device):
     """Seconds and DSC, ours and PyTorch's."""
-    run, config = folder / f"run{seed}", folder / f"{seed}.toml"
-    config.write_text(f"seed = {seed}\n[model]\nseed = {seed}\n")
+    run, config = folder / f"run{seed}", seeded_config(folder, seed)
     precision = ["--precision", options.precision]
     cache = folder / f"cache{seed}"  # nothing is found there
     example("train_synapse", "--device", options.device, "--config", config, "--run", run, "--cache", cache, *precision)
@@ -191,6 +188,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--device", default="cpu", help="ours, as --list-devices names it; PyTorch takes cuda where that is not cpu")
 parser.add_argument("--features", default="", help="the backend's")
+parser.add_argument("--built", help="the folder of the built examples, on a machine without cargo")
 parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"], help="the foundation's")
 parser.add_argument("--compile", action="store_true", help="torch.compile")
 parser.add_argument("--tf32", action="store_true", help="PyTorch may round products of 32-bit values to TF32")
