@@ -58,7 +58,7 @@ def network_rows():
     device = ["--device", "cuda", "--tf32"] if gpu else []
     print(f"\n{options.device}; medians; ratio = ours / theirs")
     print(f"{'row':<30} {'other':<14} {'ours [s]':>9} {'theirs [s]':>10} {'ratio':>6} {'ours [MB]':>10} {'theirs [MB]':>11} {'ratio':>6}")
-    floors = []
+    rate, floors = None, []
     for cell in ours:
         seconds = sorted(cell["seconds"])
         median = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
@@ -77,7 +77,7 @@ def network_rows():
                 f" {ours_mb:>10.0f} {theirs_mb:>11.0f} {ours_mb / theirs_mb:>6.2f}",
                 flush=True,
             )
-    if not gpu:  # on a GPU the rate depends on a row's precision
+    if rate and not gpu:  # on a GPU the rate depends on a row's precision
         floor_rows(floors, rate)
 
 

@@ -8,7 +8,7 @@
 use crate::device::{device, devices};
 use crate::parity::{prompts, sam};
 use crate::support::{
-    Cases, alone, config, gradients, is_alone, ladder_model, largest, largest_difference, norm,
+    Cases, alone, argument, config, gradients, ladder_model, largest, largest_difference, norm,
     norm_error, norm_of_difference, pattern, relative_error,
 };
 use crate::training;
@@ -72,8 +72,13 @@ const GPU_BACKENDS: bool = cfg!(any(
     feature = "webgpu"
 ));
 
-/// Every device but the CPU, by name.
+/// Every device but the CPU, by name; none, which is said, where the tests are built without a backend for one.
+#[expect(clippy::print_stderr, reason = "what is skipped is said")]
 fn gpus() -> Vec<(String, Device)> {
+    if !GPU_BACKENDS {
+        eprintln!("GPUs are skipped: built without a backend for them; try --features wgpu");
+        return Vec::new();
+    }
     let found = devices().into_iter().map(|listed| listed.name);
     let found = found.filter(|name| name != "cpu").map(|name| {
         let opened = device(&name).expect("a device that was listed");
@@ -85,14 +90,13 @@ fn gpus() -> Vec<(String, Device)> {
 }
 
 /// Compares what each backend makes of one computation with what the CPU makes of it.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn compare<T>(compute: impl Fn(&Device) -> T, check: impl Fn(&str, Tolerances, &T, &T)) {
-    if !GPU_BACKENDS {
-        eprintln!("skipped: built without a GPU backend; try --features wgpu");
+    let gpus = gpus();
+    if gpus.is_empty() {
         return;
     }
     let expected = compute(&Device::flex());
-    for (name, device) in gpus() {
+    for (name, device) in gpus {
         check(&name, tolerances(&name), &compute(&device), &expected);
     }
 }
@@ -340,9 +344,6 @@ fn trained(model: &SamLst) -> BTreeMap<String, TensorData> {
 /// Each backend has its own random numbers, but the same ones for a seed.
 #[test]
 fn the_seed_decides_initial_weights() {
-    if !GPU_BACKENDS {
-        return;
-    }
     for (name, device) in gpus() {
         let init = |seed| {
             let model = config().with_seed(seed).init(&device).expect("valid");
@@ -370,9 +371,7 @@ fn half_precision_is_near_single() {
         (FoundationPrecision::BF16, 4e-2),
     ];
     let mut devices = vec![("cpu".to_owned(), Device::flex())];
-    if GPU_BACKENDS {
-        devices.extend(gpus());
-    }
+    devices.extend(gpus());
     for (name, device) in devices {
         let (model, image) = model(DecoderTuning::Upscaling, &device);
         let expected = model.foundation.embed(image.clone()).into_data();
@@ -479,45 +478,43 @@ fn a_gpu_beside_the_cpu() {
 /// all threads of the process, hence what other tests are doing.
 #[test]
 fn memory_does_not_grow() {
-    if !GPU_BACKENDS {
-        return;
+    for (name, _) in gpus() {
+        let mut child = alone("backends::memory_of_steps", name);
+        let ran = child.output().expect("it starts");
+        let said = [ran.stdout, ran.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        // Of a name that no test has, none fails.
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
     }
-    let ran = alone("backends::memory_of_steps")
-        .output()
-        .expect("it starts");
-    let said = [ran.stdout, ran.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    // Of a name that no test has, none fails.
-    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]
 #[ignore = "run by memory_does_not_grow"]
 fn memory_of_steps() {
-    if !is_alone() {
+    let Some(name) = argument() else {
         return;
-    }
-    for (name, device) in gpus() {
-        let (mut model, image) = model(DecoderTuning::Upscaling, &device.clone().autodiff());
-        let mut optimizer = OptimizationConfig::released().optimizer.init();
-        let mut held = Vec::new();
-        for done in 1..=50 {
-            let (_, gradients) = step(&model, &image);
-            model.ladder = optimizer.step(1e-4, model.ladder, gradients);
-            if done == 10 || done == 50 {
-                device.sync().expect("a device that answers");
-                let usage = device.memory_pool_usage().expect("a GPU counts its memory");
-                held.push(usage);
-            }
+    };
+    let name = name.to_string_lossy();
+    let device = device(&name).expect("a device that was listed");
+    let (mut model, image) = model(DecoderTuning::Upscaling, &device.clone().autodiff());
+    let mut optimizer = OptimizationConfig::released().optimizer.init();
+    let mut held = Vec::new();
+    for done in 1..=50 {
+        let (_, gradients) = step(&model, &image);
+        model.ladder = optimizer.step(1e-4, model.ladder, gradients);
+        if done == 10 || done == 50 {
+            device.sync().expect("a device that answers");
+            let usage = device.memory_pool_usage().expect("a GPU counts its memory");
+            held.push(usage);
         }
-        let bytes = |index: usize| held[index].bytes_in_use;
-        assert!(
-            bytes(1) <= bytes(0) + bytes(0) / 10,
-            "{name}: {} bytes after 10 steps, {} after 50",
-            bytes(0),
-            bytes(1)
-        );
     }
+    let bytes = |index: usize| held[index].bytes_in_use;
+    assert!(
+        bytes(1) <= bytes(0) + bytes(0) / 10,
+        "{name}: {} bytes after 10 steps, {} after 50",
+        bytes(0),
+        bytes(1)
+    );
 }
 
 /// The published sizes, for a machine with a GPU: `cargo test --release --features cuda --test it backends -- --ignored`.

@@ -1,6 +1,6 @@
 //! Work that devices and processes share.
 
-use crate::support::{Cases, alone};
+use crate::support::{Cases, alone, argument};
 use crate::training::{Told, config, dataset, folders, losses, run, run_beside};
 use burn::tensor::Device;
 use sam_lst::{CachedViews, EmbeddingCache, TrainingError, TrainingFolders, embed};
@@ -136,13 +136,11 @@ fn processes_and_devices_that_share_a_folder_compute_each_embedding_once() {
     assert_eq!(told.steps[14].computed_embeddings, 0);
 }
 
-const CHILD_FOLDER: &str = "SAM_LST_TEST_EMBED";
-
 /// Not a test by itself: the process that the next one kills.
 #[test]
 #[ignore = "run by who_is_killed_leaves_its_share_to_the_others"]
 fn child() {
-    let Some(folder) = std::env::var_os(CHILD_FOLDER) else {
+    let Some(folder) = argument() else {
         return;
     };
     let (config, dataset) = (config(), dataset(Path::new(&folder)));
@@ -175,8 +173,7 @@ fn child() {
 fn who_is_killed_leaves_its_share_to_the_others() {
     let folder = tempfile::tempdir().expect("a folder");
     dataset(folder.path());
-    let died = alone("sharing::child")
-        .env(CHILD_FOLDER, folder.path())
+    let died = alone("sharing::child", folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()

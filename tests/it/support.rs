@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst::weights::official_name;
 use sam_lst::{Ladder, SamLst, SamLstConfig};
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,18 +30,20 @@ pub fn config() -> SamLstConfig {
     SamLstConfig::tiny(9)
 }
 
-const ALONE: &str = "SAM_LST_TEST_ALONE";
+const ARGUMENT: &str = "SAM_LST_TEST_ARGUMENT";
 
-/// One ignored test of this program, in a process of its own.
-pub fn alone(test: &str) -> Command {
+/// One ignored test of this program, in a process of its own, to which [`argument`] gives `argument`.
+pub fn alone(test: &str, argument: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args([test, "--exact", "--ignored"]).env(ALONE, "1");
+    command
+        .args([test, "--exact", "--ignored"])
+        .env(ARGUMENT, argument);
     command
 }
 
-/// Whether [`alone`] started this process, rather than somebody who asked for all ignored tests.
-pub fn is_alone() -> bool {
-    std::env::var_os(ALONE).is_some()
+/// What [`alone`] gave this process; none where somebody asked for all ignored tests.
+pub fn argument() -> Option<OsString> {
+    std::env::var_os(ARGUMENT)
 }
 
 /// What PyTorch computed.

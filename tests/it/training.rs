@@ -1,6 +1,6 @@
 //! Whole runs of training.
 
-use crate::support::{Cases, alone};
+use crate::support::{Cases, alone, argument};
 use burn::tensor::Device;
 use sam_lst::rooms::datasets::Validation;
 use sam_lst::weights::LadderMetadata;
@@ -463,13 +463,11 @@ fn views_that_are_not_kept_are_counted() {
     assert!(told.steps.iter().all(|step| step.gate.is_none()));
 }
 
-const CHILD_FOLDER: &str = "SAM_LST_TEST_RUN";
-
 /// Not a test by itself: the process that the next one kills.
 #[test]
 #[ignore = "run by a_run_that_is_killed_ends_as_one_that_is_not"]
 fn child() {
-    let Some(folder) = std::env::var_os(CHILD_FOLDER) else {
+    let Some(folder) = argument() else {
         return;
     };
     // Bit for bit what a program makes that leaves the work to other threads.
@@ -491,8 +489,7 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
         Err(_) => 0,
     };
     let start = || {
-        alone("training::child")
-            .env(CHILD_FOLDER, folder.path())
+        alone("training::child", folder.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("it starts")
