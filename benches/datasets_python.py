@@ -1,4 +1,5 @@
-"""The rows of benches/datasets.rs in nibabel and scipy: prints the median seconds of ten runs as JSON.
+"""The rows of benches/datasets.rs in nibabel and scipy. Prints the median of ten runs in seconds as
+JSON.
 
     python benches/datasets_python.py FILE.nii.gz
 """
@@ -36,9 +37,9 @@ def median(run):
     return statistics.median(times)
 
 
-answer = {
+result = {
     "nibabel": version("nibabel"),
     "scipy": version("scipy"),
     "seconds": {"datasets/read_nifti_512_512_148": median(read), "datasets/cubic_512_224_512": median(cubic)},
 }
-json.dump(answer, sys.stdout)
+json.dump(result, sys.stdout)

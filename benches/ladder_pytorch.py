@@ -1,6 +1,6 @@
-"""The ladder in PyTorch, of segment-anything's and torchvision's parts, for batches of images.
+"""The ladder in PyTorch for batches of images, with modules of segment-anything and torchvision.
 
-segment-anything's own decoder repeats one image for many prompts; here its parts are called.
+segment-anything's own decoder repeats one image for many prompts, so its modules are called instead.
 """
 
 import torch

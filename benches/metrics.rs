@@ -1,12 +1,12 @@
-//! How long does a report's worth of DSC and HD95 take on a whole abdominal CT?
+//! Times DSC and HD95 of eight organs in a full-size abdominal CT.
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
-use sam_lst::rooms::metrics::{LabelVolume, compare_all};
+use sam_lst::metrics::{LabelVolume, compare_all};
 use std::hint::black_box;
 
 const SHAPE: [usize; 3] = [148, 512, 512];
 
-/// Centre and radii of eight organs in voxels, about as large as a patient's.
+/// Centre and radii of eight organs in voxels, about as large as those of a patient.
 const ORGANS: [[[f64; 3]; 2]; 8] = [
     [[70.0, 260.0, 255.0], [60.0, 14.0, 14.0]],
     [[80.0, 200.0, 190.0], [10.0, 22.0, 18.0]],
@@ -18,7 +18,7 @@ const ORGANS: [[[f64; 3]; 2]; 8] = [
     [[95.0, 190.0, 320.0], [22.0, 50.0, 55.0]],
 ];
 
-/// DSC and HD95 of each organ, by `benches/metrics_medpy.py`.
+/// DSC and HD95 of each organ, computed by `benches/metrics_medpy.py`.
 const MEDPY: [[f64; 2]; 8] = [
     [0.7566100046599267, 5.0],
     [0.7365552760809678, 5.421989114301333],
@@ -30,7 +30,7 @@ const MEDPY: [[f64; 2]; 8] = [
     [0.8536406537986349, 6.4031242374328485],
 ];
 
-/// Wavy ellipsoids, shifted by some voxels. `benches/metrics_medpy.py` makes the same.
+/// Labels of wavy ellipsoids, shifted by `shift` voxels; the same as in `benches/metrics_medpy.py`.
 fn volume(shift: f64) -> Vec<u8> {
     let mut labels = vec![0; SHAPE.iter().product()];
     for (class, [centre, radii]) in (1..).zip(ORGANS) {
@@ -63,28 +63,18 @@ fn metrics(criterion: &mut Criterion) {
     let (prediction, label) = (volume(3.0), volume(0.0));
     let classes: Vec<u8> = (1..=8).collect();
     let scores = || -> Vec<[f64; 2]> {
-        let volume = |labels| LabelVolume::in_voxels(labels, SHAPE).expect("fits");
+        let volume = |labels| LabelVolume::in_voxels(labels, SHAPE).expect("matching shape");
         compare_all(&volume(&prediction), &volume(&label), &classes)
-            .expect("one grid")
+            .expect("the same grid")
             .iter()
             .map(|organ| {
-                let distances = organ.surface_distances.as_ref().expect("in both");
-                [
-                    organ.dsc().expect("in both"),
-                    distances.pooled_percentile(95.0),
-                ]
+                let distances = organ.surface_distances.as_ref().expect("present in both volumes");
+                [organ.dsc().expect("present in both volumes"), distances.pooled_percentile(95.0)]
             })
             .collect()
     };
-    for (ours, theirs) in scores()
-        .into_iter()
-        .flatten()
-        .zip(MEDPY.into_iter().flatten())
-    {
-        assert!(
-            (ours - theirs).abs() <= 1e-6,
-            "{ours} is not medpy's {theirs}"
-        );
+    for (score, expected) in scores().into_iter().flatten().zip(MEDPY.into_iter().flatten()) {
+        assert!((score - expected).abs() <= 1e-6, "{score}, medpy {expected}");
     }
     let mut group = criterion.benchmark_group("metrics");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);

@@ -1,4 +1,4 @@
-"""The row of benches/metrics.rs in medpy: prints seconds, and DSC and HD95 of each organ, as JSON."""
+"""The row of benches/metrics.rs in medpy. Prints seconds, DSC and HD95 of each organ as JSON."""
 
 import json
 import resource
@@ -31,10 +31,10 @@ prediction, label = volume(3.0), volume(0.0)
 start = time.perf_counter()
 scores = [(dc(prediction == k, label == k), hd95(prediction == k, label == k)) for k in range(1, 9)]
 seconds = time.perf_counter() - start
-answer = {
+result = {
     "medpy": version("MedPy"),
     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
     "seconds": {"metrics/eight_organs_512_512_148": seconds},
     "scores": scores,
 }
-json.dump(answer, sys.stdout)
+json.dump(result, sys.stdout)

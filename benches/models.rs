@@ -1,26 +1,24 @@
-//! How long do the networks take, on each backend of this machine, and in how much memory?
+//! Times the networks and measures their memory on each device of this machine.
 //!
 //! ```sh
 //! cargo bench --bench models                      # on the CPU
-//! cargo bench --bench models --features cuda      # and on each GPU that CUDA finds
-//! cargo bench --bench models -- --rows step       # only those whose name has it
+//! cargo bench --bench models --features cuda      # also on each CUDA device
+//! cargo bench --bench models -- --rows step       # only rows whose name contains `step`
 //! ```
-
-#[path = "../examples/shared/device.rs"]
-#[expect(dead_code, reason = "the examples' command line")]
-mod device;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use clap::Parser;
-use device::{Listed, devices};
 use indicatif::{ProgressBar, ProgressStyle};
-use sam_lst::rooms::mask_decoder::{MaskDecoder, PromptEncoder, PromptEncoderConfig};
-use sam_lst::{
-    DecoderTuning, MaskDecoderConfig, OptimizationConfig, Prompts, ResNetSideConfig, SamEncoder,
-    SamEncoderConfig, SamLst, SamLstConfig, peak_memory_bytes,
+use sam_lst::devices::{self, AvailableDevice};
+use sam_lst::mask_decoder::{
+    MaskDecoder, MaskDecoderConfig, PromptEncoder, PromptEncoderConfig, Prompts,
 };
+use sam_lst::resnet_side::ResNetSideConfig;
+use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
+use sam_lst::training::OptimizationConfig;
+use sam_lst::{DecoderTuning, SamLst, SamLstConfig, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt::Write;
@@ -28,32 +26,35 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Tensors of megabytes come and go by the hundred; glibc gives each back to the system and has it cleared again.
+/// The networks allocate and free hundreds of tensors of megabytes each. glibc returns their memory
+/// to the system, which has to clear it before it is used again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Times the networks on each device and writes a table")]
 struct Arguments {
-    /// Devices, as --list-devices of the examples names them; all GPUs and the CPU without.
+    /// Devices, as `sam-lst devices` names them [default: the CPU and all GPUs].
     #[arg(long, value_delimiter = ',')]
     device: Vec<String>,
-    /// Only rows whose name has one of these; those for GPUs are measured on a CPU too if they are named in full.
+    /// Only rows whose name contains one of these. Rows for GPUs are measured on a CPU if they are
+    /// named in full.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Runs that are timed, after those that warm up.
+    /// Number of timed runs, after a warm-up.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
     samples: u32,
-    /// Seconds after which a row is given up.
+    /// Time limit for a row in seconds.
     #[arg(long, default_value_t = 300.0)]
     limit_seconds: f64,
-    /// Where the table goes: PREFIX.md and PREFIX.json.
+    /// The table is written to PREFIX.md and PREFIX.json.
     #[arg(long, value_name = "PREFIX", default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/../benchmark"))]
     save: PathBuf,
-    /// Measures one row on one device and prints it as JSON: what this program starts itself with.
+    /// Measures one row on one device and prints the result as JSON. Used by this program to start
+    /// its own measuring processes.
     #[arg(long, hide = true, requires = "device")]
     measure: Option<String>,
-    /// What `cargo bench` passes.
+    /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -62,23 +63,20 @@ struct Row {
     name: &'static str,
     /// Images in a run.
     images: usize,
-    /// Whether it takes a GPU to be worth the wait.
+    /// Whether the row takes too long on a CPU to be measured there by default.
     for_gpus: bool,
     prepare: fn(&Device, usize) -> Run,
 }
 
-/// Does the work once. What comes out is held until the device is done: of what nobody holds, it need not do all.
+/// Does the work once. The result is held until the device has finished, because a device may skip
+/// work whose result is dropped.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
 const ROWS: [Row; 17] = [
-    // What the machine can do at most, or nearly.
+    // Close to the highest rate of the machine.
     row("product/4096", 1, product),
-    row("encoder/vit_b_512_b1", 1, |device, images| {
-        encoder(device, images, 512, FloatDType::F32)
-    }),
-    row("encoder/vit_b_512_b4", 4, |device, images| {
-        encoder(device, images, 512, FloatDType::F32)
-    }),
+    row("encoder/vit_b_512_b1", 1, |device, images| encoder(device, images, 512, FloatDType::F32)),
+    row("encoder/vit_b_512_b4", 4, |device, images| encoder(device, images, 512, FloatDType::F32)),
     row("encoder/vit_b_1024_b1", 1, |device, images| {
         encoder(device, images, 1024, FloatDType::F32)
     }),
@@ -97,34 +95,18 @@ const ROWS: [Row; 17] = [
     row("decoder/forward_b4", 4, decoder_forward),
     row("decoder/forward_backward_b4", 4, decoder_backward),
     for_gpus("decoder/forward_backward_b24", 24, decoder_backward),
-    row("step/cached_b4", 4, |device, images| {
-        step(device, images, false)
-    }),
-    row("step/full_b4", 4, |device, images| {
-        step(device, images, true)
-    }),
-    for_gpus("step/cached_b24", 24, |device, images| {
-        step(device, images, false)
-    }),
-    for_gpus("step/full_b24", 24, |device, images| {
-        step(device, images, true)
-    }),
+    row("step/cached_b4", 4, |device, images| step(device, images, false)),
+    row("step/full_b4", 4, |device, images| step(device, images, true)),
+    for_gpus("step/cached_b24", 24, |device, images| step(device, images, false)),
+    for_gpus("step/full_b24", 24, |device, images| step(device, images, true)),
 ];
 
 const fn row(name: &'static str, images: usize, prepare: fn(&Device, usize) -> Run) -> Row {
-    Row {
-        name,
-        images,
-        for_gpus: false,
-        prepare,
-    }
+    Row { name, images, for_gpus: false, prepare }
 }
 
 const fn for_gpus(name: &'static str, images: usize, prepare: fn(&Device, usize) -> Run) -> Row {
-    Row {
-        for_gpus: true,
-        ..row(name, images, prepare)
-    }
+    Row { for_gpus: true, ..row(name, images, prepare) }
 }
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -163,10 +145,7 @@ fn side_backward(device: &Device, images: usize) -> Run {
 
 fn decoder(device: &Device) -> (PromptEncoder, MaskDecoder) {
     let decoder = MaskDecoderConfig::new(9).init(device);
-    (
-        PromptEncoderConfig::new().init(device),
-        decoder.with_tuning(DecoderTuning::Upscaling),
-    )
+    (PromptEncoderConfig::new().init(device), decoder.with_tuning(DecoderTuning::Upscaling))
 }
 
 fn decode((prompts, decoder): &(PromptEncoder, MaskDecoder), embedding: Tensor<4>) -> Tensor<4> {
@@ -184,7 +163,7 @@ fn decoder_forward(device: &Device, images: usize) -> Run {
 fn decoder_backward(device: &Device, images: usize) -> Run {
     let device = device.clone().autodiff();
     let decoder = decoder(&device);
-    // It requires a gradient, as it does behind the side network.
+    // The embedding requires a gradient, as that of the side network does.
     let embedding = random([images, 256, 32, 32], &device).require_grad();
     Box::new(move || {
         let gradients = decode(&decoder, embedding.clone()).mean().backward();
@@ -193,27 +172,22 @@ fn decoder_backward(device: &Device, images: usize) -> Run {
     })
 }
 
-/// A step of training, from a kept embedding or with the foundation in it.
+/// A training step, with a cached embedding or, if `full`, with the foundation's forward pass.
 fn step(device: &Device, images: usize, full: bool) -> Run {
     let device = device.clone().autodiff();
     let mut config = SamLstConfig::vit_b(9);
     if !full {
-        // A run that finds its embeddings leaves the foundation on disk.
+        // A run whose embeddings are all cached offloads the foundation.
         config.encoder = SamEncoderConfig::tiny().with_out_channels(config.encoder.out_channels);
     }
-    let SamLst {
-        foundation, ladder, ..
-    } = config.init(&device).expect("a preset is valid");
+    let SamLst { foundation, ladder, .. } = config.init(&device).expect("a preset is valid");
     let image = random([images, 3, 512, 512], &device);
     let embedding = random([images, 256, 32, 32], &device).inner();
     let mut optimizer = OptimizationConfig::released().optimizer.init();
     let mut ladder = Some(ladder);
     Box::new(move || {
-        let embedding = match full {
-            true => foundation.embed(image.clone()),
-            false => embedding.clone(),
-        };
-        let before = ladder.take().expect("put back by the last step");
+        let embedding = if full { foundation.embed(image.clone()) } else { embedding.clone() };
+        let before = ladder.take().expect("returned by the previous run");
         let logits = before.forward(image.clone(), embedding).logits;
         let loss = logits.square().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &before);
@@ -224,37 +198,35 @@ fn step(device: &Device, images: usize, full: bool) -> Run {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Measured {
+struct Measurement {
     seconds: Vec<f64>,
-    /// Of the device: the process's on a CPU, what the backend reserved on a GPU.
+    /// Of the process on a CPU, reserved by the backend on a GPU.
     peak_memory_bytes: Option<u64>,
 }
 
-impl Measured {
+impl Measurement {
     /// First quartile, median, third quartile.
     fn quartiles(&self) -> [f64; 3] {
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let place = share * (sorted.len() - 1) as f64;
-            let (below, above) = (
-                sorted[place.floor() as usize],
-                sorted[place.ceil() as usize],
-            );
-            below + (above - below) * place.fract()
+        let quantile = |share: f64| {
+            let position = share * (sorted.len() - 1) as f64;
+            let below = sorted[position.floor() as usize];
+            let above = sorted[position.ceil() as usize];
+            below + (above - below) * position.fract()
         };
-        [at(0.25), at(0.5), at(0.75)]
+        [quantile(0.25), quantile(0.5), quantile(0.75)]
     }
 }
 
-/// A row on a device.
+/// A row measured on a device.
 #[derive(Serialize)]
 struct Cell {
     device: String,
     row: &'static str,
     images: usize,
     #[serde(flatten)]
-    measured: Measured,
+    measurement: Measurement,
 }
 
 fn main() -> Result<()> {
@@ -265,96 +237,65 @@ fn main() -> Result<()> {
     }
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "the answer to the program that started this one"
-)]
+#[expect(clippy::print_stdout, reason = "the result for the process that started this one")]
 fn measure(name: &str, arguments: &Arguments) -> Result<()> {
     let [device] = &arguments.device[..] else {
-        bail!("--measure takes one device");
+        bail!("--measure needs exactly one device");
     };
-    sam_lst::compute_on_this_thread();
-    let device = device::device(device)?;
+    sam_lst::compute_on_current_thread();
+    let device = devices::open(device)?;
     let row = ROWS.iter().find(|row| row.name == name);
-    let row = row.with_context(|| format!("there is no row {name}"))?;
+    let row = row.with_context(|| format!("unknown row `{name}`"))?;
     let mut run = (row.prepare)(&device, row.images);
     let mut timed = || -> Result<f64> {
         let start = Instant::now();
-        let _made = run();
+        let _result = run();
         device.sync()?;
         Ok(start.elapsed().as_secs_f64())
     };
-    // The first runs choose kernels and fill caches.
-    let mut before = timed()?;
+    // Warm-up: the first runs select kernels and fill caches.
+    let mut previous = timed()?;
     for _ in 0..10 {
-        let now = timed()?;
-        let settled = now > 0.8 * before;
-        before = now;
-        if settled {
+        let seconds = timed()?;
+        let is_stable = seconds > 0.8 * previous;
+        previous = seconds;
+        if is_stable {
             break;
         }
     }
-    let seconds = (0..arguments.samples)
-        .map(|_| timed())
-        .collect::<Result<_>>()?;
+    let seconds = (0..arguments.samples).map(|_| timed()).collect::<Result<_>>()?;
     let peak_memory_bytes = match device.memory_pool_usage() {
         Some(usage) => Some(usage.bytes_reserved),
         None => peak_memory_bytes(),
     };
-    let measured = Measured {
-        seconds,
-        peak_memory_bytes,
-    };
-    println!("{}", serde_json::to_string(&measured)?);
+    let measurement = Measurement { seconds, peak_memory_bytes };
+    println!("{}", serde_json::to_string(&measurement)?);
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
 fn compare(arguments: &Arguments) -> Result<()> {
-    let mut devices = devices();
-    if !arguments.device.is_empty() {
-        for name in &arguments.device {
-            device::device(name)?;
-        }
-        let asked = |listed: &Listed| {
-            let first = listed.name.strip_suffix(":0");
-            arguments.device.contains(&listed.name)
-                || first.is_some_and(|first| arguments.device.iter().any(|name| name == first))
-        };
-        devices.retain(asked);
-    }
-    let is_row = |name: &str| ROWS.iter().any(|row| row.name == name);
-    let wanted = |row: &&Row| {
-        let named = |part: &String| part == row.name || !is_row(part) && row.name.contains(part);
-        arguments.rows.is_empty() || arguments.rows.iter().any(named)
-    };
-    let rows: Vec<&Row> = ROWS.iter().filter(wanted).collect();
-    ensure!(
-        !rows.is_empty(),
-        "no row has {}",
-        arguments.rows.join(" or ")
-    );
-
+    let devices = selected_devices(arguments)?;
+    let rows = selected_rows(arguments)?;
     let mut cells = Vec::new();
-    let mut remarks = Vec::new();
-    let bar = ProgressBar::new((rows.len() * devices.len()) as u64).with_style(
-        ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed} {msg}")?,
-    );
+    let mut errors = Vec::new();
+    let bar = ProgressBar::new((rows.len() * devices.len()) as u64)
+        .with_style(ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed} {msg}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    for listed in &devices {
+    for device in &devices {
         for row in &rows {
-            bar.set_message(format!("{} {}", listed.name, row.name));
-            let asked = arguments.rows.iter().any(|part| part == row.name);
-            if listed.name != "cpu" || !row.for_gpus || asked {
-                match in_own_process(row, &listed.name, arguments) {
-                    Ok(measured) => cells.push(Cell {
-                        device: listed.name.clone(),
+            bar.set_message(format!("{} {}", device.name, row.name));
+            let is_named = arguments.rows.iter().any(|part| part == row.name);
+            if device.name != "cpu" || !row.for_gpus || is_named {
+                match measure_in_own_process(row, &device.name, arguments) {
+                    Ok(measurement) => cells.push(Cell {
+                        device: device.name.clone(),
                         row: row.name,
                         images: row.images,
-                        measured,
+                        measurement,
                     }),
                     Err(error) => {
-                        remarks.push(format!("{} on {}: {error:#}", row.name, listed.name));
+                        errors.push(format!("{} on {}: {error:#}", row.name, device.name));
                     }
                 }
             }
@@ -363,7 +304,7 @@ fn compare(arguments: &Arguments) -> Result<()> {
     }
     bar.finish_and_clear();
 
-    let text = table(&rows, &devices, &cells, &remarks)?;
+    let text = table(&rows, &devices, &cells, &errors)?;
     println!("{text}");
     let file = arguments.save.with_extension("md");
     std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
@@ -374,52 +315,82 @@ fn compare(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Measures a row in a process of its own, so that its peak memory is its own, and so that a failing one takes no other with it.
-fn in_own_process(row: &Row, device: &str, arguments: &Arguments) -> Result<Measured> {
-    let mut child = Command::new(std::env::current_exe()?)
+/// The devices of `--device`, each of which must be usable, or all without it.
+fn selected_devices(arguments: &Arguments) -> Result<Vec<AvailableDevice>> {
+    let mut devices = devices::list();
+    if !arguments.device.is_empty() {
+        for name in &arguments.device {
+            devices::open(name)?;
+        }
+        devices.retain(|device| {
+            let short_name = device.name.strip_suffix(":0");
+            arguments.device.contains(&device.name)
+                || short_name.is_some_and(|short| arguments.device.iter().any(|name| name == short))
+        });
+    }
+    Ok(devices)
+}
+
+/// The rows of `--rows`, by their full name or by a part that is not a row's full name, or all
+/// without it.
+fn selected_rows(arguments: &Arguments) -> Result<Vec<&'static Row>> {
+    let is_row = |name: &str| ROWS.iter().any(|row| row.name == name);
+    let is_selected = |row: &&Row| {
+        let matches = |part: &String| part == row.name || !is_row(part) && row.name.contains(part);
+        arguments.rows.is_empty() || arguments.rows.iter().any(matches)
+    };
+    let rows: Vec<&Row> = ROWS.iter().filter(is_selected).collect();
+    ensure!(!rows.is_empty(), "no row has {} in its name", arguments.rows.join(" or "));
+    Ok(rows)
+}
+
+/// Measures a row in a separate process, so that peak memory is that of the row alone and a failure
+/// does not affect other rows.
+fn measure_in_own_process(row: &Row, device: &str, arguments: &Arguments) -> Result<Measurement> {
+    let mut process = Command::new(std::env::current_exe()?)
         .args(["--measure", row.name, "--device", device])
         .args(["--samples", &arguments.samples.to_string()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     let started = Instant::now();
-    while child.try_wait()?.is_none() {
+    while process.try_wait()?.is_none() {
         if started.elapsed().as_secs_f64() > arguments.limit_seconds {
-            child.kill()?;
-            child.wait()?;
-            bail!("given up after {} s", arguments.limit_seconds);
+            process.kill()?;
+            process.wait()?;
+            bail!("stopped after {} s", arguments.limit_seconds);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let output = child.wait_with_output()?;
+    let output = process.wait_with_output()?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let line = said.lines().find(|line| !line.trim().is_empty());
-        bail!("failed: {}", line.unwrap_or("without a word"));
+        let printed = String::from_utf8_lossy(&output.stderr);
+        let line = printed.lines().find(|line| !line.trim().is_empty());
+        bail!("failed: {}", line.unwrap_or("without a message"));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn table(rows: &[&Row], devices: &[Listed], cells: &[Cell], remarks: &[String]) -> Result<String> {
+fn table(
+    rows: &[&Row],
+    devices: &[AvailableDevice],
+    cells: &[Cell],
+    errors: &[String],
+) -> Result<String> {
     let mut text = String::new();
-    for listed in devices {
-        writeln!(text, "- {}: {}", listed.name, listed.description)?;
+    for device in devices {
+        writeln!(text, "- {}: {}", device.name, device.description)?;
     }
-    write!(
-        text,
-        "\nMedian, half the distance of the quartiles, images per second, peak memory.\n\n"
-    )?;
+    write!(text, "\nMedian, half the interquartile range, images per second, peak memory.\n\n")?;
     let mut lines = vec![vec!["row".to_owned()]];
-    lines[0].extend(devices.iter().map(|listed| listed.name.clone()));
-    // Those for GPUs are not measured where there is none.
-    let measured = |row: &&&Row| cells.iter().any(|cell| cell.row == row.name);
-    for row in rows.iter().filter(measured) {
+    lines[0].extend(devices.iter().map(|device| device.name.clone()));
+    // Rows for GPUs are not measured without a GPU.
+    let is_measured = |row: &&&Row| cells.iter().any(|cell| cell.row == row.name);
+    for row in rows.iter().filter(is_measured) {
         let mut line = vec![row.name.to_owned()];
-        for listed in devices {
-            let cell = cells
-                .iter()
-                .find(|cell| cell.row == row.name && cell.device == listed.name);
-            line.push(cell.map_or("–".to_owned(), in_words));
+        for device in devices {
+            let cell = cells.iter().find(|cell| cell.row == row.name && cell.device == device.name);
+            line.push(cell.map_or("–".to_owned(), describe));
         }
         lines.push(line);
     }
@@ -441,25 +412,22 @@ fn table(rows: &[&Row], devices: &[Listed], cells: &[Cell], remarks: &[String]) 
             text.push_str("|\n");
         }
     }
-    if !remarks.is_empty() {
+    if !errors.is_empty() {
         text.push('\n');
     }
-    for remark in remarks {
-        writeln!(text, "- {remark}")?;
+    for error in errors {
+        writeln!(text, "- {error}")?;
     }
     Ok(text)
 }
 
-fn in_words(cell: &Cell) -> String {
-    let [low, median, high] = cell.measured.quartiles();
+fn describe(cell: &Cell) -> String {
+    let [low, median, high] = cell.measurement.quartiles();
     let spread = 50.0 * (high - low) / median;
-    let (value, unit) = match median {
-        median if median < 1.0 => (1000.0 * median, "ms"),
-        median => (median, "s"),
-    };
+    let (value, unit) = if median < 1.0 { (1000.0 * median, "ms") } else { (median, "s") };
     let decimals = 2_usize.saturating_sub(value.log10().floor().max(0.0) as usize);
     let memory = cell
-        .measured
+        .measurement
         .peak_memory_bytes
         .map_or(String::new(), |bytes| format!(", {} MB", bytes / 1_000_000));
     let rate = cell.images as f64 / median;

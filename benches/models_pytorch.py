@@ -1,8 +1,8 @@
-"""The rows of `cargo bench --bench models` in PyTorch, with segment-anything and torchvision: prints seconds, bytes and the
-number of operations as JSON; and a large product, the measure of what the machine can do.
-Peak memory is a row's own only if it is the first of its process on a CPU.
+"""The rows of `cargo bench --bench models` in PyTorch, with segment-anything and torchvision, and a
+large product to measure the machine's rate. Prints seconds, bytes and numbers of operations as JSON.
 
-The packages are those of tests/it/fixtures/requirements.txt.
+On a CPU, peak memory is that of a row only if it is the first row of the process. Needs the packages
+of tests/it/fixtures/requirements.txt.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def published_ladder():
 
 
 def rows(device):
-    """Each row's name, and what makes its work; the models are made for the row alone, so that its peak memory is its own."""
+    """The rows by name: functions that create a model and return the work to measure."""
 
     def random(*shape):
         return torch.rand(*shape, device=device)
@@ -58,7 +58,7 @@ def rows(device):
         return run
 
     def autocast_encoder(batch, size, dtype):
-        """Weights and products in half precision, norms and sums in single, as mixed precision is usually had."""
+        """Mixed precision: products in half precision, norms and sums in single."""
         model, image = compiled(vit_b(size).to(device)), random(batch, 3, size, size)
 
         def run():
@@ -102,13 +102,13 @@ def rows(device):
         return run
 
     def step(batch, full):
-        ladder, image, kept = published_ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
+        ladder, image, cached = published_ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
         foundation = compiled(vit_b(512).to(device)) if full else None
         call = compiled(ladder)
         optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
 
         def run():
-            embedding = kept
+            embedding = cached
             if full:
                 with torch.no_grad():
                     embedding = foundation(image)
@@ -118,7 +118,7 @@ def rows(device):
         return run
 
     def product(size):
-        """What the machine can do at most, or nearly."""
+        """Close to the highest rate of the machine."""
         left, right = random(size, size), random(size, size)
         return lambda: left @ right
 
@@ -145,11 +145,11 @@ def rows(device):
 
 
 def onnx_encoder(batch, size):
-    """ONNX Runtime on the encoder as PyTorch exports it."""
+    """The encoder in ONNX Runtime, exported by PyTorch."""
     import onnxruntime
 
     image = torch.rand(batch, 3, size, size)
-    warnings.simplefilter("ignore")  # the export's own: traced sizes are constants, as they are meant to be here
+    warnings.simplefilter("ignore")  # of the export: traced sizes become constants, as intended
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         torch.onnx.export(vit_b(size), (image,), file.name, dynamo=False)
         session_options = onnxruntime.SessionOptions()
@@ -178,18 +178,18 @@ def measure(run, device, samples):
 
 
 def operations(run):
-    """Multiplications and additions of products and convolutions, as PyTorch counts them."""
+    """Multiplications and additions of products and convolutions, as counted by PyTorch."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("rows", nargs="*", help="names, or parts of them; all without")
+parser.add_argument("rows", nargs="*", help="names of rows, or parts of names [default: all]")
 parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-parser.add_argument("--compile", action="store_true", help="with torch.compile")
-parser.add_argument("--tf32", action="store_true", help="products of 32-bit values may be rounded to TF32")
-parser.add_argument("--onnx", action="store_true", help="the encoder's rows in ONNX Runtime")
+parser.add_argument("--compile", action="store_true", help="use torch.compile")
+parser.add_argument("--tf32", action="store_true", help="round products of 32-bit values to TF32")
+parser.add_argument("--onnx", action="store_true", help="run the encoder's rows in ONNX Runtime")
 parser.add_argument("--samples", type=int, default=10)
 
 
@@ -201,26 +201,26 @@ def main():
     else:
         torch.backends.cudnn.allow_tf32 = False
     every = rows(options.device)
-    wanted = {
+    selected = {
         name: make
         for name, make in every.items()
         if not options.rows or any(part == name or part not in every and part in name for part in options.rows)
     }
     if options.onnx:
         sizes = {"encoder/vit_b_512_b1": (1, 512), "encoder/vit_b_512_b4": (4, 512), "encoder/vit_b_1024_b1": (1, 1024)}
-        wanted = {name: partial(onnx_encoder, *sizes[name]) for name in wanted if name in sizes}
-    found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": {}}
+        selected = {name: partial(onnx_encoder, *sizes[name]) for name in selected if name in sizes}
+    results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": {}}
     if options.device == "cuda":
-        found["device"] = torch.cuda.get_device_name()
-    for name, make in wanted.items():
+        results["device"] = torch.cuda.get_device_name()
+    for name, make in selected.items():
         if options.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         run = make()
-        found["rows"][name] = measure(run, options.device, options.samples)
+        results["rows"][name] = measure(run, options.device, options.samples)
         if not (options.compile or options.onnx):
-            found["rows"][name]["operations"] = operations(run)
-    json.dump(found, sys.stdout, indent=1)
+            results["rows"][name]["operations"] = operations(run)
+    json.dump(results, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Trains the demo's model on made-up patients, here and in PyTorch, and prints what both took and the DSC of the held-out ones.
+"""Trains the demo's model on synthetic phantoms with sam-lst and in PyTorch, and prints the time of
+both and the DSC of the test phantoms.
 
     python benches/training.py [--seeds N]
     python benches/training.py --device cuda:0 --features cuda [--compile] [--tf32] [--precision bf16]
 
-PyTorch runs segment-anything's and torchvision's modules as the method was published: the frozen encoder in each step. Both start
-from one random SAM, each with a side network of its own draw, and see the same slices in views of the same distribution; the
-last weights count. Ours validates six times meanwhile, PyTorch never. Both predictions are scored by `evaluate_synapse`.
+PyTorch runs segment-anything's and torchvision's modules as the method was published, with the
+frozen encoder in each step. Both start from the same random SAM, each with its own random side
+network, and see the same slices in views of the same distribution. The weights after the last step
+are scored, both by `sam-lst evaluate`. sam-lst validates six times during training, PyTorch never.
 
-Needs the packages of tests/it/fixtures/requirements.txt, and no other load on the machine.
+Needs the packages of tests/it/fixtures/requirements.txt, and an otherwise idle machine.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from scipy.ndimage import rotate
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from examples import mean_dsc, root, run_example, seeded_config
+from program import mean_dsc, root, run_sam_lst, run_summary, write_config
 
 sys.path.insert(0, str(root / "tests/it/fixtures"))
 from common import encode, loss_parts, rate, resnet_tiny, sam_tiny
@@ -41,10 +43,11 @@ GRID = SIZE // 16
 # Synapse's labels, in the order of classes.
 LABELS = np.array([0, 1, 2, 3, 4, 6, 7, 8, 11])
 WINDOW = -125, 275
+ROW = "{:>11.1f} {:>12.1f} {:>6.2f} {:>16.2f} {:>16.2f}"
 
 
 class Slices(Dataset):
-    """Slices in random views, as the released code draws them."""
+    """Slices in random views, with the distribution of the released code."""
 
     def __init__(self, data, cases):
         classes = np.zeros(256, np.int64)
@@ -66,11 +69,11 @@ class Slices(Dataset):
         label = torch.from_numpy(label.copy())[None, None].float()
         for size in (SIZE, 4 * GRID):
             label = F.interpolate(label, (size, size), mode="nearest-exact")
-        return enlarged(image), label[0, 0].long()
+        return resized(image), label[0, 0].long()
 
 
 def read(data, case):
-    """Image in [0, 1] and labels, slices first."""
+    """Image in [0, 1] and labels, as [slices, rows, columns]."""
     image, label = (
         np.asarray(nib.load(data / kind / f"{name}{case}.nii.gz").dataobj).transpose(2, 1, 0)
         for kind, name in (("img", "img"), ("label", "label"))
@@ -79,13 +82,16 @@ def read(data, case):
     return ((np.clip(image, low, high) - low) / (high - low)).astype(np.float32), label
 
 
-def enlarged(image):
+def resized(image):
+    """The network's input."""
     image = torch.from_numpy(image.copy())[None, None]
     return F.interpolate(image, (SIZE, SIZE), mode="bicubic", align_corners=False)[0].expand(3, -1, -1)
 
 
 def model(checkpoint, device):
-    """The frozen encoder and the ladder, over the checkpoint's SAM, with a side network as torchvision draws it."""
+    """The frozen encoder and the ladder: the checkpoint's SAM, and a side network initialised as by
+    torchvision.
+    """
     network = resnet_tiny()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -114,7 +120,7 @@ def embedder(encoder, device):
 
 
 def train_in_pytorch(data, cases, checkpoint, device):
-    """Seconds, and what predicts classes of a slice."""
+    """Seconds, and a function that predicts the labels of a slice."""
     start = time.perf_counter()
     slices = Slices(data, cases)
     loader = DataLoader(slices, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
@@ -140,7 +146,7 @@ def train_in_pytorch(data, cases, checkpoint, device):
 
     def predict(image):
         with torch.no_grad():
-            batch = enlarged(image)[None].to(device)
+            batch = resized(image)[None].to(device)
             logits = F.interpolate(forward(batch, embed(batch)), (SIZE, SIZE), mode="bilinear", align_corners=False)
             classes = F.interpolate(logits.argmax(1)[None].float(), image.shape, mode="nearest-exact")
             return LABELS[classes[0, 0].long().cpu().numpy()]
@@ -148,50 +154,51 @@ def train_in_pytorch(data, cases, checkpoint, device):
     return seconds, predict
 
 
-def example(name, *arguments):
-    run_example(name, *arguments, features=options.features, built=options.built)
+def sam_lst(*arguments):
+    run_sam_lst(*arguments, features=options.features, program=options.program)
 
 
 def score(folder, *arguments):
     """Mean DSC in percent."""
-    example("evaluate_synapse", *arguments, "--protocol", "strict", "--output", folder / "scores")
+    output = ["--protocol", "strict", "--output", folder / "scores", "--force"]
+    sam_lst("evaluate", *arguments, *output)
     return mean_dsc(json.loads((folder / "scores-strict.json").read_text()))
 
 
 def compare(folder, seed, device):
-    """Seconds and DSC, ours and PyTorch's."""
-    run, config = folder / f"run{seed}", seeded_config(folder, seed)
-    precision = ["--precision", options.precision]
-    cache = folder / f"cache{seed}"  # nothing is found there
-    example("train_synapse", "--device", options.device, "--config", config, "--run", run, "--cache", cache, *precision)
-    ours = json.loads((run / "receipt.json").read_text())["seconds"]
+    """Seconds and DSC of sam-lst and of PyTorch."""
+    run, config = folder / f"run{seed}", write_config(folder, seed, options.precision)
+    cache = folder / f"cache{seed}"  # empty
+    sam_lst("demo", "--plain", "--device", options.device, "--config", config, "--run", run, "--cache", cache)
+    seconds = run_summary(run)["seconds"]
     checkpoint, phantoms = run / "foundation.safetensors", cache / "phantoms"
-    sam = ["--sam", checkpoint, "--ladder", run / "ladder.safetensors", "--device", options.device]
-    ours_dsc = score(folder, "--data", phantoms, *sam, *precision)
+    trained = ["--sam", checkpoint, "--ladder", run / "ladder.safetensors", "--precision", options.precision]
+    dsc = score(folder, "--data", phantoms, *trained, "--device", options.device)
 
     torch.manual_seed(seed)
     data = phantoms / "RawData/Training"
     cases = [line.split(": ")[1] for line in (run / "cases.txt").read_text().splitlines() if line.startswith("training: ")]
-    theirs, predict = train_in_pytorch(data, cases, checkpoint, device)
+    pytorch_seconds, predict = train_in_pytorch(data, cases, checkpoint, device)
     predictions = folder / f"predictions{seed}"
     predictions.mkdir()
-    held_out = [case["case"] for case in json.loads((folder / "scores-strict.json").read_text())["cases"]]
-    for case in held_out:
+    test_cases = [case["case"] for case in json.loads((folder / "scores-strict.json").read_text())["cases"]]
+    for case in test_cases:
         image, _ = read(data, case)
         labels = np.stack([predict(pixels) for pixels in image]).astype(np.uint8)
         affine = nib.load(data / "img" / f"img{case}.nii.gz").affine
         nib.save(nib.Nifti1Image(labels.transpose(2, 1, 0), affine), predictions / f"label{case}.nii.gz")
-    return ours, ours_dsc, theirs, score(folder, "--pred", predictions, "--label", data / "label")
+    pytorch_dsc = score(folder, "--pred", predictions, "--label", data / "label")
+    return seconds, dsc, pytorch_seconds, pytorch_dsc
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--seeds", type=int, default=3)
-parser.add_argument("--device", default="cpu", help="ours, as --list-devices names it; PyTorch takes cuda where that is not cpu")
-parser.add_argument("--features", default="", help="the backend's")
-parser.add_argument("--built", help="the folder of the built examples, on a machine without cargo")
-parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"], help="the foundation's")
-parser.add_argument("--compile", action="store_true", help="torch.compile")
-parser.add_argument("--tf32", action="store_true", help="PyTorch may round products of 32-bit values to TF32")
+parser.add_argument("--device", default="cpu", help="sam-lst's, as `sam-lst devices` names it; PyTorch uses CUDA unless it is cpu")
+parser.add_argument("--features", default="", help="features of sam-lst-cli, such as cuda")
+parser.add_argument("--program", help="the built program sam-lst, on a machine without cargo")
+parser.add_argument("--precision", default="f32", choices=["f32", "f16", "bf16"], help="precision of the foundation")
+parser.add_argument("--compile", action="store_true", help="use torch.compile")
+parser.add_argument("--tf32", action="store_true", help="let PyTorch round products of 32-bit values to TF32")
 options = parser.parse_args()
 
 
@@ -200,15 +207,16 @@ def main():
     torch.set_num_threads(os.cpu_count())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     print(f"{options.device}, foundation in {options.precision}, PyTorch {torch.__version__}")
-    print(f"{'seed':>4} {'ours [s]':>9} {'PyTorch [s]':>12} {'ratio':>6} {'ours DSC [%]':>13} {'PyTorch DSC [%]':>16}")
-    found = []
+    print(f"{'seed':>4} {'sam-lst [s]':>11} {'PyTorch [s]':>12} {'ratio':>6} {'sam-lst DSC [%]':>16} {'PyTorch DSC [%]':>16}")
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            ours, ours_dsc, theirs, theirs_dsc = compare(Path(folder), seed, device)
-            found.append((ours, theirs, ours / theirs, ours_dsc, theirs_dsc))
-            print(f"{seed:>4} {ours:>9.1f} {theirs:>12.1f} {ours / theirs:>6.2f} {ours_dsc:>13.2f} {theirs_dsc:>16.2f}", flush=True)
-    means = [statistics.mean(column) for column in zip(*found)]
-    print("mean {:>9.1f} {:>12.1f} {:>6.2f} {:>13.2f} {:>16.2f}".format(*means))
+            seconds, dsc, pytorch_seconds, pytorch_dsc = compare(Path(folder), seed, device)
+            row = (seconds, pytorch_seconds, seconds / pytorch_seconds, dsc, pytorch_dsc)
+            results.append(row)
+            print(f"{seed:>4} " + ROW.format(*row), flush=True)
+    means = [statistics.mean(column) for column in zip(*results)]
+    print("mean " + ROW.format(*means))
 
 
 if __name__ == "__main__":

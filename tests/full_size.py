@@ -1,10 +1,11 @@
-"""Compares ViT-B and ResNet18 at their published sizes with PyTorch's, and measures the memory that loading takes.
+"""Compares ViT-B and ResNet18 at their published sizes with PyTorch, and measures the memory that
+loading needs.
 
     python tests/full_size.py [FOLDER]
 
-Makes random checkpoints of official form in FOLDER (a temporary one without it; 470 MB), lets segment-anything and
-torchvision embed random images, and runs the ignored tests of tests/it/full_size.rs on both. Needs the packages of
-tests/it/fixtures/requirements.txt.
+Creates random checkpoints in the official format in FOLDER (470 MB; a temporary folder without it),
+embeds random images with segment-anything and torchvision, and runs the ignored tests of
+tests/it/full_size.rs on both. Needs the packages of tests/it/fixtures/requirements.txt.
 """
 
 import os
@@ -23,7 +24,7 @@ sys.path.insert(0, str(here / "it" / "fixtures"))
 from common import encode, randomise
 
 
-def make(folder):
+def create(folder):
     sam = sam_model_registry["vit_b"]().eval()
     randomise(sam, 1)
     torch.save(sam.state_dict(), folder / "sam_vit_b_random.pth")
@@ -36,16 +37,20 @@ def make(folder):
             image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(size))
             cases[f"image_{size}"], cases[f"embedding_{size}"] = image, encode(sam.image_encoder, image).contiguous()
         network.layer4 = network.avgpool = network.fc = torch.nn.Identity()
-        side = network(cases["image_512"])  # `forward` flattens at its end
+        side = network(cases["image_512"])  # flattened by `forward`
         cases["side_512"] = side.reshape(1, 256, 32, 32)
     save_file(cases, folder / "cases.safetensors")
 
 
 def run(folder):
-    tests = "loading_takes_little_more_memory_than_the_file", "vit_b_and_the_whole_model", "vit_b_in_half_precision"
-    for test in tests:  # one process each: the peak memory is the process's
+    tests = (
+        "loading_needs_little_more_memory_than_the_file_size",
+        "vit_b_and_resnet18_equal_pytorchs",
+        "vit_b_in_half_precision_is_close_to_pytorchs",
+    )
+    for test in tests:  # in a process each, because peak memory is that of a process
         subprocess.run(
-            ["cargo", "test", "--workspace", "--test", "it", f"full_size::{test}", "--", "--ignored", "--exact", "--nocapture"],
+            ["cargo", "test", "-p", "sam-lst", "--test", "it", f"full_size::{test}", "--", "--ignored", "--exact", "--nocapture"],
             cwd=here, env=os.environ | {"SAM_LST_FULL_SIZE": str(folder)}, check=True,
         )
 
@@ -53,9 +58,9 @@ def run(folder):
 if len(sys.argv) > 1:
     folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    make(folder)
+    create(folder)
     run(folder)
 else:
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder))
+        create(Path(folder))
         run(Path(folder))

@@ -1,10 +1,12 @@
-"""How far PyTorch is from itself on a tiny ladder when the factors of products are rounded to TF32, as CUDA's matrix units do.
+"""Measures the effect of TF32 on a tiny ladder in PyTorch: the differences that arise when the
+factors of products are rounded to TF32, as CUDA's tensor cores do.
 
     python tests/tf32.py
 
-The tolerances that tests/it/backends.rs grants CUDA are a little more than twice these figures. Needs no GPU: before each product,
-forward and backward, its factors lose all but ten bits of their fractions, to the nearest or, as where a kernel loads 32 bits and
-the unit ignores the lower ones, towards zero. Needs the packages of tests/it/fixtures/requirements.txt.
+The tolerances for CUDA in tests/it/backends.rs are slightly more than twice these differences. Needs
+no GPU: before each product, forward and backward, the fractions of its factors are rounded to ten
+bits, to nearest or towards zero. Rounding towards zero occurs where a kernel loads 32 bits and the
+tensor core ignores the lower ones. Needs the packages of tests/it/fixtures/requirements.txt.
 """
 
 import sys
@@ -33,7 +35,7 @@ def to_nearest(tensor):
 
 
 class Rounded(TorchDispatchMode):
-    """Rounds the factors of every product, those of the backward pass too."""
+    """Rounds the factors of every product, also in the backward pass."""
 
     FACTORS = {
         "mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "convolution": (0, 1), "convolution_backward": (0, 1, 2),
@@ -45,14 +47,14 @@ class Rounded(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         arguments = list(arguments)
-        for place in self.FACTORS.get(function.overloadpacket.__name__, ()):
-            arguments[place] = self.rounding(arguments[place])
+        for position in self.FACTORS.get(function.overloadpacket.__name__, ()):
+            arguments[position] = self.rounding(arguments[position])
             self.products += 1
         return function(*arguments, **(options or {}))
 
 
 def step(mode, sam, network, decoder, alpha):
-    """Embedding, logits and losses as in tests/it/backends.rs; leaves gradients."""
+    """Embedding, logits and losses of a step, as in tests/it/backends.rs. Sets gradients."""
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(2, 3, SIZE, SIZE, generator=generator)
     size = SIZE // 4
@@ -87,7 +89,7 @@ def forward_and_gradients(mode):
 
 
 def training(mode):
-    """The losses of three steps, and by how much they changed what trains."""
+    """The losses of three steps, and the changes of the trained tensors."""
     sam, network, decoder, alpha, named = model()
     named |= {f"upscaling.{name}": parameter for name, parameter in decoder.output_upscaling.named_parameters()}
     named = {name: parameter for name, parameter in named.items() if not name.startswith(("side.layer4.", "side.fc."))}
@@ -104,25 +106,25 @@ def training(mode):
 STATISTICS = ("bn1.running_mean", "bn1.running_var", "layer3.1.bn2.running_mean", "layer3.1.bn2.running_var")
 
 
-def of_largest(ours, theirs, scale=None):
-    return ((ours - theirs).abs().max() / (theirs if scale is None else scale).abs().max()).item()
+def largest_error(actual, expected, scale=None):
+    return ((actual - expected).abs().max() / (expected if scale is None else scale).abs().max()).item()
 
 
-def of_norm(ours, theirs, scale=None):
-    return ((ours - theirs).norm() / (theirs if scale is None else scale).norm()).item()
+def norm_error(actual, expected, scale=None):
+    return ((actual - expected).norm() / (expected if scale is None else scale).norm()).item()
 
 
-TITLES = {of_largest: "of the largest value", of_norm: "of the norm"}
+TITLES = {largest_error: "relative to the largest value", norm_error: "relative to the norm"}
 
 
-def as_one(tensors):
+def concatenated(tensors):
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def tell(what, errors):
+def print_errors(title, errors):
     name = max(errors, key=errors.get)
     median = sorted(errors.values())[len(errors) // 2]
-    print(f"  {what:<67} at most {errors[name]:.1e} ({name}), median {median:.1e}")
+    print(f"  {title:<67} at most {errors[name]:.1e} ({name}), median {median:.1e}")
 
 
 exact, exact_training = forward_and_gradients(nullcontext()), training(nullcontext())
@@ -131,14 +133,15 @@ for rounding in (to_nearest, towards_zero):
     (forward, gradients), (losses, changes) = forward_and_gradients(mode), training(mode)
     assert mode.products > 1000 and gradients.keys() == exact[1].keys()
     print(f"{rounding.__name__}, {torch.__version__}")
-    tell("of the largest value: forward", {name: of_largest(value, exact[0][name]) for name, value in forward.items()})
-    of_each = {}
+    print_errors("relative to the largest value: forward", {name: largest_error(value, exact[0][name]) for name, value in forward.items()})
+    pairs = {}
     for name, gradient in gradients.items():
-        # A key's bias has a gradient of zero but for rounding.
-        of_each[name] = gradient, exact[1][name], exact[1][name.replace("k_proj.bias", "k_proj.weight")]
-    for measure in (of_largest, of_norm):
-        errors = {name: measure(*tensors) for name, tensors in of_each.items()}
-        tell(f"{TITLES[measure]}: gradients, the whole decoder training", errors)
-    tell("losses of three steps", {step: of_largest(loss, exact_training[0][step]) for step, loss in enumerate(losses)})
-    tell("of the norm: changes by three steps", {name: of_norm(change, exact_training[1][name]) for name, change in changes.items()})
-    tell("of the norm: changes by three steps, as one", {"all": of_norm(as_one(changes), as_one(exact_training[1]))})
+        # The gradient of a key's bias is zero except for rounding.
+        pairs[name] = gradient, exact[1][name], exact[1][name.replace("k_proj.bias", "k_proj.weight")]
+    for measure in (largest_error, norm_error):
+        errors = {name: measure(*tensors) for name, tensors in pairs.items()}
+        print_errors(f"{TITLES[measure]}: gradients, whole decoder trained", errors)
+    print_errors("losses of three steps", {step: largest_error(loss, exact_training[0][step]) for step, loss in enumerate(losses)})
+    print_errors("relative to the norm: changes by three steps", {name: norm_error(change, exact_training[1][name]) for name, change in changes.items()})
+    errors = {"all": norm_error(concatenated(changes), concatenated(exact_training[1]))}
+    print_errors("relative to the norm: changes by three steps, all tensors together", errors)

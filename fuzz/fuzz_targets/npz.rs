@@ -1,11 +1,11 @@
-//! Any bytes as an npz file.
+//! Reads arbitrary bytes as an npz file.
 #![no_main]
 
-use datasets::{LabelMap, read_npz_slice};
 use libfuzzer_sys::fuzz_target;
+use sam_lst_datasets::{LabelMap, read_npz_slice};
 
 fuzz_target!(|bytes: &[u8]| {
-    let file = tempfile::NamedTempFile::new().expect("room");
-    std::fs::write(file.path(), bytes).expect("room");
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(file.path(), bytes).expect("write file");
     let _ = read_npz_slice(file.path(), &LabelMap::identity(9));
 });

@@ -1,58 +1,60 @@
-//! Every backend that is compiled in computes what the CPU's does, which in turn computes what PyTorch does: see `parity`,
-//! `gradients` and `trajectory`.
+//! Parity of each compiled backend with the CPU backend, whose parity with PyTorch is tested in
+//! `parity`, `gradients` and `trajectory`.
 //!
 //! ```sh
 //! cargo test --features wgpu --test it backends
 //! ```
 
-use crate::device::{device, devices};
 use crate::parity::{prompts, sam};
 use crate::support::{
-    Cases, alone, argument, config, gradients, ladder_model, largest, largest_difference, norm,
-    norm_error, norm_of_difference, pattern, relative_error,
+    Cases, config, gradients, ladder_model, largest, largest_difference, norm, norm_error,
+    norm_of_difference, pattern, process_argument, relative_error, test_process,
 };
 use crate::training;
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use sam_lst::rooms::sam_nn::{gelu, resize_bilinear};
+use sam_lst::devices;
+use sam_lst::model::PixelScale;
+use sam_lst::sam_nn::{gelu, resize_bilinear};
+use sam_lst::training::OptimizationConfig;
 use sam_lst::{
-    CrossEntropyDiceLossConfig, DecoderTuning, Foundation, FoundationPrecision, OptimizationConfig,
-    PixelScale, SamLst, SamLstConfig,
+    CrossEntropyDiceLossConfig, DecoderTuning, Foundation, FoundationPrecision, SamLst,
+    SamLstConfig,
 };
 use std::collections::BTreeMap;
 
-/// How far a backend may be from the CPU.
+/// Largest differences from the CPU.
 #[derive(Clone, Copy)]
 struct Tolerances {
-    /// Embeddings and logits, relative to the largest value.
+    /// Of embeddings and logits, relative to the largest value.
     forward: f64,
-    /// Each tensor's gradient, relative to its largest value and in the Euclidean norm.
+    /// Of the gradient of each tensor, relative to its largest value and in the Euclidean norm.
     gradient: [f64; 2],
-    /// The change that three steps make, of each tensor and of all that train, in the Euclidean norm. Of a gradient that is
-    /// nearly zero, Adam takes the sign, which rounding decides.
+    /// Of the change by three steps, for each trained tensor and for all of them together, in the
+    /// Euclidean norm. Where a gradient is nearly zero, Adam follows its sign, which depends on
+    /// rounding.
     change: [f64; 2],
-    /// Bilinear resizing, relative to the largest value, and its gradient.
+    /// Of bilinear resizing, relative to the largest value, and of its gradient.
     resizing: [f64; 2],
 }
 
-/// Another order of summation.
+/// For another order of summation.
 const SINGLE: Tolerances = Tolerances {
     forward: 5e-5,
     gradient: [5e-4; 2],
     change: [5e-3; 2],
-    // The approximation by tanh is wrong by up to 4e-4 here.
+    // GELU's approximation by tanh would differ by up to 4e-4 here.
     resizing: [5e-5, 2e-6],
 };
-/// Products whose factors are rounded to TF32, as CUDA's matrix units take them: a little more than twice what PyTorch is then
-/// from itself
-/// (`tests/tf32.py`).
+/// For products whose factors are rounded to TF32 by CUDA's tensor cores: slightly more than twice
+/// the differences that this rounding makes in PyTorch (`tests/tf32.py`).
 const TENSOR_CORES: Tolerances = Tolerances {
     forward: 2.5e-2,
     gradient: [0.7, 0.3],
     change: [1.2, 0.5],
-    // Two products, one after the other, each of whose factors is short by 2^-10 at most.
+    // Two products in sequence; each factor is rounded by 2^-10 at most.
     resizing: [5e-3, 5e-3],
 };
 
@@ -72,24 +74,25 @@ const GPU_BACKENDS: bool = cfg!(any(
     feature = "webgpu"
 ));
 
-/// Every device but the CPU, by name; none, which is said, where the tests are built without a backend for one.
-#[expect(clippy::print_stderr, reason = "what is skipped is said")]
+/// All devices except the CPU, by name. Without a GPU backend, prints that the test is skipped and
+/// returns none.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn gpus() -> Vec<(String, Device)> {
     if !GPU_BACKENDS {
-        eprintln!("GPUs are skipped: built without a backend for them; try --features wgpu");
+        eprintln!("skipped: built without a GPU backend; try --features wgpu");
         return Vec::new();
     }
-    let found = devices().into_iter().map(|listed| listed.name);
-    let found = found.filter(|name| name != "cpu").map(|name| {
-        let opened = device(&name).expect("a device that was listed");
-        (name, opened)
+    let names = devices::list().into_iter().map(|device| device.name);
+    let gpus = names.filter(|name| name != "cpu").map(|name| {
+        let device = devices::open(&name).expect("a listed device");
+        (name, device)
     });
-    let found: Vec<_> = found.collect();
-    assert!(!found.is_empty(), "no GPU was found on this machine");
-    found
+    let gpus: Vec<_> = gpus.collect();
+    assert!(!gpus.is_empty(), "no GPU was found on this machine");
+    gpus
 }
 
-/// Compares what each backend makes of one computation with what the CPU makes of it.
+/// Passes the results of one computation on each GPU and on the CPU, in this order, to `check`.
 fn compare<T>(compute: impl Fn(&Device) -> T, check: impl Fn(&str, Tolerances, &T, &T)) {
     let gpus = gpus();
     if gpus.is_empty() {
@@ -102,125 +105,115 @@ fn compare<T>(compute: impl Fn(&Device) -> T, check: impl Fn(&str, Tolerances, &
 }
 
 #[track_caller]
-fn assert_close(what: &str, ours: &TensorData, expected: &TensorData, at_most: f64) {
-    let error = relative_error(ours.clone(), expected.clone());
-    assert!(
-        error <= at_most,
-        "{what}: relative error {error:.2e}, at most {at_most:.0e}"
-    );
+fn assert_close(name: &str, actual: &TensorData, expected: &TensorData, tolerance: f64) {
+    let error = relative_error(actual.clone(), expected.clone());
+    assert!(error <= tolerance, "{name}: relative error {error:.2e}, limit {tolerance:.0e}");
 }
 
 #[track_caller]
 fn assert_all_close(
-    who: &str,
-    ours: &BTreeMap<String, TensorData>,
+    device: &str,
+    actual: &BTreeMap<String, TensorData>,
     expected: &BTreeMap<String, TensorData>,
-    at_most: f64,
+    tolerance: f64,
 ) {
-    assert!(ours.keys().eq(expected.keys()));
+    assert!(actual.keys().eq(expected.keys()));
     for (name, expected) in expected {
-        assert_close(&format!("{who}, {name}"), &ours[name], expected, at_most);
+        assert_close(&format!("{device}, {name}"), &actual[name], expected, tolerance);
     }
 }
 
 #[track_caller]
 fn assert_gradients_close(
-    who: &str,
-    ours: &BTreeMap<String, TensorData>,
-    expected: &BTreeMap<String, TensorData>,
+    device: &str,
+    actual: &BTreeMap<String, TensorData>,
+    expected_gradients: &BTreeMap<String, TensorData>,
     tolerances: Tolerances,
 ) {
-    assert!(ours.keys().eq(expected.keys()));
-    for (tensor, theirs) in expected {
-        // Zero but for rounding, see `gradients`.
-        let scale = &expected[&tensor.replace("k_proj.bias", "k_proj.weight")];
-        let of_largest = largest_difference(&ours[tensor], theirs) / largest(scale);
-        let of_norm = norm_of_difference(&ours[tensor], theirs) / norm(scale);
-        let [largest_at_most, norm_at_most] = tolerances.gradient;
+    assert!(actual.keys().eq(expected_gradients.keys()));
+    for (name, expected) in expected_gradients {
+        // The gradient of a key's bias is zero except for rounding; see `gradients`.
+        let scale = &expected_gradients[&name.replace("k_proj.bias", "k_proj.weight")];
+        let largest_error = largest_difference(&actual[name], expected) / largest(scale);
+        let norm_error = norm_of_difference(&actual[name], expected) / norm(scale);
+        let [largest_limit, norm_limit] = tolerances.gradient;
         assert!(
-            of_largest <= largest_at_most && of_norm <= norm_at_most,
-            "{who}, gradient of {tensor}: {of_largest:.2e} of its largest value, {of_norm:.2e} of its norm"
+            largest_error <= largest_limit && norm_error <= norm_limit,
+            "{device}, gradient of {name}: relative error {largest_error:.2e} of the largest \
+             value, {norm_error:.2e} in the norm"
         );
     }
 }
 
 fn labels(device: &Device, [batch, size]: [usize; 2]) -> Tensor<3, Int> {
-    let classes: Vec<i32> = (0..batch * size * size)
-        .map(|i| (i / 7 % 13 * (i / size % 5) % 9) as i32)
-        .collect();
+    let classes: Vec<i32> =
+        (0..batch * size * size).map(|i| (i / 7 % 13 * (i / size % 5) % 9) as i32).collect();
     Tensor::<1, Int>::from_ints(classes.as_slice(), device).reshape([batch, size, size])
 }
 
-/// The fixtures' model and its images.
+/// The fixtures' model and images.
 fn model(tuning: DecoderTuning, device: &Device) -> (SamLst, Tensor<4>) {
     let cases = Cases::open("ladder_tiny");
     let model = ladder_model(&cases, &config().with_tuning(tuning), device);
     (model, cases.tensor("image", device))
 }
 
-/// Logits and loss of a step, then every gradient.
+/// Logits and losses of a training step, and all gradients.
 fn step(model: &SamLst, image: &Tensor<4>) -> (BTreeMap<String, TensorData>, GradientsParams) {
     let logits = model.forward(image.clone()).logits;
     let [batch, _, size, _] = logits.dims();
     let labels = labels(&image.device().inner(), [batch, size]);
     let labels = Tensor::from_data(labels.into_data(), &image.device());
-    let parts = CrossEntropyDiceLossConfig::new()
-        .init()
-        .forward(logits.clone(), labels);
-    let found = [
+    let parts = CrossEntropyDiceLossConfig::new().init().forward(logits.clone(), labels);
+    let results = [
         ("logits", logits.into_data()),
         ("loss", parts.total.clone().into_data()),
         ("cross entropy", parts.cross_entropy.into_data()),
         ("dice", parts.dice.into_data()),
     ];
-    let found = found.map(|(name, data)| (name.to_owned(), data));
+    let results = results.map(|(name, data)| (name.to_owned(), data));
     let gradients = GradientsParams::from_grads(parts.total.backward(), &model.ladder);
-    (found.into(), gradients)
+    (results.into(), gradients)
 }
 
 #[test]
-fn embeddings_and_logits() {
+fn embeddings_and_logits_equal_the_cpus() {
     let compute = |device: &Device| {
         let (model, image) = model(DecoderTuning::Upscaling, device);
-        let named = [
+        let results = [
             ("embedding", model.foundation.embed(image.clone())),
             ("logits", model.forward(image).logits),
         ];
-        BTreeMap::from(named.map(|(name, tensor)| (name.to_owned(), tensor.into_data())))
+        BTreeMap::from(results.map(|(name, tensor)| (name.to_owned(), tensor.into_data())))
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        assert_all_close(name, ours, expected, tolerances.forward);
+    compare(compute, |device, tolerances, actual, expected| {
+        assert_all_close(device, actual, expected, tolerances.forward);
     });
 }
 
 #[test]
-fn masks_of_points_boxes_and_masks() {
+fn masks_for_each_kind_of_prompt_equal_the_cpus() {
     let cases = Cases::open("sam_tiny");
     let compute = |device: &Device| {
         let sam = sam(device);
-        let of = |kind: &str| {
+        let predict = |kind: &str| {
             let image = pattern([1, 3, 128, 128], device);
             let prediction = sam.forward(image, &prompts(&cases, kind, device));
             [prediction.logits.into_data(), prediction.iou.into_data()]
         };
-        ["none", "points", "boxes", "masks", "all"].map(|kind| (kind, of(kind)))
+        ["none", "points", "boxes", "masks", "all"].map(|kind| (kind, predict(kind)))
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        for ((kind, ours), (_, expected)) in ours.iter().zip(expected) {
-            for (ours, expected) in ours.iter().zip(expected) {
-                assert_close(
-                    &format!("{name}, {kind}"),
-                    ours,
-                    expected,
-                    tolerances.forward,
-                );
+    compare(compute, |device, tolerances, actual, expected| {
+        for ((kind, actual), (_, expected)) in actual.iter().zip(expected) {
+            for (actual, expected) in actual.iter().zip(expected) {
+                assert_close(&format!("{device}, {kind}"), actual, expected, tolerances.forward);
             }
         }
     });
 }
 
 #[test]
-fn loss_gradients_and_running_statistics() {
+fn losses_gradients_and_running_statistics_equal_the_cpus() {
     let compute = |device: &Device| {
         let (model, image) = model(DecoderTuning::Full, &device.clone().autodiff());
         let (forward, all) = step(&model, &image);
@@ -233,34 +226,30 @@ fn loss_gradients_and_running_statistics() {
         ];
         let statistics =
             statistics.map(|(name, state)| (name.to_owned(), state.value().into_data()));
-        (
-            forward,
-            gradients(&model.ladder, &all),
-            BTreeMap::from(statistics),
-        )
+        (forward, gradients(&model.ladder, &all), BTreeMap::from(statistics))
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        assert_all_close(name, &ours.0, &expected.0, tolerances.forward);
-        assert_all_close(name, &ours.2, &expected.2, tolerances.forward);
-        assert_gradients_close(name, &ours.1, &expected.1, tolerances);
+    compare(compute, |device, tolerances, actual, expected| {
+        assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
+        assert_all_close(device, &actual.2, &expected.2, tolerances.forward);
+        assert_gradients_close(device, &actual.1, &expected.1, tolerances);
     });
 }
 
 #[test]
-fn three_steps_of_training() {
+fn three_training_steps_equal_the_cpus() {
     let compute = |device: &Device| {
         let (mut model, image) = model(DecoderTuning::Upscaling, &device.clone().autodiff());
         let optimization = OptimizationConfig::released();
         let mut optimizer = optimization.optimizer.init();
         let mut losses = Vec::new();
-        let before = trained(&model);
+        let before = trained_tensors(&model);
         for _ in 0..3 {
             let (mut forward, gradients) = step(&model, &image);
             losses.push(forward.remove("loss").expect("a loss"));
             model.ladder = optimizer.step(1e-4, model.ladder, gradients);
         }
         let mut change = BTreeMap::new();
-        for (name, after) in trained(&model) {
+        for (name, after) in trained_tensors(&model) {
             let pairs = after.iter::<f64>().zip(before[&name].iter::<f64>());
             let values: Vec<f64> = pairs.map(|(after, before)| after - before).collect();
             let shape = after.shape().clone();
@@ -268,32 +257,26 @@ fn three_steps_of_training() {
         }
         (losses, change)
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        for (step, (ours, expected)) in ours.0.iter().zip(&expected.0).enumerate() {
-            let what = format!("{name}, loss of step {step}");
-            assert_close(&what, ours, expected, tolerances.forward);
+    compare(compute, |device, tolerances, actual, expected| {
+        for (step, (actual, expected)) in actual.0.iter().zip(&expected.0).enumerate() {
+            let name = format!("{device}, loss of step {step}");
+            assert_close(&name, actual, expected, tolerances.forward);
         }
-        assert!(ours.1.keys().eq(expected.1.keys()) && ours.1.len() > 20);
-        let [each_at_most, all_at_most] = tolerances.change;
-        let [mut difference, mut all] = [0.0, 0.0];
-        for (tensor, expected) in &expected.1 {
-            let error = norm_error(&ours.1[tensor], expected);
-            assert!(
-                error <= each_at_most,
-                "{name}, change of {tensor}: {error:.2e} of its norm"
-            );
-            difference += norm_of_difference(&ours.1[tensor], expected).powi(2);
-            all += norm(expected).powi(2);
+        assert!(actual.1.keys().eq(expected.1.keys()) && actual.1.len() > 20);
+        let [tensor_limit, total_limit] = tolerances.change;
+        let [mut difference, mut total] = [0.0, 0.0];
+        for (name, expected) in &expected.1 {
+            let error = norm_error(&actual.1[name], expected);
+            assert!(error <= tensor_limit, "{device}, change of {name}: {error:.2e} of its norm");
+            difference += norm_of_difference(&actual.1[name], expected).powi(2);
+            total += norm(expected).powi(2);
         }
-        let error = (difference / all).sqrt();
-        assert!(
-            error <= all_at_most,
-            "{name}, what three steps change: {error:.2e} of its norm"
-        );
+        let error = (difference / total).sqrt();
+        assert!(error <= total_limit, "{device}, change of all tensors: {error:.2e} of its norm");
     });
 }
 
-/// A layer of zeros: a draw would disturb the initial weights of another test's model.
+/// A layer of zeros: random weights would change the initial weights of a model in another test.
 fn linear(inputs: usize, outputs: usize, bias: bool, device: &Device) -> Linear {
     LinearConfig::new(inputs, outputs)
         .with_bias(bias)
@@ -301,9 +284,10 @@ fn linear(inputs: usize, outputs: usize, bias: bool, device: &Device) -> Linear 
         .init(device)
 }
 
-/// With the same gradients a step is the same on every backend: no product has a part in it.
+/// Optimizer steps with given gradients compute no products, so their tolerance is small on every
+/// backend.
 #[test]
-fn steps_with_given_gradients() {
+fn optimizer_steps_with_given_gradients_equal_the_cpus() {
     let compute = |device: &Device| {
         let device = device.clone().autodiff();
         let tensor = |rows: usize| pattern([1, 1, rows, 6], &device).reshape([rows, 6]) - 0.5;
@@ -318,55 +302,45 @@ fn steps_with_given_gradients() {
         }
         layer.weight.val().into_data()
     };
-    compare(compute, |name, _, ours, expected| {
-        assert_close(name, ours, expected, 1e-6);
+    compare(compute, |device, _, actual, expected| {
+        assert_close(device, actual, expected, 1e-6);
     });
 }
 
-/// What trains, by name.
-fn trained(model: &SamLst) -> BTreeMap<String, TensorData> {
-    let names: Vec<String> = model
-        .ladder
-        .trained_tensors()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    let folder = tempfile::tempdir().expect("a folder");
+/// The values of the trained tensors by name.
+fn trained_tensors(model: &SamLst) -> BTreeMap<String, TensorData> {
+    let names: Vec<String> =
+        model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
+    let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    model.save_ladder(&path).expect("room");
+    model.save_ladder(&path).expect("save the ladder");
     let saved = Cases::read(&path);
-    names
-        .into_iter()
-        .map(|name| (name.clone(), saved.data(&name)))
-        .collect()
+    names.into_iter().map(|name| (name.clone(), saved.data(&name))).collect()
 }
 
-/// Each backend has its own random numbers, but the same ones for a seed.
+/// Backends have different random numbers, but each has the same ones for a seed.
 #[test]
-fn the_seed_decides_initial_weights() {
+fn the_seed_determines_initial_weights() {
     for (name, device) in gpus() {
         let init = |seed| {
-            let model = config().with_seed(seed).init(&device).expect("valid");
-            let folder = tempfile::tempdir().expect("a folder");
+            let model = config().with_seed(seed).init(&device).expect("a valid configuration");
+            let folder = tempfile::tempdir().expect("temporary folder");
             let file = folder.path().join("ladder.safetensors");
-            model.save_ladder(&file).expect("room");
+            model.save_ladder(&file).expect("save the ladder");
             let foundation = model.foundation.weights_sha256().to_owned();
             (foundation, Cases::read(&file).data("side.conv1.weight"))
         };
         assert_eq!(init(1), init(1), "{name}");
         let ((foundation, side), (other_foundation, other_side)) = (init(1), init(2));
-        assert!(
-            foundation != other_foundation && side != other_side,
-            "{name}"
-        );
+        assert!(foundation != other_foundation && side != other_side, "{name}");
     }
 }
 
-/// The foundation in half precision, on the CPU too.
+/// Tests the foundation in half precision on every device, the CPU included.
 #[test]
-fn half_precision_is_near_single() {
-    let half = [
-        // Roundings of 2^-11 and 2^-8 in a network of four blocks.
+fn half_precision_is_close_to_single_precision() {
+    let tolerances = [
+        // Rounding by 2^-11 and 2^-8 in a network of four blocks.
         (FoundationPrecision::F16, 5e-3),
         (FoundationPrecision::BF16, 4e-2),
     ];
@@ -375,35 +349,28 @@ fn half_precision_is_near_single() {
     for (name, device) in devices {
         let (model, image) = model(DecoderTuning::Upscaling, &device);
         let expected = model.foundation.embed(image.clone()).into_data();
-        for (precision, at_most) in half {
+        for (precision, tolerance) in tolerances {
             let mut rounded = model.clone();
             if rounded.foundation.set_precision(precision).is_err() {
-                assert_ne!(name, "cpu", "the CPU computes in {precision:?}");
+                assert_ne!(name, "cpu", "the CPU supports {precision:?}");
                 continue;
             }
             assert_eq!(rounded.foundation.precision(), precision);
             let hash = |model: &SamLst| model.foundation.weights_sha256().to_owned();
-            assert_eq!(
-                hash(&rounded),
-                hash(&model),
-                "the weights are the same file's"
-            );
-            let ours = rounded.foundation.embed(image.clone()).into_data();
-            assert_eq!(
-                ours.dtype(),
-                expected.dtype(),
-                "the ladder computes in 32 bits"
-            );
-            let error = norm_error(&ours, &expected);
+            assert_eq!(hash(&rounded), hash(&model), "the hash is that of the loaded weights");
+            let actual = rounded.foundation.embed(image.clone()).into_data();
+            assert_eq!(actual.dtype(), expected.dtype(), "the ladder computes in 32 bits");
+            let error = norm_error(&actual, &expected);
             assert!(
-                (at_most / 100.0..at_most).contains(&error),
-                "{name}, {precision:?}: {error:.2e} of the norm"
+                (tolerance / 100.0..tolerance).contains(&error),
+                "{name}, {precision:?}: relative error {error:.2e} in the norm"
             );
         }
     }
 }
 
-/// Burn's GPU backends have no backward pass of bilinear interpolation, and that of their GELU is the approximation's by tanh.
+/// Burn's GPU backends have no backward pass of bilinear interpolation, and the backward pass of
+/// their GELU is that of the approximation by tanh.
 #[test]
 fn resizing_and_gelu_have_exact_gradients() {
     let compute = |device: &Device| {
@@ -415,16 +382,17 @@ fn resizing_and_gelu_have_exact_gradients() {
         let gradient = input.grad(&gradients).expect("a gradient");
         [output.into_data(), gradient.into_data()]
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        for (index, at_most) in tolerances.resizing.into_iter().enumerate() {
-            assert_close(name, &ours[index], &expected[index], at_most);
+    compare(compute, |device, tolerances, actual, expected| {
+        for (index, tolerance) in tolerances.resizing.into_iter().enumerate() {
+            assert_close(device, &actual[index], &expected[index], tolerance);
         }
     });
 }
 
-/// The decoder's heads are small products for many masks, down to one row: a shape that fused kernels once got wrong.
+/// The decoder's MLPs compute small products for many masks, down to a single row: shapes for which
+/// fused kernels have given wrong results.
 #[test]
-fn small_products_in_a_row() {
+fn sequences_of_small_products_equal_the_cpus() {
     let compute = |device: &Device| {
         let layer = |inputs: usize, outputs: usize| {
             let mut layer = linear(inputs, outputs, true, device);
@@ -439,15 +407,15 @@ fn small_products_in_a_row() {
         let output = layer(16, 1).forward(burn::tensor::activation::relu(hidden));
         output.into_data()
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        assert_close(name, ours, expected, tolerances.forward);
+    compare(compute, |device, tolerances, actual, expected| {
+        assert_close(device, actual, expected, tolerances.forward);
     });
 }
 
-/// A run whose steps the CPU and a GPU share is the CPU's own.
+/// A run on the CPU and a GPU has the losses of a run on the CPU.
 #[test]
-fn a_gpu_beside_the_cpu() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn the_cpu_and_a_gpu_share_a_run() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = training::dataset(folder.path());
     let compute = |device: &Device| {
         let mut config = training::config();
@@ -455,60 +423,60 @@ fn a_gpu_beside_the_cpu() {
         config.batch_size = 3;
         config.accumulated_batches = 2;
         config.optimization.schedule.base = 1e-4;
-        let own = tempfile::tempdir_in(folder.path()).expect("a folder");
-        let folders = training::folders(own.path(), "run");
-        let others = match *device == Device::flex() {
-            true => vec![],
-            false => vec![device.clone()],
-        };
-        let run = training::run_beside(&others, &config, &dataset, &folders);
-        let (_, told) = run.expect("it runs");
-        assert_eq!(told.plan.as_ref().expect("told").devices, 1 + others.len());
-        let losses = training::losses(&told);
+        let separate = tempfile::tempdir_in(folder.path()).expect("temporary folder");
+        let folders = training::folders(separate.path(), "run");
+        let mut devices = vec![Device::flex()];
+        if *device != Device::flex() {
+            devices.push(device.clone());
+        }
+        let finished = training::run_on(&devices, &config, &dataset, &folders);
+        let (_, events) = finished.expect("the run finishes");
+        assert_eq!(events.plan().devices, devices.len());
+        let losses = events.losses();
         let count = losses.len();
         TensorData::new(losses, [count])
     };
-    compare(compute, |name, tolerances, ours, expected| {
+    compare(compute, |device, tolerances, actual, expected| {
         assert_eq!(expected.num_elements(), 3);
-        assert_close(name, ours, expected, tolerances.forward);
+        assert_close(device, actual, expected, tolerances.forward);
     });
 }
 
-/// Training takes no more memory after fifty steps than after ten. In a process of its own, since a device's count holds
-/// all threads of the process, hence what other tests are doing.
+/// Training needs no more memory after fifty steps than after ten. It is measured in a separate
+/// process, because a device counts the memory of all threads, those of other tests included.
 #[test]
-fn memory_does_not_grow() {
+fn memory_use_does_not_grow() {
     for (name, _) in gpus() {
-        let mut child = alone("backends::memory_of_steps", name);
-        let ran = child.output().expect("it starts");
-        let said = [ran.stdout, ran.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        // Of a name that no test has, none fails.
-        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        let mut process = test_process("backends::process_that_measures_memory", name);
+        let output = process.output().expect("start the process");
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        // If no test has this name, the process succeeds without running one.
+        assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
     }
 }
 
 #[test]
-#[ignore = "run by memory_does_not_grow"]
-fn memory_of_steps() {
-    let Some(name) = argument() else {
+#[ignore = "started by memory_use_does_not_grow"]
+fn process_that_measures_memory() {
+    let Some(name) = process_argument() else {
         return;
     };
     let name = name.to_string_lossy();
-    let device = device(&name).expect("a device that was listed");
+    let device = devices::open(&name).expect("a listed device");
     let (mut model, image) = model(DecoderTuning::Upscaling, &device.clone().autodiff());
     let mut optimizer = OptimizationConfig::released().optimizer.init();
-    let mut held = Vec::new();
-    for done in 1..=50 {
+    let mut measurements = Vec::new();
+    for steps in 1..=50 {
         let (_, gradients) = step(&model, &image);
         model.ladder = optimizer.step(1e-4, model.ladder, gradients);
-        if done == 10 || done == 50 {
-            device.sync().expect("a device that answers");
+        if steps == 10 || steps == 50 {
+            device.sync().expect("a working device");
             let usage = device.memory_pool_usage().expect("a GPU counts its memory");
-            held.push(usage);
+            measurements.push(usage);
         }
     }
-    let bytes = |index: usize| held[index].bytes_in_use;
+    let bytes = |index: usize| measurements[index].bytes_in_use;
     assert!(
         bytes(1) <= bytes(0) + bytes(0) / 10,
         "{name}: {} bytes after 10 steps, {} after 50",
@@ -517,23 +485,27 @@ fn memory_of_steps() {
     );
 }
 
-/// The published sizes, for a machine with a GPU: `cargo test --release --features cuda --test it backends -- --ignored`.
+/// Tests the published sizes:
+///
+/// ```sh
+/// cargo test --release --features cuda --test it backends -- --ignored
+/// ```
 #[test]
-#[ignore = "minutes on a CPU; meant for a machine with a GPU"]
-fn the_published_model_at_its_size() {
+#[ignore = "minutes on a CPU; run it on a machine with a GPU"]
+fn the_published_model_equals_the_cpus() {
     let compute = |device: &Device| {
-        // Weights drawn on the CPU: each backend has its own random numbers.
-        let model = SamLstConfig::vit_b(9).init(&Device::flex()).expect("valid");
-        let folder = tempfile::tempdir().expect("a folder");
+        // Initialised on the CPU, because backends have different random numbers.
+        let model = SamLstConfig::vit_b(9).init(&Device::flex()).expect("a valid configuration");
+        let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("ladder.safetensors");
-        model.save_ladder(&path).expect("room");
+        model.save_ladder(&path).expect("save the ladder");
         let image = pattern([1, 3, 512, 512], device);
         let image = Tensor::from_data(image.into_data(), &device.clone().autodiff());
         let encoder = model.foundation.encoder().clone().to_device(device);
         let on_device = device.clone().autodiff();
-        let mut moved = SamLstConfig::vit_b(9).init(&on_device).expect("valid");
+        let mut moved = SamLstConfig::vit_b(9).init(&on_device).expect("a valid configuration");
         moved.foundation = Foundation::new(encoder, PixelScale::Unit);
-        moved.load_ladder(&path).expect("its own");
+        moved.load_ladder(&path).expect("load the ladder");
         let embedding = moved.foundation.embed(image.clone()).into_data();
         let logits = moved.forward(image).logits;
         let loss = (logits.clone() * logits.clone()).mean();
@@ -544,8 +516,8 @@ fn the_published_model_at_its_size() {
             gradients(&moved.ladder, &all),
         )
     };
-    compare(compute, |name, tolerances, ours, expected| {
-        assert_all_close(name, &ours.0, &expected.0, tolerances.forward);
-        assert_gradients_close(name, &ours.1, &expected.1, tolerances);
+    compare(compute, |device, tolerances, actual, expected| {
+        assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
+        assert_gradients_close(device, &actual.1, &expected.1, tolerances);
     });
 }

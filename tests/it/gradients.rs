@@ -1,4 +1,4 @@
-//! What trains, and that its gradients are PyTorch's.
+//! Which tensors are trained, and parity of their gradients with PyTorch.
 
 use crate::support::{Cases, config, gradients, ladder_model, largest, largest_difference};
 use burn::module::Module;
@@ -6,6 +6,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use sam_lst::{DecoderTuning, Fusion, SamLst, SamLstConfig};
 
+/// Gradients of a training step on the fixture, and their number.
 fn step(model: &SamLst, cases: &Cases, device: &Device) -> (GradientsParams, usize) {
     let logits = model.forward(cases.tensor("image", device)).logits;
     cases.assert_close("train.logits", logits.clone().inner(), 3e-5);
@@ -18,61 +19,45 @@ fn step(model: &SamLst, cases: &Cases, device: &Device) -> (GradientsParams, usi
 }
 
 #[test]
-fn each_trained_tensor_has_pytorchs_gradient_and_no_other_has_one() {
+fn trained_tensors_have_pytorchs_gradients_and_others_have_none() {
     let device = Device::flex().autodiff();
     let cases = Cases::open("ladder_tiny");
-    for tuning in [
-        DecoderTuning::Upscaling,
-        DecoderTuning::UpscalingAndHeads,
-        DecoderTuning::Full,
-    ] {
+    for tuning in [DecoderTuning::Upscaling, DecoderTuning::UpscalingAndHeads, DecoderTuning::Full]
+    {
         let model = ladder_model(&cases, &config().with_tuning(tuning), &device);
         let (all, count) = step(&model, &cases, &device);
         let found = gradients(&model.ladder, &all);
-        assert_eq!(
-            found.len(),
-            count,
-            "every gradient belongs to a tensor of the ladder"
-        );
+        assert_eq!(found.len(), count, "each gradient belongs to a tensor of the ladder");
 
         let names: Vec<_> = found.keys().cloned().collect();
-        let mut trained: Vec<_> = model
-            .ladder
-            .trained_tensors()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+        let mut trained: Vec<_> =
+            model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
         trained.sort();
         assert_eq!(names, trained, "{tuning:?}");
 
-        for (name, ours) in &found {
-            // A key's bias shifts all scores of a query alike, so its gradient is zero but for rounding: it is compared
-            // on the scale of the key's weights.
+        for (name, actual) in &found {
+            // A key's bias shifts all scores of a query by the same amount, so its gradient is zero
+            // except for rounding. It is compared on the scale of the key's weights.
             let scale = name.replace("k_proj.bias", "k_proj.weight");
-            let theirs = cases.data(&format!("grad.{name}"));
-            let error =
-                largest_difference(ours, &theirs) / largest(&cases.data(&format!("grad.{scale}")));
-            assert!(
-                error <= 1e-4,
-                "{tuning:?}, {name}: relative error {error:.2e}"
-            );
+            let expected = cases.data(&format!("grad.{name}"));
+            let error = largest_difference(actual, &expected)
+                / largest(&cases.data(&format!("grad.{scale}")));
+            assert!(error <= 1e-4, "{tuning:?}, {name}: relative error {error:.2e}");
         }
     }
 }
 
 #[test]
-fn the_published_model_trains_exactly_2_856_737_values() {
+fn the_published_model_has_2_856_737_trained_parameters() {
     let device = Device::flex().autodiff();
-    // The number does not depend on the input's size, so the smallest will do.
+    // The number does not depend on the size of the input, so a small one suffices.
     let config = SamLstConfig::vit_b(9).with_input_size(32);
-    let model = config.init(&device).expect("valid");
+    let model = config.init(&device).expect("a valid configuration");
 
     let image = Tensor::ones([1, 3, 32, 32], &device);
     let loss = model.forward(image).logits.powf_scalar(2.0).mean();
-    let found = gradients(
-        &model.ladder,
-        &GradientsParams::from_grads(loss.backward(), &model.ladder),
-    );
+    let found =
+        gradients(&model.ladder, &GradientsParams::from_grads(loss.backward(), &model.ladder));
     let sum = |prefix: &str| -> usize {
         found
             .iter()
@@ -87,39 +72,27 @@ fn the_published_model_trains_exactly_2_856_737_values() {
 }
 
 #[test]
-fn the_foundation_stays_off_the_tape() {
+fn autodiff_does_not_track_the_foundation() {
     let device = Device::flex().autodiff();
-    let model = config().init(&device).expect("valid");
+    let model = config().init(&device).expect("a valid configuration");
     let image = Tensor::ones([1, 3, 32, 32], &device).require_grad();
-    assert!(
-        model
-            .foundation
-            .encoder()
-            .devices()
-            .iter()
-            .all(|device| !device.is_autodiff())
-    );
+    assert!(model.foundation.encoder().devices().iter().all(|device| !device.is_autodiff()));
     assert!(!model.foundation.embed(image.clone()).is_autodiff());
 
-    // Without a side network nothing that the image goes through is on the tape.
-    let model = config()
-        .with_fusion(Fusion::SamOnly)
-        .init(&device)
-        .expect("valid");
+    // Without a side network, autodiff tracks no operation on the image.
+    let model = config().with_fusion(Fusion::SamOnly).init(&device).expect("a valid configuration");
     let gradients = model.forward(image.clone()).logits.mean().backward();
     assert!(image.grad(&gradients).is_none());
 }
 
 #[test]
-fn nothing_trains_in_the_untrained_ablation() {
+fn each_ablation_trains_its_own_parts() {
     let device = Device::flex().autodiff();
-    let model = config()
-        .with_fusion(Fusion::Untrained)
-        .init(&device)
-        .expect("valid");
+    let model =
+        config().with_fusion(Fusion::Untrained).init(&device).expect("a valid configuration");
     assert_eq!(model.ladder.trained_tensors(), []);
     let trained = |fusion| {
-        let model = config().with_fusion(fusion).init(&device).expect("valid");
+        let model = config().with_fusion(fusion).init(&device).expect("a valid configuration");
         let names = model.ladder.trained_tensors();
         ["side.", "gate.", "mask_decoder.output_upscaling."]
             .map(|prefix| names.iter().any(|(name, _)| name.starts_with(prefix)))

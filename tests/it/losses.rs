@@ -1,15 +1,14 @@
-//! The losses against PyTorch, and that nothing makes a NaN of finite logits.
+//! Parity of the losses with PyTorch, and finite results for all finite logits.
 
 use crate::support::Cases;
 use burn::tensor::{Device, Int, Tensor};
-use sam_lst::rooms::losses::{
-    ClassOptions, CrossEntropyDiceLossConfig, LossParts, SoftDiceLossConfig,
-};
+use sam_lst::losses::{ClassOptions, CrossEntropyDiceLossConfig, LossParts, SoftDiceLossConfig};
 
-const EACH: f64 = 1e-5;
+/// Tolerance of a loss and of its gradient.
+const TOLERANCE: f64 = 1e-5;
 
 #[test]
-fn values_and_gradients_are_pytorchs() {
+fn values_and_gradients_equal_pytorchs() {
     let device = Device::flex().autodiff();
     let cases = Cases::open("losses");
     let weights: Vec<f32> = cases.data("class_weights").iter().collect();
@@ -22,15 +21,13 @@ fn values_and_gradients_are_pytorchs() {
         let options = ClassOptions::new()
             .with_class_weights(weighted.then(|| weights.clone()))
             .with_ignored_label(ignoring.then_some(255));
-        let loss = CrossEntropyDiceLossConfig::new()
-            .with_options(options.clone())
-            .init();
+        let loss = CrossEntropyDiceLossConfig::new().with_options(options.clone()).init();
         let labels = Tensor::<3, Int>::from_data(cases.data(&format!("{name}.labels")), &device);
         let logits = || cases.tensor::<4>("logits", &device).require_grad();
         let check = |part: &str, logits: Tensor<4>, loss: Tensor<1>| {
             let gradient = logits.grad(&loss.backward()).expect("a gradient");
-            cases.assert_close(&format!("{name}.{part}"), loss.inner(), EACH);
-            cases.assert_close(&format!("{name}.{part}.gradient"), gradient, EACH);
+            cases.assert_close(&format!("{name}.{part}"), loss.inner(), TOLERANCE);
+            cases.assert_close(&format!("{name}.{part}.gradient"), gradient, TOLERANCE);
         };
         for part in ["total", "cross_entropy", "dice"] {
             let input = logits();
@@ -42,14 +39,14 @@ fn values_and_gradients_are_pytorchs() {
             };
             check(part, input, value);
         }
-        let alone = SoftDiceLossConfig::new().with_options(options).init();
+        let dice = SoftDiceLossConfig::new().with_options(options).init();
         let input = logits();
-        check("dice", input.clone(), alone.forward(input, labels));
+        check("dice", input.clone(), dice.forward(input, labels));
     }
 }
 
 #[test]
-fn finite_logits_never_make_a_nan() {
+fn finite_logits_give_finite_losses_and_gradients() {
     let device = Device::flex().autodiff();
     let extremes = [0.0, 1e-38, 1e3, -1e3, 1e30, -1e30, f32::MAX, f32::MIN];
     let weights = Some(vec![0.0, 1.0, 0.0]);
@@ -59,9 +56,7 @@ fn finite_logits_never_make_a_nan() {
         ClassOptions::new().with_ignored_label(Some(1)),
     ];
     for options in settings {
-        let loss = CrossEntropyDiceLossConfig::new()
-            .with_options(options)
-            .init();
+        let loss = CrossEntropyDiceLossConfig::new().with_options(options).init();
         for first in extremes {
             for second in extremes {
                 for label in 0..3 {
@@ -82,30 +77,24 @@ fn finite_logits_never_make_a_nan() {
 
 #[test]
 #[should_panic(expected = "labels of logits [1, 3, 4, 4] must be [1, 4, 4], found [1, 4, 5]")]
-fn labels_of_another_size() {
+fn labels_of_another_size_panic() {
     let device = Device::flex();
-    CrossEntropyDiceLossConfig::new().init().forward(
-        Tensor::zeros([1, 3, 4, 4], &device),
-        Tensor::zeros([1, 4, 5], &device),
-    );
+    CrossEntropyDiceLossConfig::new()
+        .init()
+        .forward(Tensor::zeros([1, 3, 4, 4], &device), Tensor::zeros([1, 4, 5], &device));
 }
 
 #[test]
 #[should_panic(expected = "one weight for each of the 3 classes, found [1.0]")]
-fn weights_that_do_not_fit() {
+fn a_wrong_number_of_class_weights_panics() {
     let device = Device::flex();
     let options = ClassOptions::new().with_class_weights(Some(vec![1.0]));
     let loss = SoftDiceLossConfig::new().with_options(options).init();
-    loss.forward(
-        Tensor::zeros([1, 3, 4, 4], &device),
-        Tensor::zeros([1, 4, 4], &device),
-    );
+    loss.forward(Tensor::zeros([1, 3, 4, 4], &device), Tensor::zeros([1, 4, 4], &device));
 }
 
 #[test]
 #[should_panic(expected = "dice_weight must lie in [0, 1], found 1.5")]
-fn a_mixture_beyond_one() {
-    CrossEntropyDiceLossConfig::new()
-        .with_dice_weight(1.5)
-        .init();
+fn a_dice_weight_above_one_panics() {
+    CrossEntropyDiceLossConfig::new().with_dice_weight(1.5).init();
 }

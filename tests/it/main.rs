@@ -1,8 +1,5 @@
-//! Parity with PyTorch, training, weights and bad input, of the whole library on the CPU.
-
-#[path = "../../examples/shared/device.rs"]
-#[expect(dead_code, reason = "the examples' command line")]
-mod device;
+//! Integration tests of the whole library on the CPU: parity with PyTorch, training, weights and
+//! invalid input.
 
 mod backends;
 mod bad_input;
@@ -14,6 +11,7 @@ mod gradients;
 mod losses;
 mod metrics;
 mod parity;
+#[cfg(feature = "tui")]
 mod screen;
 mod sharing;
 mod side_encoder;

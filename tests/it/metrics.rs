@@ -1,7 +1,7 @@
-//! The metrics against medpy.
+//! Parity of the metrics with medpy and DeepMind's surface-distance, and the format of reports.
 
 use crate::support::Cases;
-use sam_lst::rooms::metrics::{
+use sam_lst::metrics::{
     Direction, LabelVolume, Presence, Protocol, Report, ScoreError, StrictOptions, VolumeError,
     compare, compare_all,
 };
@@ -9,11 +9,9 @@ use sam_lst::rooms::metrics::{
 const CLASS: u8 = 2;
 const SPACING_MM: [f64; 3] = [3.0, 0.8, 0.9];
 
-/// Names of a fixture's pairs of volumes.
+/// Names of the pairs of volumes in a fixture.
 fn pairs(cases: &Cases) -> impl Iterator<Item = &str> {
-    cases
-        .names()
-        .filter_map(|name| name.strip_suffix(".prediction"))
+    cases.names().filter_map(|name| name.strip_suffix(".prediction"))
 }
 
 /// Prediction, label and shape of a pair.
@@ -26,32 +24,31 @@ fn pair(cases: &Cases, name: &str) -> (Vec<u8>, Vec<u8>, [usize; 3]) {
 }
 
 #[test]
-fn everything_is_medpys() {
+fn metrics_equal_medpys() {
     let cases = Cases::open("metrics");
     let mut compared = 0;
     for name in pairs(&cases) {
         let (prediction, label, shape) = pair(&cases, name);
         for (unit, spacing) in [("voxels", [1.0; 3]), ("mm", SPACING_MM)] {
-            let volume = |labels| LabelVolume::in_mm(labels, shape, spacing).expect("fits");
+            let volume =
+                |labels| LabelVolume::in_mm(labels, shape, spacing).expect("matching shape");
             let comparison =
-                compare(&volume(&prediction), &volume(&label), CLASS).expect("one grid");
+                compare(&volume(&prediction), &volume(&label), CLASS).expect("the same grid");
             assert_eq!(comparison.presence(), Presence::Both);
-            let distances = comparison
-                .surface_distances
-                .as_ref()
-                .expect("both have a surface");
-            let ours = [
-                comparison.dsc().expect("present"),
+            let distances = comparison.surface_distances.as_ref().expect("both have a surface");
+            let actual = [
+                comparison.dsc().expect("the class is present"),
                 distances.pooled_percentile(95.0),
                 distances.hausdorff(),
                 distances.mean(Direction::ToLabel),
                 distances.mean(Direction::ToPrediction),
             ];
-            let theirs = cases.data(&format!("{name}.{unit}"));
-            for (i, (ours, theirs)) in ours.into_iter().zip(theirs.iter::<f64>()).enumerate() {
+            let expected = cases.data(&format!("{name}.{unit}"));
+            let pairs = actual.into_iter().zip(expected.iter::<f64>());
+            for (i, (actual, expected)) in pairs.enumerate() {
                 assert!(
-                    (ours - theirs).abs() <= 1e-6,
-                    "{name}, {unit}, number {i}: {ours}, {theirs}"
+                    (actual - expected).abs() <= 1e-6,
+                    "{name}, {unit}, metric {i}: {actual}, medpy {expected}"
                 );
                 compared += 1;
             }
@@ -61,33 +58,33 @@ fn everything_is_medpys() {
 }
 
 #[test]
-fn absent_classes_are_a_value_of_their_own() {
-    let volume = |labels| LabelVolume::in_voxels(labels, [1, 1, 3]).expect("fits");
-    let (some, none) = ([0, 2, 2], [0, 0, 1]);
+fn absent_classes_have_a_presence_and_no_distances() {
+    let volume = |labels| LabelVolume::in_voxels(labels, [1, 1, 3]).expect("matching shape");
+    let (present, absent) = ([0, 2, 2], [0, 0, 1]);
     for (prediction, label, presence, dsc, volume_error) in [
-        (&some, &some, Presence::Both, Some(1.0), Some(0.0)),
-        (&none, &some, Presence::LabelOnly, Some(0.0), Some(-1.0)),
-        (&some, &none, Presence::PredictionOnly, Some(0.0), None),
-        (&none, &none, Presence::Neither, None, None),
+        (&present, &present, Presence::Both, Some(1.0), Some(0.0)),
+        (&absent, &present, Presence::LabelOnly, Some(0.0), Some(-1.0)),
+        (&present, &absent, Presence::PredictionOnly, Some(0.0), None),
+        (&absent, &absent, Presence::Neither, None, None),
     ] {
-        let comparison = compare(&volume(prediction), &volume(label), CLASS).expect("one grid");
+        let comparison =
+            compare(&volume(prediction), &volume(label), CLASS).expect("the same grid");
         assert_eq!(comparison.presence(), presence);
         assert_eq!(comparison.dsc(), dsc);
         assert_eq!(comparison.volume_error(), volume_error);
-        assert_eq!(
-            comparison.surface_distances.is_some(),
-            presence == Presence::Both
-        );
+        assert_eq!(comparison.surface_distances.is_some(), presence == Presence::Both);
     }
 }
 
 #[test]
 fn surface_dice_counts_both_surfaces_within_the_tolerance() {
-    // Two rods of three voxels, one voxel of 2 mm apart along the last axis: the ends are 2 mm off, the rest is equal.
+    // Two rods of three voxels, shifted by one voxel of 2 mm along the last axis: the ends are 2 mm
+    // from the other rod, and the other voxels are shared.
     let prediction = [0, 2, 2, 2, 0, 0];
     let label = [0, 0, 2, 2, 2, 0];
-    let volume = |labels| LabelVolume::in_mm(labels, [1, 1, 6], [1.0, 1.0, 2.0]).expect("fits");
-    let comparison = compare(&volume(&prediction), &volume(&label), CLASS).expect("one grid");
+    let volume =
+        |labels| LabelVolume::in_mm(labels, [1, 1, 6], [1.0, 1.0, 2.0]).expect("matching shape");
+    let comparison = compare(&volume(&prediction), &volume(&label), CLASS).expect("the same grid");
     let distances = comparison.surface_distances.expect("both have a surface");
     assert_eq!(distances.directed(Direction::ToLabel), [0.0, 0.0, 2.0]);
     assert_eq!(distances.surface_dice(1.9), 4.0 / 6.0);
@@ -97,72 +94,59 @@ fn surface_dice_counts_both_surfaces_within_the_tolerance() {
 }
 
 #[test]
-fn all_classes_at_once_equal_each_alone() {
+fn comparing_all_classes_equals_comparing_each() {
     let labels: Vec<u8> = (0..5 * 6 * 7).map(|i| (i * i / 3 % 4) as u8).collect();
     let shifted: Vec<u8> = labels.iter().skip(3).chain(&labels[..3]).copied().collect();
-    let volume = |labels| LabelVolume::in_mm(labels, [5, 6, 7], SPACING_MM).expect("fits");
+    let volume =
+        |labels| LabelVolume::in_mm(labels, [5, 6, 7], SPACING_MM).expect("matching shape");
     let (prediction, label) = (volume(&shifted), volume(&labels));
-    let all = compare_all(&prediction, &label, &[3, 1, 9]).expect("one grid");
+    let all = compare_all(&prediction, &label, &[3, 1, 9]).expect("the same grid");
     for (class, comparison) in [3, 1, 9].into_iter().zip(all) {
         assert_eq!(compare(&prediction, &label, class), Ok(comparison));
     }
 }
 
 #[test]
-fn volumes_that_cannot_be() {
+fn invalid_volumes_are_reported() {
     let message = |error: VolumeError| error.to_string();
     assert_eq!(
         message(LabelVolume::in_voxels(&[0; 5], [1, 2, 3]).unwrap_err()),
         "a label volume of shape [1, 2, 3] needs 6 labels, found 5"
     );
     let huge = LabelVolume::in_voxels(&[0; 5], [usize::MAX, 2, 3]).unwrap_err();
-    assert!(message(huge).contains("needs more than can be counted labels"));
+    assert!(message(huge).contains(&format!("needs more than {} labels", usize::MAX)));
     for spacing in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let error = LabelVolume::in_mm(&[0; 6], [1, 2, 3], [1.0, spacing, 1.0]).unwrap_err();
         assert!(message(error).starts_with("voxel spacing must be positive and finite"));
     }
-    let a = LabelVolume::in_voxels(&[0; 6], [1, 2, 3]).expect("fits");
-    let b = LabelVolume::in_voxels(&[0; 6], [3, 2, 1]).expect("fits");
-    let c = LabelVolume::in_mm(&[0; 6], [1, 2, 3], [1.0, 1.0, 2.0]).expect("fits");
-    assert!(matches!(
-        compare(&a, &b, 1),
-        Err(VolumeError::Shapes { .. })
-    ));
-    assert!(matches!(
-        compare(&a, &c, 1),
-        Err(VolumeError::Spacings { .. })
-    ));
-    let empty = LabelVolume::in_voxels(&[], [0, 2, 3]).expect("fits");
-    assert_eq!(
-        compare(&empty, &empty, 1).map(|c| c.presence()),
-        Ok(Presence::Neither)
-    );
+    let a = LabelVolume::in_voxels(&[0; 6], [1, 2, 3]).expect("matching shape");
+    let b = LabelVolume::in_voxels(&[0; 6], [3, 2, 1]).expect("matching shape");
+    let c = LabelVolume::in_mm(&[0; 6], [1, 2, 3], [1.0, 1.0, 2.0]).expect("matching shape");
+    assert!(matches!(compare(&a, &b, 1), Err(VolumeError::Shapes { .. })));
+    assert!(matches!(compare(&a, &c, 1), Err(VolumeError::Spacings { .. })));
+    let empty = LabelVolume::in_voxels(&[], [0, 2, 3]).expect("matching shape");
+    assert_eq!(compare(&empty, &empty, 1).map(|c| c.presence()), Ok(Presence::Neither));
 }
 
-/// All eight of medpy's cases as the classes of a case's volumes would be scored.
+/// Scores all eight pairs of the fixture.
 #[test]
-fn the_reference_protocol_is_medpys_dc_hd95_and_asd() {
+fn the_reference_protocol_equals_medpys_dc_hd95_and_asd() {
     let cases = Cases::open("metrics");
     let mut compared = 0;
     for name in pairs(&cases) {
         let (prediction, label, shape) = pair(&cases, name);
         let [score] = Protocol::Reference
             .score(&prediction, &label, shape, Some(SPACING_MM), &[CLASS])
-            .expect("one grid")
+            .expect("the same grid")
             .try_into()
             .expect("one class");
-        let theirs: Vec<f64> = cases
-            .data(&format!("{name}.voxels"))
-            .iter::<f64>()
-            .collect();
-        let [dc, hd95, _, asd, _] = theirs.try_into().expect("five numbers");
-        for (ours, theirs) in [
-            (score.dsc, dc),
-            (score.hd95, hd95),
-            (score.average_surface_distance, asd),
-        ] {
-            let ours = ours.expect("in both");
-            assert!((ours - theirs).abs() <= 1e-6, "{name}: {ours}, {theirs}");
+        let expected: Vec<f64> = cases.data(&format!("{name}.voxels")).iter::<f64>().collect();
+        let [dc, hd95, _, asd, _] = expected.try_into().expect("five numbers");
+        for (actual, expected) in
+            [(score.dsc, dc), (score.hd95, hd95), (score.average_surface_distance, asd)]
+        {
+            let actual = actual.expect("present in both volumes");
+            assert!((actual - expected).abs() <= 1e-6, "{name}: {actual}, medpy {expected}");
         }
         compared += 1;
     }
@@ -170,42 +154,35 @@ fn the_reference_protocol_is_medpys_dc_hd95_and_asd() {
 }
 
 #[test]
-fn the_strict_protocol_is_deepminds_where_the_definitions_coincide() {
+fn the_strict_protocol_equals_deepminds_where_the_definitions_coincide() {
     let cases = Cases::open("surface_distance");
     let mut compared = 0;
     for name in pairs(&cases) {
         let (prediction, label, shape) = pair(&cases, name);
-        let number = |what: &str| {
-            cases
-                .data(&format!("{name}.{what}"))
-                .iter::<f64>()
-                .next()
-                .expect("one")
+        let expected = |metric: &str| {
+            let numbers = cases.data(&format!("{name}.{metric}"));
+            numbers.iter::<f64>().next().expect("one number")
         };
         let score = |surface_dice_tolerance_mm| {
-            let options = StrictOptions {
-                surface_dice_tolerance_mm,
-                ..StrictOptions::default()
-            };
+            let options = StrictOptions { surface_dice_tolerance_mm, ..StrictOptions::default() };
             let scores =
                 Protocol::Strict(options).score(&prediction, &label, shape, Some(SPACING_MM), &[1]);
-            scores.expect("one grid")[0]
+            scores.expect("the same grid")[0]
         };
-        let ours = score(number("hd100") + 1e-9);
-        assert_eq!(ours.dsc, Some(number("dice")), "{name}");
-        let close =
-            |ours: Option<f64>, theirs: f64| (ours.expect("in both") - theirs).abs() <= 1e-9;
-        assert!(close(ours.hausdorff, number("hd100")), "{name}: {ours:?}");
+        let actual = score(expected("hd100") + 1e-9);
+        assert_eq!(actual.dsc, Some(expected("dice")), "{name}");
+        let is_close = |actual: Option<f64>, expected: f64| {
+            (actual.expect("present in both volumes") - expected).abs() <= 1e-9
+        };
+        assert!(is_close(actual.hausdorff, expected("hd100")), "{name}: {actual:?}");
         if !["nested", "apart"].contains(&name) {
-            assert!(close(ours.hd95, number("hd95")), "{name}: {ours:?}");
+            assert!(is_close(actual.hd95, expected("hd95")), "{name}: {actual:?}");
         }
-        let theirs: Vec<f64> = cases
-            .data(&format!("{name}.surface_dice"))
-            .iter::<f64>()
-            .collect();
-        assert_eq!(ours.surface_dice, Some(theirs[0]), "{name}");
-        if theirs[1] == 0.0 || theirs[1] == 1.0 {
-            assert_eq!(score(0.0).surface_dice, Some(theirs[1]), "{name}");
+        let surface_dice: Vec<f64> =
+            cases.data(&format!("{name}.surface_dice")).iter::<f64>().collect();
+        assert_eq!(actual.surface_dice, Some(surface_dice[0]), "{name}");
+        if surface_dice[1] == 0.0 || surface_dice[1] == 1.0 {
+            assert_eq!(score(0.0).surface_dice, Some(surface_dice[1]), "{name}");
         }
         compared += 1;
     }
@@ -213,75 +190,55 @@ fn the_strict_protocol_is_deepminds_where_the_definitions_coincide() {
 }
 
 #[test]
-fn absent_organs_score_as_each_protocol_says() {
-    let (some, none) = ([0_u8, 2, 2], [0_u8, 0, 1]);
-    // Prediction, label, the reference's pair, the strict protocol's DSC and surface Dice.
+fn each_protocol_scores_absent_organs_in_its_own_way() {
+    let (present, absent) = ([0_u8, 2, 2], [0_u8, 0, 1]);
+    // Prediction, label, the reference protocol's DSC and HD95, the strict protocol's DSC and
+    // surface Dice.
     for (prediction, label, reference, strict) in [
-        (&some, &none, [1.0, 0.0], Some(0.0)),
-        (&none, &some, [0.0, 0.0], Some(0.0)),
-        (&none, &none, [0.0, 0.0], None),
+        (&present, &absent, [1.0, 0.0], Some(0.0)),
+        (&absent, &present, [0.0, 0.0], Some(0.0)),
+        (&absent, &absent, [0.0, 0.0], None),
     ] {
         let score = |protocol: Protocol| {
             protocol
                 .score(prediction, label, [1, 1, 3], Some([1.0; 3]), &[CLASS])
-                .expect("one grid")[0]
+                .expect("the same grid")[0]
         };
-        let theirs = score(Protocol::Reference);
-        assert_eq!([theirs.dsc, theirs.hd95], reference.map(Some));
-        let ours = score(Protocol::strict());
-        assert_eq!([ours.dsc, ours.surface_dice], [strict; 2]);
-        assert_eq!(
-            [ours.hd95, ours.hausdorff, ours.average_surface_distance],
-            [None; 3]
-        );
+        let score_by_reference = score(Protocol::Reference);
+        assert_eq!([score_by_reference.dsc, score_by_reference.hd95], reference.map(Some));
+        let score = score(Protocol::strict());
+        assert_eq!([score.dsc, score.surface_dice], [strict; 2]);
+        assert_eq!([score.hd95, score.hausdorff, score.average_surface_distance], [None; 3]);
     }
-    let unknown = Protocol::strict().score(&some, &none, [1, 1, 3], None, &[CLASS]);
+    let unknown = Protocol::strict().score(&present, &absent, [1, 1, 3], None, &[CLASS]);
     assert_eq!(unknown, Err(ScoreError::UnknownSpacing));
-    assert!(
-        Protocol::Reference
-            .score(&some, &none, [1, 1, 3], None, &[CLASS])
-            .is_ok()
-    );
+    assert!(Protocol::Reference.score(&present, &absent, [1, 1, 3], None, &[CLASS]).is_ok());
 }
 
-/// Two cases of two organs: the second organ is missed in one and in neither volume of the other.
+/// Two cases of two organs. The second organ is a false negative in one case and absent from both
+/// volumes of the other.
 fn report(protocol: Protocol) -> Report {
     let mut report = Report::new(protocol, ["liver", "gallbladder"]);
     for (case, prediction, label) in [
         ("0001", [1_u8, 1, 0, 0, 0, 0], [1_u8, 1, 1, 0, 2, 0]),
         ("0002", [0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]),
     ] {
-        let scores = protocol.score(
-            &prediction,
-            &label,
-            [1, 1, 6],
-            Some([5.0, 1.0, 2.0]),
-            &[1, 2],
-        );
-        report.add(case, scores.expect("one grid"));
+        let scores = protocol.score(&prediction, &label, [1, 1, 6], Some([5.0, 1.0, 2.0]), &[1, 2]);
+        report.add(case, scores.expect("the same grid"));
     }
     report
 }
 
 #[test]
-fn a_report_says_its_protocol_its_means_and_what_is_behind_them() {
+fn a_report_states_its_protocol_its_means_and_their_counts() {
     let strict = report(Protocol::strict());
-    assert_eq!(
-        strict.organ_mean(0, |score| score.dsc).to_string(),
-        "0.9000 (2)"
-    );
-    assert_eq!(
-        strict.organ_mean(1, |score| score.dsc).to_string(),
-        "0.0000 (1)"
-    );
+    assert_eq!(strict.organ_mean(0, |score| score.dsc).to_string(), "0.9000 (2)");
+    assert_eq!(strict.organ_mean(1, |score| score.dsc).to_string(), "0.0000 (1)");
     assert_eq!(strict.organ_mean(1, |score| score.hd95).to_string(), "none");
     assert_eq!(strict.mean(|score| score.dsc).mean, Some(0.45));
     assert_eq!(strict.mean(|score| score.hd95).count, 1);
     let reference = report(Protocol::Reference);
-    assert_eq!(
-        reference.organ_mean(1, |score| score.hd95).to_string(),
-        "0.0000 (2)"
-    );
+    assert_eq!(reference.organ_mean(1, |score| score.hd95).to_string(), "0.0000 (2)");
 
     let table = strict.to_string();
     assert!(table.starts_with(
@@ -295,42 +252,25 @@ fn a_report_says_its_protocol_its_means_and_what_is_behind_them() {
     };
     assert!(line(&table, "gallbladder").contains("none (0)"), "{table}");
     assert!(table.contains("HD95 (mm)"), "{table}");
-    assert!(
-        line(&table, "mean of organs").contains("45.00 (2 organs)"),
-        "{table}"
-    );
+    assert!(line(&table, "mean of organs").contains("45.00 (2 organs)"), "{table}");
     assert!(reference.to_string().contains("HD95 (voxels)"));
 
     let markdown = reference.to_markdown();
     assert!(markdown.starts_with("protocol: reference;"), "{markdown}");
-    assert!(
-        line(&markdown, "0001").contains("80.00 / 0.80"),
-        "{markdown}"
-    );
+    assert!(line(&markdown, "0001").contains("80.00 / 0.80"), "{markdown}");
 
     let csv = strict.to_csv();
     assert_eq!(csv.lines().count(), 5);
     assert!(csv.starts_with(
         "protocol,case,organ,presence,dsc,hd95_mm,hd100_mm,asd_mm,surface_dice,volume_error\n"
     ));
-    assert!(
-        line(&csv, "0002,gallbladder").ends_with("neither,,,,,,"),
-        "{csv}"
-    );
-    assert!(
-        line(&csv, "0001,gallbladder").ends_with("label_only,0,,,,0,-1"),
-        "{csv}"
-    );
+    assert!(line(&csv, "0002,gallbladder").ends_with("neither,,,,,,"), "{csv}");
+    assert!(line(&csv, "0001,gallbladder").ends_with("label_only,0,,,,0,-1"), "{csv}");
 
-    let json: serde_json::Value = serde_json::from_str(&strict.to_json()).expect("JSON");
+    let json: serde_json::Value = serde_json::from_str(&strict.to_json()).expect("valid JSON");
     assert_eq!(json["mean_of_organs"]["dsc"]["mean"], 0.45);
     assert_eq!(json["organs"][1]["organ"], "gallbladder");
     assert_eq!(json["cases"][0]["scores"][1]["presence"], "label_only");
-    assert!(
-        json["protocol_name"]
-            .as_str()
-            .expect("a name")
-            .starts_with("strict")
-    );
+    assert!(json["protocol_name"].as_str().expect("a string").starts_with("strict"));
     assert_eq!(json["unit"], "mm");
 }

@@ -1,26 +1,22 @@
-//! Each module and the whole model against segment-anything and torchvision.
+//! Parity of each module and of the whole model with segment-anything and torchvision.
 
 use crate::support::{Cases, config, ladder_model, relative_error, sam_pth};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use sam_lst::rooms::mask_decoder::PromptEmbeddings;
-use sam_lst::{Fusion, PointLabel, Points, Prompts, Sam, SamConfig, SamLstConfig};
+use sam_lst::mask_decoder::{PointLabel, Points, PromptEmbeddings, Prompts};
+use sam_lst::model::SamConfig;
+use sam_lst::{Fusion, Sam, SamLstConfig};
 
 /// Tolerance for one module.
 const MODULE: f64 = 1e-5;
 /// Tolerance for the whole model.
 const MODEL: f64 = 3e-5;
 
+/// The unmodified SAM of the fixture.
 pub fn sam(device: &Device) -> Sam {
-    let SamLstConfig {
-        encoder,
-        mut decoder,
-        ..
-    } = config();
+    let SamLstConfig { encoder, mut decoder, .. } = config();
     decoder.num_masks = 4;
-    SamConfig::new(encoder, decoder)
-        .load(sam_pth(), device)
-        .expect("fixture loads")
+    SamConfig::new(encoder, decoder).load(sam_pth(), device).expect("load the fixture")
 }
 
 #[test]
@@ -28,19 +24,22 @@ fn encoder_and_its_modules() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
     let encoder = sam(&device).image_encoder;
-    // The training grid, whose 8 tokens do not fill windows of 5, then two with resized positions.
+    // The pretraining grid, whose 8 tokens are not a multiple of the window size 5, and two grids
+    // with resized position embeddings.
     for grid in [8, 13, 3] {
         let case = |name: &str| format!("encoder.{grid}.{name}");
         let input = |name: &str| cases.tensor::<4>(&case(name), &device);
-        let close = |name: &str, ours: Tensor<4>| cases.assert_close(&case(name), ours, MODULE);
-        close("embed", encoder.embed(input("image")));
-        close("windowed_block", encoder.blocks[0].forward(input("tokens")));
-        close("global_block", encoder.blocks[1].forward(input("tokens")));
-        close("neck", encoder.neck.forward(input("tokens")));
-        close("embedding", encoder.forward(input("image")));
+        let assert_close =
+            |name: &str, actual: Tensor<4>| cases.assert_close(&case(name), actual, MODULE);
+        assert_close("embed", encoder.embed(input("image")));
+        assert_close("windowed_block", encoder.blocks[0].forward(input("tokens")));
+        assert_close("global_block", encoder.blocks[1].forward(input("tokens")));
+        assert_close("neck", encoder.neck.forward(input("tokens")));
+        assert_close("embedding", encoder.forward(input("image")));
     }
 }
 
+/// The prompts of a case of the fixture: three images, or three prompts for one image.
 pub fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
     use PointLabel::{Background, Foreground, Padding};
     let labels = [
@@ -55,14 +54,11 @@ pub fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
         "masks" => [false, false, true],
         "all" => [true; 3],
         "none" => [false; 3],
-        other => panic!("no such case: {other}"),
+        other => panic!("unknown case: {other}"),
     };
     Prompts {
         points: points.then(|| {
-            Points::new(
-                cases.tensor("prompt.coordinates", device),
-                labels.as_flattened(),
-            )
+            Points::new(cases.tensor("prompt.coordinates", device), labels.as_flattened())
         }),
         boxes: boxes.then(|| cases.tensor("prompt.boxes", device)),
         masks: masks.then(|| cases.tensor("prompt.masks", device)),
@@ -70,14 +66,10 @@ pub fn prompts(cases: &Cases, name: &str, device: &Device) -> Prompts {
 }
 
 #[test]
-fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
+fn prompt_encoder_and_mask_decoder_with_each_kind_of_prompt() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let Sam {
-        prompt_encoder,
-        mask_decoder,
-        ..
-    } = sam(&device);
+    let Sam { prompt_encoder, mask_decoder, .. } = sam(&device);
     let positions = prompt_encoder.image_positions(8);
     cases.assert_close("prompt.image_positions", positions.clone(), MODULE);
     for name in ["points", "boxes", "points_boxes", "masks", "all", "none"] {
@@ -88,37 +80,32 @@ fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
         if let Some(sparse) = sparse.clone() {
             cases.assert_close(&sparse_case, sparse, MODULE);
         }
-        // Where no mask is given ours is one for all, SAM's one for each of the other prompts.
-        let theirs = cases.tensor::<4>(&format!("prompt.{name}.dense"), &device);
-        let error = relative_error(
-            dense.clone().expand(theirs.dims()).into_data(),
-            theirs.into_data(),
-        );
+        // Without a mask we have one dense embedding for all prompts, SAM one for each of them.
+        let expected = cases.tensor::<4>(&format!("prompt.{name}.dense"), &device);
+        let expanded = dense.clone().expand(expected.dims());
+        let error = relative_error(expanded.into_data(), expected.into_data());
         assert!(error <= MODULE, "prompt.{name}.dense: {error:.2e}");
 
         let embedding = cases.tensor::<4>("decoder.embedding", &device);
         let logits = format!("decoder.{name}.logits");
-        let three = mask_decoder.forward(
+        let batch = mask_decoder.forward(
             embedding.clone(),
             positions.clone(),
-            PromptEmbeddings {
-                sparse: sparse.clone(),
-                dense: dense.clone(),
-            },
+            PromptEmbeddings { sparse: sparse.clone(), dense: dense.clone() },
         );
-        cases.assert_close(&logits, three.logits, MODULE);
-        cases.assert_close(&format!("decoder.{name}.iou"), three.iou, MODULE);
+        cases.assert_close(&logits, batch.logits, MODULE);
+        cases.assert_close(&format!("decoder.{name}.iou"), batch.iou, MODULE);
 
-        let alone = mask_decoder.forward(
+        let single = mask_decoder.forward(
             embedding.narrow(0, 0, 1),
             positions.clone(),
             PromptEmbeddings {
                 sparse: sparse.map(|sparse| sparse.narrow(0, 0, 1)),
-                dense: dense.narrow(0, 0, 1), // of one or of three
+                dense: dense.narrow(0, 0, 1), // of one or three
             },
         );
-        let theirs = cases.tensor::<4>(&logits, &device).narrow(0, 0, 1);
-        let error = relative_error(alone.logits.into_data(), theirs.into_data());
+        let expected = cases.tensor::<4>(&logits, &device).narrow(0, 0, 1);
+        let error = relative_error(single.logits.into_data(), expected.into_data());
         assert!(error <= MODULE, "decoder.{name}, one image: {error:.2e}");
     }
 }
@@ -127,12 +114,7 @@ fn prompt_encoder_and_decoder_with_each_kind_of_prompt() {
 fn two_way_transformer() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let flat = |name: &str| {
-        cases
-            .tensor::<4>(name, &device)
-            .flatten::<3>(2, 3)
-            .swap_dims(1, 2)
-    };
+    let flat = |name: &str| cases.tensor::<4>(name, &device).flatten::<3>(2, 3).swap_dims(1, 2);
     let (queries, keys) = sam(&device).mask_decoder.transformer.forward(
         flat("transformer.image"),
         flat("transformer.positions"),
@@ -146,10 +128,8 @@ fn two_way_transformer() {
 fn unmodified_sam() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let image = cases
-        .tensor::<4>("encoder.8.image", &device)
-        .narrow(0, 0, 1);
-    // One image for three prompts, as SAM's own `forward` has it.
+    let image = cases.tensor::<4>("encoder.8.image", &device).narrow(0, 0, 1);
+    // One image with three prompts, as in SAM's own `forward`.
     let prediction = sam(&device).forward(image, &prompts(&cases, "points_boxes", &device));
     let multiple = prediction.clone().multiple();
     cases.assert_close("sam.multiple.logits", multiple.logits, MODEL);
@@ -193,22 +173,16 @@ fn side_network_in_both_modes() {
     let image = cases.tensor::<4>("image", &Device::flex());
     cases.assert_close("side.eval", side.valid().forward(image.clone()), MODULE);
 
-    // One forward pass in training mode, which leaves its mark on the running statistics.
+    // One forward pass in training mode updates the running statistics.
     side.forward(image.clone().autodiff());
     let evaluated = side.valid();
-    for (ours, name) in [
+    for (actual, name) in [
         (&evaluated.bn1.running_mean, "bn1.running_mean"),
         (&evaluated.bn1.running_var, "bn1.running_var"),
-        (
-            &evaluated.layer3[1].bn2.running_mean,
-            "layer3.1.bn2.running_mean",
-        ),
-        (
-            &evaluated.layer3[1].bn2.running_var,
-            "layer3.1.bn2.running_var",
-        ),
+        (&evaluated.layer3[1].bn2.running_mean, "layer3.1.bn2.running_mean"),
+        (&evaluated.layer3[1].bn2.running_var, "layer3.1.bn2.running_var"),
     ] {
-        cases.assert_close(&format!("statistics.side.{name}"), ours.value(), MODULE);
+        cases.assert_close(&format!("statistics.side.{name}"), actual.value(), MODULE);
     }
     cases.assert_close("side.eval_after_step", evaluated.forward(image), MODULE);
 }

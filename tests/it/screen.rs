@@ -1,39 +1,40 @@
-//! What burn-train's renderers are told of a run.
+//! What burn-train's renderers receive of a run.
 
-use burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn_train::metric::MetricDefinition;
-use burn_train::renderer::{
+use sam_lst::TrainingEvent;
+use sam_lst::training::burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use sam_lst::training::burn_train::metric::MetricDefinition;
+use sam_lst::training::burn_train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
     MetricsRendererTraining,
 };
-use burn_train::{Interrupter, LearnerSummary};
-use sam_lst::{TrainingEvent, TrainingPlan, TrainingScreen, TrainingStep, TrainingValidation};
+use sam_lst::training::burn_train::{Interrupter, LearnerSummary};
+use sam_lst::training::{TrainingPlan, TrainingScreen, TrainingStep, TrainingValidation};
 use std::sync::{Arc, Mutex};
 
-/// A line for each call.
+/// A renderer that records a line for each call.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<Vec<String>>>);
 
 impl Recorder {
-    fn say(&self, line: String) {
-        self.0.lock().expect("one thread").push(line);
+    fn record(&self, line: String) {
+        self.0.lock().expect("no panic").push(line);
     }
 
     fn metric(&self, split: &str, state: &MetricState) {
         let entry = match state {
             MetricState::Generic(entry) => entry,
             MetricState::Numeric(entry, value) => {
-                let value = value.as_ref().expect("a number").current();
+                let value = value.as_ref().expect("a value").current();
                 assert_eq!(entry.serialized_entry.serialized, value.to_string());
                 entry
             }
         };
         let shown = &entry.serialized_entry.formatted;
-        self.say(format!("{split} {:?} {shown}", entry.metric_id));
+        self.record(format!("{split} {:?} {shown}", entry.metric_id));
     }
 
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("one thread"))
+        std::mem::take(&mut self.0.lock().expect("no panic"))
     }
 }
 
@@ -49,44 +50,44 @@ impl MetricsRendererTraining for Recorder {
 
 impl MetricsRendererEvaluation for Recorder {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {
-        unreachable!("runs only train and validate");
+        unreachable!("a run only trains and validates");
     }
 
     fn on_test_end(
         &mut self,
         _: Option<LearnerSummary>,
     ) -> Result<(), Box<dyn core::error::Error>> {
-        unreachable!("runs only train and validate");
+        unreachable!("a run only trains and validates");
     }
 }
 
 impl TrainingProgressLogger for Recorder {
     fn start(&mut self, epochs: usize, first: usize, _: Option<usize>, _: Option<&str>) {
-        self.say(format!("start {first} of {epochs}"));
+        self.record(format!("start {first} of {epochs}"));
     }
 
     fn update_epoch(&mut self, epoch: usize) {
-        self.say(format!("epoch {epoch}"));
+        self.record(format!("epoch {epoch}"));
     }
 
     fn start_split(&mut self, split: &str, items: usize) {
-        self.say(format!("{split} of {items}"));
+        self.record(format!("{split} of {items}"));
     }
 
     fn update_split(&mut self, items: usize) {
-        self.say(format!("at {items}"));
+        self.record(format!("at {items}"));
     }
 
     fn end_split(&mut self) {
-        self.say("split ends".to_owned());
+        self.record("split ends".to_owned());
     }
 
     fn end(&mut self) {
-        self.say("end".to_owned());
+        self.record("end".to_owned());
     }
 
     fn log_event_training(&mut self, event: String) {
-        self.say(event);
+        self.record(event);
     }
 }
 
@@ -103,7 +104,7 @@ impl MetricsRenderer for Recorder {
     fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, definition: MetricDefinition) {
-        self.say(format!("metric {}", definition.name));
+        self.record(format!("metric {}", definition.name));
     }
 }
 
@@ -120,28 +121,31 @@ fn step(step: u64) -> TrainingStep {
     }
 }
 
+fn plan() -> TrainingPlan {
+    TrainingPlan {
+        training_cases: 3,
+        slices: 8,
+        validation_cases: 1,
+        trained_parameters: 10,
+        steps_per_epoch: 2,
+        total_steps: 6,
+        completed_steps: 2,
+        cacheable_embeddings: 8,
+        cached_embeddings: 0,
+        uncached_embeddings: 0,
+        cache_bytes: 100,
+        time_per_embedding: None,
+        devices: 1,
+        organs: vec!["liver".to_owned(), "spleen".to_owned()],
+    }
+}
+
 #[test]
-fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
+fn a_renderer_shows_a_run_and_can_stop_it() {
     let recorder = Recorder::default();
     let interrupter = Interrupter::new();
     let mut screen = TrainingScreen::with_renderer(Box::new(recorder.clone()), interrupter.clone());
-    let plan = TrainingPlan {
-        cases: 3,
-        slices: 8,
-        validation_cases: 1,
-        trained_values: 10,
-        epoch_steps: 2,
-        steps: 6,
-        steps_done: 2,
-        kept_embeddings: 8,
-        found_embeddings: 0,
-        unkept_embeddings: 0,
-        kept_bytes: 100,
-        embedding_time: None,
-        devices: 1,
-        organs: vec!["liver".to_owned(), "spleen".to_owned()],
-    };
-    assert!(screen.show(&TrainingEvent::Planned(&plan)).is_continue());
+    assert!(screen.show(&TrainingEvent::Planned(&plan())).is_continue());
     let metrics = [
         "Loss",
         "Cross entropy",
@@ -154,11 +158,11 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
         "Embeddings computed",
     ];
     let mut expected: Vec<String> = metrics.map(|name| format!("metric {name}")).into();
-    expected.push("start 1 of 3".to_owned());
+    expected.push("start 2 of 3".to_owned());
     assert_eq!(recorder.take(), expected);
 
     for done in [5, 8] {
-        let event = TrainingEvent::Embedding(done, 8);
+        let event = TrainingEvent::Precomputing { done, total: 8 };
         assert!(screen.show(&event).is_continue());
     }
     assert_eq!(recorder.take(), ["train of 8", "at 5", "at 8"]);
@@ -166,7 +170,7 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
     let metric = |split: &str, name: &str, value: &str| {
         format!("{split} MetricId {{ id: {name:?} }} {value}")
     };
-    assert!(screen.show(&TrainingEvent::Stepped(&step(2))).is_continue());
+    assert!(screen.show(&TrainingEvent::Step(&step(2))).is_continue());
     let values = [
         metric("train", "Loss", "0.7500"),
         metric("train", "Cross entropy", "1.5000"),
@@ -175,16 +179,16 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
         metric("train", "Gate", "0.5000"),
         metric("train", "Embeddings computed", "12"),
     ];
-    let mut told = recorder.take();
-    assert_eq!(told.remove(0), "split ends");
-    assert_eq!(told.remove(0), "train of 2");
-    assert_eq!(told.pop().expect("the progress"), "at 1");
-    assert_eq!(told, values);
+    let mut lines = recorder.take();
+    assert_eq!(lines.remove(0), "split ends");
+    assert_eq!(lines.remove(0), "train of 2");
+    assert_eq!(lines.pop().expect("the progress"), "at 1");
+    assert_eq!(lines, values);
 
-    assert!(screen.show(&TrainingEvent::Stepped(&step(3))).is_continue());
-    assert_eq!(recorder.take()[values.len()..], ["at 2", "epoch 1"]);
+    assert!(screen.show(&TrainingEvent::Step(&step(3))).is_continue());
+    assert_eq!(recorder.take()[values.len()..], ["at 2", "epoch 2"]);
     for done in [0, 4, 6] {
-        let event = TrainingEvent::Validating("0003", done, 6);
+        let event = TrainingEvent::Validating { case: "0003", done, total: 6 };
         assert!(screen.show(&event).is_continue());
     }
     let validation = TrainingValidation {
@@ -193,11 +197,7 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
         organ_dsc: vec![Some(0.25), None],
         best: true,
     };
-    assert!(
-        screen
-            .show(&TrainingEvent::Validated(&validation))
-            .is_continue()
-    );
+    assert!(screen.show(&TrainingEvent::Validated(&validation)).is_continue());
     let expected = [
         "split ends".to_owned(),
         "valid of 6".to_owned(),
@@ -209,10 +209,10 @@ fn a_run_is_shown_by_burn_trains_renderers_and_stops_when_they_say_so() {
     ];
     assert_eq!(recorder.take(), expected);
 
-    assert!(screen.show(&TrainingEvent::Stepped(&step(4))).is_continue());
+    assert!(screen.show(&TrainingEvent::Step(&step(4))).is_continue());
     assert_eq!(recorder.take()[..2], ["split ends", "train of 2"]);
     interrupter.stop(None);
-    assert!(screen.show(&TrainingEvent::Stepped(&step(5))).is_break());
+    assert!(screen.show(&TrainingEvent::Step(&step(5))).is_break());
     recorder.take();
     drop(screen);
     assert_eq!(recorder.take(), ["end"]);

@@ -1,4 +1,4 @@
-//! A user's own side network: a transformer, in one file.
+//! A custom side network: a transformer.
 
 use crate::support::{config, pattern};
 use burn::module::Module;
@@ -8,10 +8,10 @@ use burn::nn::transformer::{
 };
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use sam_lst::weights::WeightsError;
-use sam_lst::{ConfigError, SamLst, SamLstConfig, SideConfig, SideEncoder};
+use sam_lst::model::{ConfigError, ModelError, SideConfig};
+use sam_lst::{SamLst, SamLstConfig, SideEncoder};
 
-/// Patches of 16 x 16 pixels, then a transformer over them.
+/// A transformer over patches of 16 x 16 pixels.
 #[derive(Module, Debug)]
 struct PatchTransformer {
     patches: Conv2d,
@@ -21,9 +21,7 @@ struct PatchTransformer {
 impl PatchTransformer {
     fn new(width: usize, device: &Device) -> Self {
         Self {
-            patches: Conv2dConfig::new([3, width], [16, 16])
-                .with_stride([16, 16])
-                .init(device),
+            patches: Conv2dConfig::new([3, width], [16, 16]).with_stride([16, 16]).init(device),
             transformer: TransformerEncoderConfig::new(width, 2 * width, 2, 1)
                 .with_dropout(0.0)
                 .init(device),
@@ -36,9 +34,7 @@ impl SideEncoder for PatchTransformer {
         let patches = self.patches.forward(image); // [B, C, G, G]
         let shape = patches.dims();
         let tokens = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [B, G * G, C]
-        let tokens = self
-            .transformer
-            .forward(TransformerEncoderInput::new(tokens));
+        let tokens = self.transformer.forward(TransformerEncoderInput::new(tokens));
         tokens.swap_dims(1, 2).reshape(shape)
     }
 }
@@ -51,11 +47,11 @@ fn model(device: &Device) -> SamLst<PatchTransformer> {
     let width = custom_config().decoder.embed_dim;
     custom_config()
         .init_with_side(|device| PatchTransformer::new(width, device), device)
-        .expect("valid")
+        .expect("a valid configuration")
 }
 
 #[test]
-fn it_trains_saves_and_loads() {
+fn a_custom_side_network_is_trained_saved_and_loaded() {
     let device = Device::flex().autodiff();
     let mut trained = model(&device);
     let image = pattern([2, 3, 64, 64], &device);
@@ -69,44 +65,28 @@ fn it_trains_saves_and_loads() {
         let gradients = GradientsParams::from_grads(loss.backward(), &trained.ladder);
         trained.ladder = optimizer.step(1e-2, trained.ladder, gradients);
     }
-    assert!(
-        losses[7] < 0.9 * losses[0],
-        "the loss does not fall: {losses:?}"
-    );
+    assert!(losses[7] < 0.9 * losses[0], "the loss does not decrease: {losses:?}");
 
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    trained.save_ladder(&path).expect("saves");
+    trained.save_ladder(&path).expect("save the ladder");
     let mut loaded = model(&device);
-    loaded.load_ladder(&path).expect("loads");
+    loaded.load_ladder(&path).expect("load the ladder");
     let image = image.inner();
     let expected = trained.valid().forward(image.clone()).logits.into_data();
-    loaded
-        .valid()
-        .forward(image)
-        .logits
-        .into_data()
-        .assert_eq(&expected, true);
+    loaded.valid().forward(image).logits.into_data().assert_eq(&expected, true);
 }
 
 #[test]
-fn a_checkpoint_of_another_side_network_is_refused() {
+fn a_checkpoint_of_another_side_network_is_rejected() {
     let device = Device::flex();
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    model(&device).save_ladder(&path).expect("saves");
+    model(&device).save_ladder(&path).expect("save the ladder");
 
-    let mut other = config().init(&device).expect("valid");
+    let mut other = config().init(&device).expect("a valid configuration");
     let error = other.load_ladder(&path).unwrap_err();
-    assert!(
-        matches!(&error, WeightsError::WrongConfig { field, .. } if field == "side"),
-        "{error}"
-    );
+    assert!(matches!(&error, ModelError::WrongConfig { field, .. } if field == "side"), "{error}");
     let error = custom_config().init(&device).unwrap_err();
-    assert_eq!(
-        error,
-        ConfigError::CustomSide {
-            name: "patch-transformer".into()
-        }
-    );
+    assert_eq!(error, ConfigError::CustomSide { name: "patch-transformer".into() });
 }

@@ -1,4 +1,4 @@
-//! Fixtures and how to compare with them.
+//! Fixtures, comparisons with them, and test processes.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/it/fixtures")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name)
 }
 
 pub fn sam_pth() -> PathBuf {
@@ -25,28 +23,28 @@ pub fn resnet_pth() -> PathBuf {
     fixture("ladder_tiny/resnet_tiny.pth")
 }
 
-/// The fixtures' model: `SamLstConfig::tiny` with nine classes.
+/// The configuration of the fixtures' model: `SamLstConfig::tiny` with nine classes.
 pub fn config() -> SamLstConfig {
     SamLstConfig::tiny(9)
 }
 
 const ARGUMENT: &str = "SAM_LST_TEST_ARGUMENT";
 
-/// One ignored test of this program, in a process of its own, to which [`argument`] gives `argument`.
-pub fn alone(test: &str, argument: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command
-        .args([test, "--exact", "--ignored"])
-        .env(ARGUMENT, argument);
+/// A command that runs one ignored test of this test binary in a separate process, in which
+/// [`process_argument`] returns `argument`.
+pub fn test_process(test: &str, argument: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("path of the test binary"));
+    command.args([test, "--exact", "--ignored"]).env(ARGUMENT, argument);
     command
 }
 
-/// What [`alone`] gave this process; none where somebody asked for all ignored tests.
-pub fn argument() -> Option<OsString> {
+/// The argument of a [`test_process`]; `None` if the test was started in another way, such as by
+/// running all ignored tests.
+pub fn process_argument() -> Option<OsString> {
     std::env::var_os(ARGUMENT)
 }
 
-/// What PyTorch computed.
+/// Tensors of a safetensors file, usually results of PyTorch.
 pub struct Cases(BTreeMap<String, TensorData>);
 
 impl Cases {
@@ -54,10 +52,10 @@ impl Cases {
         Self::read(&fixture(name).join("cases.safetensors"))
     }
 
-    /// The tensors of any safetensors file.
+    /// Reads the tensors of any safetensors file.
     pub fn read(file: &Path) -> Self {
         let mut store = SafetensorsStore::from_file(file);
-        let tensors = store.get_all_tensors().expect("fixture");
+        let tensors = store.get_all_tensors().expect("read fixture");
         Self(
             tensors
                 .iter()
@@ -67,10 +65,7 @@ impl Cases {
     }
 
     pub fn data(&self, name: &str) -> TensorData {
-        self.0
-            .get(name)
-            .unwrap_or_else(|| panic!("fixture has no {name}"))
-            .clone()
+        self.0.get(name).unwrap_or_else(|| panic!("fixture has no {name}")).clone()
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -85,19 +80,16 @@ impl Cases {
         Tensor::from_data(self.data(name), device)
     }
 
-    /// Asserts `max|ours - theirs| / max|theirs| <= at_most`.
+    /// Asserts `max|actual - expected| / max|expected| <= tolerance`.
     #[track_caller]
-    pub fn assert_close<const D: usize>(&self, name: &str, ours: Tensor<D>, at_most: f64) {
-        let error = relative_error(ours.into_data(), self.data(name));
-        assert!(
-            error <= at_most,
-            "{name}: relative error {error:.2e}, at most {at_most:.0e}"
-        );
+    pub fn assert_close<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f64) {
+        let error = relative_error(actual.into_data(), self.data(name));
+        assert!(error <= tolerance, "{name}: relative error {error:.2e}, limit {tolerance:.0e}");
     }
 }
 
-/// An image or target in `[0, 1]` without random numbers: Burn has one generator for all threads, and a test that drew
-/// from it would disturb the initial weights that another is drawing.
+/// An image or target in `[0, 1]` without random numbers: Burn has one generator for all threads,
+/// so a test that draws from it would change the initial weights of a model in another test.
 pub fn pattern(shape: [usize; 4], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = (0..shape.iter().product::<usize>())
         .map(|i| 0.5 + 0.5 * (i as f32 * 0.37).sin() * (i as f32 * 0.0113).cos())
@@ -106,61 +98,53 @@ pub fn pattern(shape: [usize; 4], device: &Device) -> Tensor<4> {
 }
 
 #[track_caller]
-pub fn relative_error(ours: TensorData, theirs: TensorData) -> f64 {
-    largest_difference(&ours, &theirs) / largest(&theirs)
+pub fn relative_error(actual: TensorData, expected: TensorData) -> f64 {
+    largest_difference(&actual, &expected) / largest(&expected)
 }
 
 #[track_caller]
 pub fn largest(data: &TensorData) -> f64 {
     let largest = data.iter::<f64>().fold(0.0, |max: f64, x| max.max(x.abs()));
-    assert!(largest > 0.0, "a fixture of zeros shows nothing");
+    assert!(largest > 0.0, "a fixture of zeros tests nothing");
     largest
 }
 
 #[track_caller]
-pub fn largest_difference(ours: &TensorData, theirs: &TensorData) -> f64 {
-    assert_eq!(ours.shape(), theirs.shape(), "shapes differ");
-    ours.iter::<f64>()
-        .zip(theirs.iter::<f64>())
+pub fn largest_difference(actual: &TensorData, expected: &TensorData) -> f64 {
+    assert_eq!(actual.shape(), expected.shape(), "shapes differ");
+    actual
+        .iter::<f64>()
+        .zip(expected.iter::<f64>())
         .map(|(a, b)| (a - b).abs())
-        // `max` would pass over a NaN.
-        .fold(0.0, |max: f64, x| {
-            if x.is_nan() {
-                f64::INFINITY
-            } else {
-                max.max(x)
-            }
-        })
+        // `max` would ignore a NaN.
+        .fold(0.0, |max: f64, x| if x.is_nan() { f64::INFINITY } else { max.max(x) })
 }
 
-/// The ladder of the fixture: SAM's and torchvision's tiny files, and PyTorch's draw of what depends on the classes.
+/// The fixtures' model: SAM's and torchvision's tiny files, and PyTorch's random values of the
+/// tensors whose shape depends on the number of classes.
 pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> SamLst {
     let mut model = SamLst::from_official(config, sam_pth(), Some(&resnet_pth()), device)
-        .expect("fixtures load");
+        .expect("load fixtures");
     let tensors = cases
         .names()
         .filter(|name| name.starts_with("decoder."))
         .map(|name| {
-            let ours = name["decoder.".len()..].replace("mask_tokens.weight", "mask_tokens");
-            bridge::from_data(cases.data(name), ours, None)
+            let burn_name = name["decoder.".len()..].replace("mask_tokens.weight", "mask_tokens");
+            bridge::from_data(cases.data(name), burn_name, None)
         })
         .collect();
     let decoder = &mut model.ladder.mask_decoder;
     let result = decoder.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
-    assert!(
-        result.errors.is_empty() && result.unused.is_empty(),
-        "{result}"
-    );
-    if let Some(gate) = model.ladder.gate.take() {
+    assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
+    if let Some(mut gate) = model.ladder.gate.take() {
         let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
-        let mut gate = gate;
         assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
         model.ladder.gate = Some(gate);
     }
     model
 }
 
-/// The gradients that a backward pass left, by official name.
+/// The gradients of a backward pass by official name.
 pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<String, TensorData> {
     struct Collect<'a> {
         path: Vec<String>,
@@ -179,30 +163,22 @@ pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<Strin
                 return;
             };
             let name = official_name(&self.path.join("."));
-            // Burn stores a linear layer transposed.
-            let linear = D == 2
+            // Burn stores the weight of a linear layer transposed.
+            let is_linear = D == 2
                 && !name.ends_with("mask_tokens.weight")
                 && !name.ends_with("iou_token.weight");
-            let gradient = if linear {
-                gradient.swap_dims(0, 1)
-            } else {
-                gradient
-            };
+            let gradient = if is_linear { gradient.swap_dims(0, 1) } else { gradient };
             self.found.insert(name, gradient.into_data());
         }
     }
-    let mut collect = Collect {
-        path: Vec::new(),
-        gradients,
-        found: BTreeMap::new(),
-    };
+    let mut collect = Collect { path: Vec::new(), gradients, found: BTreeMap::new() };
     ladder.visit(&mut collect);
     collect.found
 }
 
-/// `|ours - theirs| / |theirs|` in the Euclidean norm.
-pub fn norm_error(ours: &TensorData, theirs: &TensorData) -> f64 {
-    norm_of_difference(ours, theirs) / norm(theirs)
+/// `|actual - expected| / |expected|` in the Euclidean norm.
+pub fn norm_error(actual: &TensorData, expected: &TensorData) -> f64 {
+    norm_of_difference(actual, expected) / norm(expected)
 }
 
 /// `|data|` in the Euclidean norm.
@@ -210,10 +186,10 @@ pub fn norm(data: &TensorData) -> f64 {
     data.iter::<f64>().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// `|ours - theirs|` in the Euclidean norm.
+/// `|actual - expected|` in the Euclidean norm.
 #[track_caller]
-pub fn norm_of_difference(ours: &TensorData, theirs: &TensorData) -> f64 {
-    assert_eq!(ours.shape(), theirs.shape(), "shapes differ");
-    let pairs = ours.iter::<f64>().zip(theirs.iter::<f64>());
+pub fn norm_of_difference(actual: &TensorData, expected: &TensorData) -> f64 {
+    assert_eq!(actual.shape(), expected.shape(), "shapes differ");
+    let pairs = actual.iter::<f64>().zip(expected.iter::<f64>());
     pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }

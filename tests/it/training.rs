@@ -1,38 +1,45 @@
-//! Whole runs of training.
+//! Whole training runs.
 
-use crate::support::{Cases, alone, argument};
+use crate::support::{Cases, process_argument, test_process};
 use burn::tensor::Device;
-use sam_lst::rooms::datasets::Validation;
-use sam_lst::weights::LadderMetadata;
+use sam_lst::datasets::Validation;
+use sam_lst::embeddings::CachePrecision;
+use sam_lst::inference::OutputResampling;
+use sam_lst::model::LadderMetadata;
+use sam_lst::training::{
+    BURN_VERSION, TrainingError, TrainingPlan, TrainingStep, TrainingValidation,
+};
 use sam_lst::{
-    CachePrecision, CachedViews, Dataset, DatasetDescription, Fusion, OutputResampling,
-    PhantomConfig, Protocol, Report, Trained, TrainingConfig, TrainingError, TrainingEvent,
-    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, train, train_beside,
+    CachedViews, Dataset, DatasetDescription, Fusion, Outcome, PhantomConfig, Protocol, Report,
+    Split, Trained, Training, TrainingConfig, TrainingEvent, TrainingFolders,
 };
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+/// Four phantoms of six slices: three training cases and one validation case.
 pub fn dataset(folder: &Path) -> Dataset {
+    dataset_of(folder, 6)
+}
+
+/// Four phantoms of `slices` slices: three training cases and one validation case.
+pub fn dataset_of(folder: &Path, slices: usize) -> Dataset {
     let root = folder.join("phantoms");
     let phantoms = PhantomConfig {
-        shape: [6, 40, 44],
-        spacing_mm: [30.0, 9.0, 8.5],
+        shape: [slices, 40, 44],
+        spacing_mm: [180.0 / slices as f64, 9.0, 8.5],
         ..PhantomConfig::small(8)
     };
     if !root.is_dir() {
-        phantoms.write_dataset(&root, 4, 0, |_| {}).expect("room");
+        phantoms.write_dataset(&root, 4, 0, |_| {}).expect("write phantoms");
     }
     let mut description = DatasetDescription::synapse();
-    description.split.validation = Validation::Fraction {
-        fraction: 0.25,
-        seed: 0,
-    };
-    Dataset::open(root, description).expect("phantoms")
+    description.split.validation = Validation::Fraction { fraction: 0.25, seed: 0 };
+    Dataset::open(root, description).expect("open phantoms")
 }
 
-/// Three cases of six slices: five steps an epoch, the last of them smaller.
+/// On 18 slices: five steps in an epoch, the last with a smaller batch.
 pub fn config() -> TrainingConfig {
     let mut config = TrainingConfig::demo(9);
     config.epochs = 3;
@@ -46,442 +53,492 @@ pub fn config() -> TrainingConfig {
 }
 
 pub fn folders(folder: &Path, run: &str) -> TrainingFolders {
-    TrainingFolders {
-        run: folder.join(run),
-        cache: folder.join("cache"),
-    }
+    TrainingFolders { run: folder.join(run), cache: folder.join("cache") }
 }
 
+/// The events of a run.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct RecordedEvents {
     pub plan: Option<TrainingPlan>,
     pub steps: Vec<TrainingStep>,
     pub validations: Vec<TrainingValidation>,
-    /// How many embeddings were there of how many, and how many steps were done then.
-    pub embedded: Vec<[usize; 3]>,
-    /// How often it was said that the cache takes no more.
-    pub full: usize,
+    /// Precomputed embeddings, all embeddings to precompute, and the steps completed at that time.
+    pub precomputing: Vec<[usize; 3]>,
+    /// Number of [`TrainingEvent::CacheFull`] events.
+    pub cache_full: usize,
 }
 
-impl Told {
-    pub fn hear(&mut self, event: TrainingEvent<'_>) -> ControlFlow<()> {
+impl RecordedEvents {
+    pub fn record(&mut self, event: TrainingEvent<'_>) -> ControlFlow<()> {
         match event {
             TrainingEvent::Planned(plan) => self.plan = Some(plan.clone()),
-            TrainingEvent::Embedding(there, all) => {
-                self.embedded.push([there, all, self.steps.len()]);
+            TrainingEvent::Precomputing { done, total } => {
+                self.precomputing.push([done, total, self.steps.len()]);
             }
-            TrainingEvent::CacheFull(_) => self.full += 1,
-            TrainingEvent::Stepped(step) => self.steps.push(step.clone()),
+            TrainingEvent::CacheFull(_) => self.cache_full += 1,
+            TrainingEvent::Step(step) => self.steps.push(step.clone()),
             TrainingEvent::Validated(validation) => self.validations.push(validation.clone()),
             _ => {}
         }
         ControlFlow::Continue(())
     }
+
+    pub fn plan(&self) -> &TrainingPlan {
+        self.plan.as_ref().expect("a planned event")
+    }
+
+    pub fn losses(&self) -> Vec<f64> {
+        self.steps.iter().map(|step| step.loss).collect()
+    }
+
+    /// Embeddings that the run's process had computed after its last step.
+    pub fn computed_embeddings(&self) -> usize {
+        self.steps.last().expect("at least one step").computed_embeddings
+    }
 }
 
+type FinishedRun = (Trained<sam_lst::resnet_side::ResNetSide>, RecordedEvents);
+
+/// Trains on the CPU to the end.
 pub fn run(
     config: &TrainingConfig,
     dataset: &Dataset,
     folders: &TrainingFolders,
-) -> Result<(Trained<sam_lst::ResNetSide>, Told), TrainingError> {
-    run_beside(&[], config, dataset, folders)
+) -> Result<FinishedRun, TrainingError> {
+    run_on(&[], config, dataset, folders)
 }
 
-/// A run on the CPU and on devices beside it.
-pub fn run_beside(
+/// Trains on several devices to the end. The first device is the CPU.
+pub fn run_on(
     devices: &[Device],
     config: &TrainingConfig,
     dataset: &Dataset,
     folders: &TrainingFolders,
-) -> Result<(Trained<sam_lst::ResNetSide>, Told), TrainingError> {
-    let model = config
-        .model
-        .init(&Device::flex().autodiff())
-        .expect("valid");
-    let mut told = Told::default();
-    let trained = train_beside(model, devices, dataset, config, folders, |event| {
-        told.hear(event)
-    })?;
-    Ok((trained, told))
+) -> Result<FinishedRun, TrainingError> {
+    let model = config.model.init(&Device::flex().autodiff()).expect("a valid configuration");
+    let mut events = RecordedEvents::default();
+    let training = Training::new(config.clone(), folders.clone()).devices(devices);
+    let outcome = training.run(model, dataset, |event| events.record(event))?;
+    Ok((outcome.finished().expect("no stop was requested"), events))
 }
 
-fn goes_on(_: TrainingEvent<'_>) -> ControlFlow<()> {
+fn ignore_event(_: TrainingEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-pub fn losses(told: &Told) -> Vec<f64> {
-    told.steps.iter().map(|step| step.loss).collect()
-}
-
-/// Equal names and bits. The metadata have no fixed order in the file.
+/// Asserts equal names and bits. The order of the metadata in the file may differ.
 #[track_caller]
-fn assert_same_weights(ours: &TrainingFolders, theirs: &TrainingFolders, name: &str) {
-    let [ours, theirs] = [ours, theirs].map(|folders| Cases::read(&folders.run.join(name)));
-    assert!(ours.names().eq(theirs.names()) && ours.names().count() > 40);
-    for tensor in ours.names() {
-        let [ours, theirs] = [&ours, &theirs].map(|file| file.data(tensor));
-        assert!(ours == theirs, "{name}: {tensor} differs");
+fn assert_same_weights(actual: &TrainingFolders, expected: &TrainingFolders, name: &str) {
+    let [actual, expected] = [actual, expected].map(|folders| Cases::read(&folders.run.join(name)));
+    assert!(actual.names().eq(expected.names()) && actual.names().count() > 40);
+    for tensor in actual.names() {
+        let [actual, expected] = [&actual, &expected].map(|file| file.data(tensor));
+        assert!(actual == expected, "{name}: {tensor} differs");
     }
 }
 
 fn bytes(folders: &TrainingFolders, name: &str) -> Vec<u8> {
-    std::fs::read(folders.run.join(name)).expect("it was written")
+    std::fs::read(folders.run.join(name)).expect("a file of the run")
+}
+
+fn run_summary(folders: &TrainingFolders) -> serde_json::Value {
+    serde_json::from_slice(&bytes(folders, "run_summary.json")).expect("valid JSON")
+}
+
+/// Names in the folder of a run that contain one of `parts`, sorted.
+fn names_containing(folders: &TrainingFolders, parts: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(&folders.run).expect("list the run folder");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("a directory entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| parts.iter().any(|part| name.contains(part)))
+        .collect();
+    names.sort();
+    names
 }
 
 #[test]
-fn a_run_says_what_it_will_do_and_leaves_what_it_did() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn a_run_reports_its_plan_and_its_progress_and_writes_its_files() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let folders = folders(folder.path(), "run");
     let config = config();
-    let (trained, told) = run(&config, &dataset, &folders).expect("it runs");
+    let (trained, events) = run(&config, &dataset, &folders).expect("the run finishes");
 
-    let plan = told.plan.clone().expect("it was told");
-    assert_eq!((plan.cases, plan.slices, plan.validation_cases), (3, 18, 1));
-    assert_eq!((plan.epoch_steps, plan.steps, plan.steps_done), (5, 15, 0));
-    assert_eq!(plan.unkept_embeddings, 0);
-    let kept = plan.kept_embeddings;
-    assert_eq!(told.embedded.last(), Some(&[kept, kept, 0]));
-    assert!(told.embedded.is_sorted(), "{:?}", told.embedded);
-    assert_eq!(
-        told.steps.last().expect("15").computed_embeddings,
-        plan.kept_embeddings,
-        "each embedding once"
-    );
-    let steps: Vec<u64> = told.steps.iter().map(|step| step.step).collect();
+    let plan = events.plan();
+    assert_eq!((plan.training_cases, plan.slices, plan.validation_cases), (3, 18, 1));
+    assert_eq!((plan.steps_per_epoch, plan.total_steps, plan.completed_steps), (5, 15, 0));
+    assert_eq!(plan.uncached_embeddings, 0);
+    let embeddings = plan.cacheable_embeddings;
+    assert_eq!(events.precomputing.last(), Some(&[embeddings, embeddings, 0]));
+    assert!(events.precomputing.is_sorted(), "{:?}", events.precomputing);
+    assert_eq!(events.computed_embeddings(), embeddings, "each embedding is computed once");
+    let steps: Vec<u64> = events.steps.iter().map(|step| step.step).collect();
     assert_eq!(steps, (0..15).collect::<Vec<_>>());
-    assert_eq!(told.steps[0].learning_rate, 3e-3 / 4.0);
-    assert!(
-        told.steps[14].loss < 0.8 * told.steps[0].loss,
-        "{:?}",
-        losses(&told)
-    );
-    let validated: Vec<u64> = told.validations.iter().map(|v| v.epochs).collect();
+    assert_eq!(events.steps[0].learning_rate, 3e-3 / 4.0);
+    assert!(events.steps[14].loss < 0.8 * events.steps[0].loss, "{:?}", events.losses());
+    let validated: Vec<u64> = events.validations.iter().map(|v| v.epochs).collect();
     assert_eq!(validated, [2, 3]);
-    assert_eq!(told.validations[0].organ_dsc.len(), 8);
-    let best = told
-        .validations
-        .iter()
-        .map(|v| v.mean_dsc)
-        .fold(0.0, f64::max);
+    assert_eq!(events.validations[0].organ_dsc.len(), 8);
+    let best = events.validations.iter().map(|v| v.mean_dsc).fold(0.0, f64::max);
     assert_eq!(trained.best_dsc, Some(best));
     assert_eq!(trained.ladder_file, folders.run.join("best.safetensors"));
 
-    let metadata = LadderMetadata::read(&trained.ladder_file).expect("a ladder");
-    assert_eq!(metadata.task.expect("known").geometry, config.geometry);
-    let rows = |name| {
-        String::from_utf8(bytes(&folders, name))
-            .expect("text")
-            .lines()
-            .count()
-    };
+    let metadata = LadderMetadata::read(&trained.ladder_file).expect("a ladder checkpoint");
+    assert_eq!(metadata.task.expect("a task").geometry, config.geometry);
+    let rows = |name| String::from_utf8(bytes(&folders, name)).expect("UTF-8").lines().count();
     assert_eq!((rows("steps.csv"), rows("validation.csv")), (16, 3));
-    let receipt: serde_json::Value =
-        serde_json::from_slice(&bytes(&folders, "receipt.json")).expect("JSON");
-    assert_eq!(receipt["steps"], 15);
-    if cfg!(target_os = "linux") {
-        assert!(receipt["peak_memory_bytes"].as_u64() > Some(10_000_000));
-    }
-    assert_eq!(
-        receipt["training_cases"].as_array().expect("a list").len(),
-        3
-    );
-    let again = TrainingConfig::released(9).changed_by_file(folders.run.join("config.toml"));
-    assert_eq!(again.expect("it was written"), config);
+    let written =
+        TrainingConfig::released(9).with_overrides_from_file(folders.run.join("config.toml"));
+    assert_eq!(written.expect("a valid file"), config);
 
     // A finished run is loaded, not repeated.
-    let (loaded, told) = run(&config, &dataset, &folders).expect("it is there");
-    assert!(told.steps.is_empty());
-    let plan = told.plan.expect("it was told");
-    assert_eq!((plan.steps_done, plan.missing_embeddings()), (15, 0));
+    let (loaded, events) = run(&config, &dataset, &folders).expect("the run is loaded");
+    assert!(events.steps.is_empty());
+    let plan = events.plan();
+    assert_eq!((plan.completed_steps, plan.missing_embeddings()), (15, 0));
     assert_eq!(loaded.best_dsc, trained.best_dsc);
+}
+
+#[test]
+fn the_run_summary_describes_the_run_and_its_scores() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let folders = folders(folder.path(), "run");
+    let (trained, events) = run(&config(), &dataset, &folders).expect("the run finishes");
+    let summary = run_summary(&folders);
+    assert_eq!(summary["steps"], 15);
+    assert_eq!(summary["trained_parameters"], events.plan().trained_parameters);
+    assert_eq!(summary["burn_version"], locked_version("burn"));
+    assert_eq!(summary["burn_version"], BURN_VERSION);
+    if cfg!(target_os = "linux") {
+        assert!(summary["peak_memory_bytes"].as_u64() > Some(10_000_000));
+    }
+    assert_eq!(summary["training_cases"].as_array().expect("a list").len(), 3);
 
     let mut report = Report::new(Protocol::Reference, ["aorta"]);
     report.add(
         "0007",
-        Protocol::Reference
-            .score(&[1; 8], &[1; 8], [2; 3], None, &[1])
-            .expect("equal"),
+        Protocol::Reference.score(&[1; 8], &[1; 8], [2; 3], None, &[1]).expect("equal shapes"),
     );
     for _ in 0..2 {
-        loaded
-            .keep_scores(std::slice::from_ref(&report))
-            .expect("room");
+        trained.save_scores(std::slice::from_ref(&report)).expect("write scores");
     }
-    let receipt: serde_json::Value =
-        serde_json::from_slice(&bytes(&folders, "receipt.json")).expect("JSON");
-    assert_eq!(receipt["steps"], 15, "the rest is still there");
-    let scores = receipt["scores"].as_array().expect("a report a protocol");
-    assert_eq!(scores.len(), 1);
+    let summary = run_summary(&folders);
+    assert_eq!(summary["steps"], 15, "the rest remains");
+    let scores = summary["scores"].as_array().expect("one report per protocol");
+    assert_eq!(scores.len(), 1, "earlier scores are replaced");
     assert!(scores[0].to_string().contains("0007"));
     assert!(folders.run.join("scores-reference.csv").is_file());
 }
 
+/// The version of a package in the workspace's `Cargo.lock`.
+fn locked_version(package: &str) -> String {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let lock: toml::Table =
+        std::fs::read_to_string(file).expect("read Cargo.lock").parse().expect("valid TOML");
+    let packages = lock["package"].as_array().expect("a list of packages");
+    let versions: Vec<&str> = packages
+        .iter()
+        .filter(|entry| entry["name"].as_str() == Some(package))
+        .map(|entry| entry["version"].as_str().expect("a version"))
+        .collect();
+    let [version] = versions.as_slice() else {
+        panic!("Cargo.lock has {package} in the versions {versions:?}; expected one")
+    };
+    (*version).to_owned()
+}
+
 #[test]
-fn training_with_a_cache_is_training_without() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn the_summary_of_a_run_of_version_0_1_0_is_renamed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let folders = folders(folder.path(), "run");
+    let mut config = config();
+    config.epochs = 1;
+    run(&config, &dataset, &folders).expect("the run finishes");
+    let [old, new] = ["receipt.json", "run_summary.json"].map(|name| folders.run.join(name));
+    std::fs::rename(&new, &old).expect("rename the summary");
+    let summary = std::fs::read(&old).expect("read the summary");
+
+    let (trained, events) = run(&config, &dataset, &folders).expect("the run is loaded");
+    assert!(events.steps.is_empty());
+    assert!(!old.exists());
+    assert!(bytes(&folders, "run_summary.json") == summary);
+    // Scores are added to the renamed file.
+    let mut report = Report::new(Protocol::Reference, ["aorta"]);
+    let scores = Protocol::Reference.score(&[1; 8], &[1; 8], [2; 3], None, &[1]);
+    report.add("0007", scores.expect("equal shapes"));
+    trained.save_scores(&[report]).expect("write scores");
+    assert!(!old.exists());
+    assert_eq!(run_summary(&folders)["scores"].as_array().expect("a list").len(), 1);
+}
+
+#[test]
+fn a_report_has_scores_pictures_and_the_learning_curve() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let folders = folders(folder.path(), "run");
+    let mut config = config();
+    config.epochs = 1;
+    let (trained, _) = run(&config, &dataset, &folders).expect("the run finishes");
+    let mut progress = Vec::new();
+    let report = trained
+        .write_report(&dataset, |case, done, total| progress.push((case.to_owned(), done, total)))
+        .expect("the report is written");
+    // There are no test cases.
+    assert_eq!((report.split, report.cases), (Split::Validation, 1));
+    let case = &dataset.cases(Split::Validation).expect("one case")[0].name;
+    assert_eq!(progress.first(), Some(&(case.clone(), 0, 6)));
+    assert_eq!(progress.last(), Some(&(case.clone(), 6, 6)));
+    let protocols: Vec<&str> = report.reports.iter().map(|r| r.protocol().name()).collect();
+    assert_eq!(protocols, ["reference", "strict"]);
+    for protocol in protocols {
+        for extension in ["csv", "json", "md"] {
+            let name = format!("scores-{protocol}.{extension}");
+            assert!(!bytes(&folders, &name).is_empty(), "{name}");
+        }
+    }
+    assert_eq!(run_summary(&folders)["scores"].as_array().expect("a list").len(), 2);
+    assert_eq!(report.pictures, folders.run.join("pictures"));
+    let pictures = std::fs::read_dir(&report.pictures).expect("list pictures");
+    assert_eq!(pictures.count(), 3);
+    assert_eq!(report.learning_curve, folders.run.join("learning-curve.svg"));
+    let curve = std::fs::read_to_string(&report.learning_curve).expect("read the curve");
+    assert!(curve.starts_with("<svg") && curve.contains("training loss"), "{curve}");
+}
+
+#[test]
+fn training_with_a_cache_equals_training_without() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let with = |name: &str, views: &str, precision| {
         let mut config = config();
         config.epochs = 2;
-        config.cache.views = views.parse().expect("views");
+        config.cache.views = views.parse().expect("valid views");
         config.cache.precision = precision;
         let folders = folders(folder.path(), name);
-        let (_, told) = run(&config, &dataset, &folders).expect("it runs");
-        (losses(&told), folders, told)
+        let (_, events) = run(&config, &dataset, &folders).expect("the run finishes");
+        (events.losses(), folders, events)
     };
     let (losses, without, _) = with("none", "0", CachePrecision::F32);
     for (name, views) in [("some", "discrete"), ("all", "all"), ("again", "all")] {
-        let (found, folders, told) = with(name, views, CachePrecision::F32);
+        let (found, folders, events) = with(name, views, CachePrecision::F32);
         assert_eq!(found, losses, "{name}");
         assert_same_weights(&folders, &without, "ladder.safetensors");
         if name == "again" {
-            assert_eq!(told.steps[9].computed_embeddings, 0, "all were there");
-            let plan = told.plan.expect("it was told");
-            assert_eq!(plan.found_embeddings, plan.kept_embeddings);
-            assert_eq!(plan.embedding_time, None, "nothing is left to time");
+            assert_eq!(events.computed_embeddings(), 0, "all were cached");
+            let plan = events.plan();
+            assert_eq!(plan.cached_embeddings, plan.cacheable_embeddings);
+            assert_eq!(plan.time_per_embedding, None, "there is nothing to time");
         }
     }
     let (half, ..) = with("half", "all", CachePrecision::F16);
-    for (step, (half, whole)) in half.iter().zip(&losses).enumerate() {
-        assert!((half - whole).abs() < 5e-3, "step {step}: {half}, {whole}");
+    for (step, (half, single)) in half.iter().zip(&losses).enumerate() {
+        assert!((half - single).abs() < 5e-3, "step {step}: {half}, {single}");
     }
     assert_ne!(half, losses);
 }
 
 #[test]
-fn the_mean_gradient_of_two_batches_is_that_of_both_together() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn the_mean_gradient_of_accumulated_batches_equals_that_of_one_large_batch() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let with = |name: &str, batch_size, accumulated_batches| {
         let mut config = config();
         config.epochs = 2;
         config.batch_size = batch_size;
         config.accumulated_batches = accumulated_batches;
-        // What does not look at the batch as a whole.
+        // Without batch norm and Dice, which depend on the batch as a whole.
         config.model.fusion = Fusion::SamOnly;
         config.dice_weight = 0.0;
-        losses(
-            &run(&config, &dataset, &folders(folder.path(), name))
-                .expect("it runs")
-                .1,
-        )
+        let finished = run(&config, &dataset, &folders(folder.path(), name));
+        finished.expect("the run finishes").1.losses()
     };
-    // 18 slices: steps of 6, 6, 6 either way.
-    let (together, apart) = (with("together", 6, 1), with("apart", 2, 3));
-    assert_eq!((together.len(), apart.len()), (6, 6));
-    for (together, apart) in together.iter().zip(&apart) {
-        assert!((together - apart).abs() < 1e-4, "{together}, {apart}");
+    // 18 slices: three steps of six slices in an epoch in both cases.
+    let (one, accumulated) = (with("one", 6, 1), with("accumulated", 2, 3));
+    assert_eq!((one.len(), accumulated.len()), (6, 6));
+    for (one, accumulated) in one.iter().zip(&accumulated) {
+        assert!((one - accumulated).abs() < 1e-4, "{one}, {accumulated}");
     }
 }
 
 #[test]
-fn training_stops_when_validation_gets_no_better() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn training_stops_early_when_validation_does_not_improve() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let mut config = config();
     config.epochs = 9;
     config.validation_epochs = 1;
     config.patience = Some(2);
     config.optimization.schedule.base = 1e-9;
-    let (_, told) = run(&config, &dataset, &folders(folder.path(), "run")).expect("it runs");
-    let best = told
-        .validations
-        .iter()
-        .rposition(|v| v.best)
-        .expect("the first at least");
-    assert_eq!(told.validations.len(), best + 3);
-    assert!(told.validations.len() < 9);
+    let finished = run(&config, &dataset, &folders(folder.path(), "run"));
+    let validations = finished.expect("the run finishes").1.validations;
+    let best = validations.iter().rposition(|v| v.best).expect("at least the first");
+    assert_eq!(validations.len(), best + 3);
+    assert!(validations.len() < 9);
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn a_loss_that_is_not_finite_stops_the_run_and_preserves_the_last_checkpoint() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let folders = folders(folder.path(), "run");
     let mut config = config();
-    // The second step finds weights that are finite, but too large to compute with.
+    // After the first step the weights are finite, but too large for the second.
     config.optimization.schedule.base = 1e30;
     config.checkpoint_steps = 1;
     for _ in 0..2 {
-        let message = run(&config, &dataset, &folders)
-            .expect_err("it cannot go on")
-            .to_string();
+        let message = run(&config, &dataset, &folders).expect_err("a diverged run").to_string();
         assert!(
-            message.starts_with("step 1 (epoch 0)") && message.contains("is not finite; slices 00"),
+            message.starts_with("training diverged at step 1 (epoch 0): ")
+                && message.contains("is not finite, in slices 00"),
             "{message}"
         );
-        let mut names: Vec<String> = std::fs::read_dir(&folders.run)
-            .expect("a folder")
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .into_string()
-                    .expect("text")
-            })
-            .filter(|name| name.contains("checkpoint") || name.contains("ladder"))
-            .collect();
-        names.sort();
-        assert_eq!(
-            names,
-            ["checkpoint-0000000001-000000"],
-            "after the first step"
-        );
+        let names = names_containing(&folders, &["checkpoint", "ladder"]);
+        assert_eq!(names, ["checkpoint-0000000001-000000"], "after the first step");
     }
 }
 
 #[test]
-fn a_run_that_is_asked_to_stop_saves_and_goes_on_later() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn a_stopped_run_is_saved_and_resumes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
-    let whole = folders(folder.path(), "whole");
-    run(&config(), &dataset, &whole).expect("it runs");
+    let uninterrupted = folders(folder.path(), "uninterrupted");
+    run(&config(), &dataset, &uninterrupted).expect("the run finishes");
 
     let stopped = folders(folder.path(), "stopped");
-    let stop = |when: &dyn Fn(&TrainingEvent<'_>) -> bool, steps_done: u64| {
-        let model = config()
-            .model
-            .init(&Device::flex().autodiff())
-            .expect("valid");
-        let result = train(model, &dataset, &config(), &stopped, |event| {
-            match when(&event) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+    let stop = |when: &dyn Fn(&TrainingEvent<'_>) -> bool, completed_steps: u64| {
+        let model = config().model.init(&Device::flex().autodiff()).expect("a valid configuration");
+        let training = Training::new(config(), stopped.clone());
+        let outcome = training.run(model, &dataset, |event| {
+            if when(&event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        match result {
-            Err(TrainingError::Stopped { steps }) => assert_eq!(steps, steps_done),
-            other => panic!("{:?}", other.err()),
+        match outcome {
+            Ok(Outcome::Stopped { steps }) => assert_eq!(steps, completed_steps),
+            other => panic!("{other:?}"),
         }
     };
-    let after = |step: u64| move |event: &TrainingEvent<'_>| matches!(event, TrainingEvent::Stepped(done) if done.step == step);
+    let after = |last: u64| {
+        move |event: &TrainingEvent<'_>| match event {
+            TrainingEvent::Step(step) => step.step == last,
+            _ => false,
+        }
+    };
     stop(&|event| matches!(event, TrainingEvent::Planned(_)), 0);
     stop(&after(0), 1);
-    stop(&after(4), 5); // the last of an epoch
-    stop(&after(9), 10); // where validation is due
+    stop(&after(4), 5); // the last step of an epoch
+    stop(&after(9), 10); // followed by a validation
     for _ in 0..2 {
-        stop(&|event| matches!(event, TrainingEvent::Validating(..)), 10);
+        stop(&|event| matches!(event, TrainingEvent::Validating { .. }), 10);
     }
     stop(&|event| matches!(event, TrainingEvent::Validated(_)), 10);
-    // What has no part in the weights may be another meanwhile.
+    // Settings that do not affect the weights may change on resume.
     let mut config = config();
     config.workers = 3;
     config.checkpoint_steps = 4;
     config.cache.views = CachedViews::IDENTITY;
     config.cache.limit_gb = Some(1.0);
-    run(&config, &dataset, &stopped).expect("it goes on");
-    let written = TrainingConfig::released(9).changed_by_file(stopped.run.join("config.toml"));
-    assert_eq!(written.expect("it was written"), config);
+    run(&config, &dataset, &stopped).expect("the run resumes and finishes");
+    let written =
+        TrainingConfig::released(9).with_overrides_from_file(stopped.run.join("config.toml"));
+    assert_eq!(written.expect("a valid file"), config);
     for name in ["ladder.safetensors", "best.safetensors"] {
-        assert_same_weights(&stopped, &whole, name);
+        assert_same_weights(&stopped, &uninterrupted, name);
     }
     for name in ["steps.csv", "validation.csv"] {
-        assert!(
-            bytes(&stopped, name) == bytes(&whole, name),
-            "{name} differs"
-        );
+        assert!(bytes(&stopped, name) == bytes(&uninterrupted, name), "{name} differs");
     }
 }
 
 #[test]
-fn two_runs_do_not_share_a_folder_and_another_run_is_not_continued() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn a_run_folder_in_use_or_of_another_run_is_reported() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let folders = folders(folder.path(), "run");
     let mut config = config();
     config.epochs = 1;
-    let model = || {
-        config
-            .model
-            .init(&Device::flex().autodiff())
-            .expect("valid")
-    };
-    let mut tried = false;
-    train(model(), &dataset, &config, &folders, |event| {
-        if let (TrainingEvent::Stepped(_), false) = (event, tried) {
-            tried = true;
-            let second = train(model(), &dataset, &config, &folders, goes_on);
-            let message = second.expect_err("it is in use").to_string();
-            assert!(
-                message.contains("another process trains into this folder"),
-                "{message}"
-            );
+    let model = || config.model.init(&Device::flex().autodiff()).expect("a valid configuration");
+    let training = Training::new(config.clone(), folders.clone());
+    let mut second_started = false;
+    let first = training.run(model(), &dataset, |event| {
+        if let (TrainingEvent::Step(_), false) = (event, second_started) {
+            second_started = true;
+            let second = training.run(model(), &dataset, ignore_event);
+            let message = second.expect_err("a folder in use").to_string();
+            assert!(message.contains("another process is training in it"), "{message}");
         }
         ControlFlow::Continue(())
-    })
-    .expect("the first goes on");
-    assert!(tried);
+    });
+    assert!(first.expect("the first run is not affected").finished().is_some());
+    assert!(second_started);
 
     let mut other = config.clone();
     other.seed = 3;
-    let message = run(&other, &dataset, &folders)
-        .expect_err("another run")
-        .to_string();
-    assert!(
-        message.contains("`seed = 0`, asked for is `seed = 3`"),
-        "{message}"
-    );
-
-    let mut too_many = config.clone();
-    too_many.model.decoder.num_masks = 5;
-    let message = run(&too_many, &dataset, &folders)
-        .expect_err("four organs")
-        .to_string();
-    assert!(
-        message.contains("9 classes") && message.contains("5 masks"),
-        "{message}"
-    );
-
-    let plain = config.model.init(&Device::flex()).expect("valid");
-    let refused = train(plain, &dataset, &config, &folders, goes_on);
-    assert!(matches!(refused, Err(TrainingError::NoAutodiff)));
-    let mut frozen = config.clone();
-    frozen.model.fusion = Fusion::Untrained;
-    let refused = run(&frozen, &dataset, &folders);
-    assert!(matches!(refused, Err(TrainingError::NothingTrains)));
+    let message = run(&other, &dataset, &folders).expect_err("another run").to_string();
+    let expected = "has `seed = 0`, but the current settings have `seed = 3`";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
-fn views_that_are_not_kept_are_counted() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn a_model_that_does_not_fit_is_reported_before_training() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let folders = folders(folder.path(), "run");
+    let config = config();
+    let mut wrong_classes = config.clone();
+    wrong_classes.model.decoder.num_masks = 5;
+    let message = run(&wrong_classes, &dataset, &folders).expect_err("five masks").to_string();
+    assert!(message.contains("9 classes") && message.contains("5 masks"), "{message}");
+
+    let without_autodiff = config.model.init(&Device::flex()).expect("a valid configuration");
+    let training = Training::new(config.clone(), folders.clone());
+    let result = training.run(without_autodiff, &dataset, ignore_event);
+    assert!(matches!(result, Err(TrainingError::NoAutodiff)));
+    let mut frozen = config;
+    frozen.model.fusion = Fusion::Untrained;
+    let result = run(&frozen, &dataset, &folders);
+    assert!(matches!(result, Err(TrainingError::NothingTrains)));
+}
+
+#[test]
+fn uncached_views_are_counted() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());
     let mut config = config();
     config.cache.views = CachedViews::IDENTITY;
-    let (_, told) = run(&config, &dataset, &folders(folder.path(), "run")).expect("it runs");
-    let plan = told.plan.clone().expect("it was told");
-    assert!(plan.kept_embeddings <= 18 && plan.unkept_embeddings > 18);
-    assert_eq!(
-        told.steps.last().expect("15").computed_embeddings,
-        plan.kept_embeddings + plan.unkept_embeddings
-    );
+    let finished = run(&config, &dataset, &folders(folder.path(), "run"));
+    let (_, events) = finished.expect("the run finishes");
+    let plan = events.plan();
+    assert!(plan.cacheable_embeddings <= 18 && plan.uncached_embeddings > 18);
+    assert_eq!(events.computed_embeddings(), plan.cacheable_embeddings + plan.uncached_embeddings);
     let mut side = config.clone();
     side.model.fusion = Fusion::SideOnly;
-    let (_, told) = run(&side, &dataset, &folders(folder.path(), "side")).expect("it runs");
-    let plan = told.plan.clone().expect("it was told");
-    assert_eq!((plan.embedding_time, plan.unkept_embeddings), (None, 0));
-    assert!(told.steps.iter().all(|step| step.gate.is_none()));
+    let finished = run(&side, &dataset, &folders(folder.path(), "side"));
+    let (_, events) = finished.expect("the run finishes");
+    let plan = events.plan();
+    assert_eq!((plan.time_per_embedding, plan.uncached_embeddings), (None, 0));
+    assert!(events.steps.iter().all(|step| step.gate.is_none()));
 }
 
-/// Not a test by itself: the process that the next one kills.
+/// The process that the next test kills.
 #[test]
-#[ignore = "run by a_run_that_is_killed_ends_as_one_that_is_not"]
-fn child() {
-    let Some(folder) = argument() else {
+#[ignore = "started by a_killed_run_resumes_with_the_same_weights"]
+fn process_of_a_killed_run() {
+    let Some(folder) = process_argument() else {
         return;
     };
-    // Bit for bit what a program makes that leaves the work to other threads.
-    sam_lst::compute_on_this_thread();
-    assert!(!sam_lst::compute_on_this_thread(), "once in a program");
+    // Adding the thread to the compute pool does not change a bit of the result.
+    sam_lst::compute_on_current_thread();
+    assert!(!sam_lst::compute_on_current_thread(), "possible once in a process");
     let folder = Path::new(&folder);
-    run(&config(), &dataset(folder), &folders(folder, "killed")).expect("it runs");
+    run(&config(), &dataset(folder), &folders(folder, "killed")).expect("the run finishes");
 }
 
 #[test]
-fn a_run_that_is_killed_ends_as_one_that_is_not() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let whole = folders(folder.path(), "whole");
-    run(&config(), &dataset(folder.path()), &whole).expect("it runs");
+fn a_killed_run_resumes_with_the_same_weights() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let uninterrupted = folders(folder.path(), "uninterrupted");
+    run(&config(), &dataset(folder.path()), &uninterrupted).expect("the run finishes");
 
     let killed = folders(folder.path(), "killed");
     let rows = || match std::fs::read_to_string(killed.run.join("steps.csv")) {
@@ -489,38 +546,30 @@ fn a_run_that_is_killed_ends_as_one_that_is_not() {
         Err(_) => 0,
     };
     let start = || {
-        alone("training::child", folder.path())
+        test_process("training::process_of_a_killed_run", folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it starts")
+            .expect("start the process")
     };
     let mut kills = 0;
     // Before a checkpoint, after one, within another epoch.
-    for (rows_at_least, later_ms) in [(1, 0), (4, 30), (8, 7), (11, 60)] {
-        let mut child = start();
-        while rows() < rows_at_least && child.try_wait().expect("ours").is_none() {
+    for (min_rows, delay_ms) in [(1, 0), (4, 30), (8, 7), (11, 60)] {
+        let mut process = start();
+        while rows() < min_rows && process.try_wait().expect("child process").is_none() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_millis(later_ms));
-        child.kill().expect("SIGKILL");
-        kills += usize::from(!child.wait().expect("ours").success());
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        process.kill().expect("SIGKILL");
+        kills += usize::from(!process.wait().expect("child process").success());
     }
     assert!(kills >= 2, "it was killed {kills} times");
-    assert!(start().wait().expect("ours").success());
+    assert!(start().wait().expect("child process").success());
     for name in ["steps.csv", "validation.csv"] {
-        assert!(
-            bytes(&killed, name) == bytes(&whole, name),
-            "{name} differs"
-        );
+        assert!(bytes(&killed, name) == bytes(&uninterrupted, name), "{name} differs");
     }
     for name in ["ladder.safetensors", "best.safetensors"] {
-        assert_same_weights(&killed, &whole, name);
+        assert_same_weights(&killed, &uninterrupted, name);
     }
-    let left = std::fs::read_dir(&killed.run)
-        .expect("a folder")
-        .filter(|entry| {
-            let name = entry.as_ref().expect("an entry").file_name();
-            name.to_string_lossy().contains("checkpoint-")
-        });
-    assert_eq!(left.count(), 1, "one checkpoint is kept");
+    let checkpoints = names_containing(&killed, &["checkpoint-"]);
+    assert_eq!(checkpoints.len(), 1, "older checkpoints are removed: {checkpoints:?}");
 }

@@ -1,58 +1,110 @@
-//! Layer normalisation over the last axis, and its gradients.
+//! Layer normalisation over the last axis.
 
-use crate::channel_sums::{in_64_bits, narrow};
+use crate::autodiff::{FlexTensor, Operation, apply, contiguous, tensor_like, values};
+use crate::channel_sums::{add_parts, to_f32};
+use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows that a thread takes at a time. The sums of so many are combined in their order, whatever the number of threads.
+/// Layer normalisation over the last axis:
+/// `(x - mean) / sqrt(variance + epsilon) * weight + bias`.
+///
+/// # Shapes
+///
+/// - input, output: `[.., C]`
+/// - weight, bias: `[C]`
+///
+/// # Panics
+///
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
+/// match.
+pub fn layer_norm<const D: usize>(
+    input: Tensor<D>,
+    [weight, bias]: [Tensor<1>; 2],
+    epsilon: f64,
+) -> Tensor<D> {
+    let channels = input.dims()[D - 1];
+    assert_eq!(weight.dims(), [channels], "one weight per channel");
+    assert_eq!(bias.dims(), [channels], "one bias per channel");
+    let norm = LayerNorm { epsilon: epsilon as f32 };
+    apply(norm, [input.into(), weight.into(), bias.into()])
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LayerNorm {
+    epsilon: f32,
+}
+
+impl LayerNorm {
+    fn rows<'a>(&self, input: &'a FlexTensor, weight: &'a FlexTensor) -> Rows<'a> {
+        Rows { input: values(input), weight: values(weight), epsilon: self.epsilon }
+    }
+}
+
+impl Operation<3> for LayerNorm {
+    /// Input and weight.
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, inputs: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Self::Saved) {
+        let [input, weight, bias] = inputs.map(contiguous);
+        let output = self.rows(&input, &weight).normalize(values(&bias));
+        (tensor_like(output, &input), [input, weight])
+    }
+
+    fn backward(
+        &self,
+        [input, weight]: Self::Saved,
+        gradient: FlexTensor,
+        [_, weight_requires_grad, bias_requires_grad]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let gradient = contiguous(gradient);
+        let needs_affine = weight_requires_grad || bias_requires_grad;
+        let (input_gradient, affine) =
+            self.rows(&input, &weight).gradients(values(&gradient), needs_affine);
+        let [weight_gradient, bias_gradient] = match affine {
+            Some(affine) => affine.map(|gradient| Some(tensor_like(gradient, &weight))),
+            None => [None, None],
+        };
+        [Some(tensor_like(input_gradient, &input)), weight_gradient, bias_gradient]
+    }
+}
+
+/// Rows per task. The sums of the tasks are added in order, independent of the number of threads.
 const ROWS: usize = 128;
-/// Sums run in so many lanes, since the compiler may not reorder one running sum into several.
+/// Lanes of a sum, since the compiler may not reorder one running sum into several.
 const LANES: usize = 16;
 
-/// Rows of `weight.len()` values, each brought to mean 0 and variance 1, then scaled and shifted.
+/// Rows of `weight.len()` values to normalise.
 #[derive(Debug, Clone, Copy)]
-pub struct LayerNorm<'a> {
-    /// What is normalised.
-    pub input: &'a [f32],
+struct Rows<'a> {
+    input: &'a [f32],
     /// Scale by channel.
-    pub weight: &'a [f32],
+    weight: &'a [f32],
     /// Added to the variance.
-    pub epsilon: f32,
+    epsilon: f32,
 }
 
-/// The gradients that were wanted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerNormGradients {
-    /// Of what was normalised.
-    pub input: Vec<f32>,
-    /// Of scale and shift, if wanted.
-    pub affine: Option<[Vec<f32>; 2]>,
-}
-
-impl LayerNorm<'_> {
+impl Rows<'_> {
     /// The normalised rows, with a shift by channel.
-    pub fn forward(&self, bias: &[f32]) -> Vec<f32> {
+    fn normalize(&self, bias: &[f32]) -> Vec<f32> {
         let channels = self.channels();
-        assert_eq!(bias.len(), channels, "a shift by channel");
+        assert_eq!(bias.len(), channels, "one bias per channel");
         let arch = Arch::new();
         let mut output = vec![0.0; self.input.len()];
         output
             .par_chunks_mut(ROWS * channels)
             .zip(self.input.par_chunks(ROWS * channels))
             .for_each(|(output, input)| {
-                arch.dispatch(Forward {
-                    norm: LayerNorm { input, ..*self },
-                    bias,
-                    output,
-                });
+                arch.dispatch(Forward { rows: Rows { input, ..*self }, bias, output });
             });
         output
     }
 
-    /// Gradients from that of the output; those of scale and shift only if asked for.
-    pub fn gradients(&self, gradient: &[f32], affine: bool) -> LayerNormGradients {
+    /// The gradient of the input from that of the output; with `affine`, also those of weight and
+    /// bias.
+    fn gradients(&self, gradient: &[f32], affine: bool) -> (Vec<f32>, Option<[Vec<f32>; 2]>) {
         let channels = self.channels();
-        assert_eq!(gradient.len(), self.input.len(), "a gradient a value");
+        assert_eq!(gradient.len(), self.input.len(), "one gradient per value");
         let arch = Arch::new();
         let mut input_gradient = vec![0.0; self.input.len()];
         let parts: Vec<[Vec<f32>; 2]> = input_gradient
@@ -60,20 +112,12 @@ impl LayerNorm<'_> {
             .zip(self.input.par_chunks(ROWS * channels))
             .zip(gradient.par_chunks(ROWS * channels))
             .map(|((out, input), gradient)| {
-                arch.dispatch(Backward {
-                    norm: LayerNorm { input, ..*self },
-                    gradient,
-                    affine,
-                    out,
-                })
+                arch.dispatch(Backward { rows: Rows { input, ..*self }, gradient, affine, out })
             })
             .collect();
         let total =
-            |which: usize| narrow(in_64_bits(parts.iter().map(|part| &part[which]), channels));
-        LayerNormGradients {
-            input: input_gradient,
-            affine: affine.then(|| [total(0), total(1)]),
-        }
+            |which: usize| to_f32(add_parts(parts.iter().map(|part| &part[which]), channels));
+        (input_gradient, affine.then(|| [total(0), total(1)]))
     }
 
     fn channels(&self) -> usize {
@@ -85,7 +129,7 @@ impl LayerNorm<'_> {
         channels
     }
 
-    fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+    fn iter(&self) -> std::slice::ChunksExact<'_, f32> {
         self.input.chunks_exact(self.weight.len())
     }
 }
@@ -100,7 +144,7 @@ fn moments(row: &[f32], epsilon: f32) -> [f32; 2] {
     [mean, 1.0 / (squares / count + epsilon).sqrt()]
 }
 
-/// Sums of `N` functions of two rows' values.
+/// Sums, over two rows' values, of `N` functions.
 #[inline(always)]
 fn sums<const N: usize>(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> [f32; N]) -> [f32; N] {
     let mut lanes = [[0.0; LANES]; N];
@@ -122,8 +166,9 @@ fn sums<const N: usize>(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> [f32; N])
     total
 }
 
+/// Normalises some rows.
 struct Forward<'a> {
-    norm: LayerNorm<'a>,
+    rows: Rows<'a>,
     bias: &'a [f32],
     output: &'a mut [f32],
 }
@@ -133,11 +178,11 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { norm, bias, output } = self;
-        let outputs = output.chunks_exact_mut(norm.weight.len());
-        for (output, row) in outputs.zip(norm.rows()) {
-            let [mean, inverse] = moments(row, norm.epsilon);
-            let values = row.iter().zip(norm.weight).zip(bias);
+        let Self { rows, bias, output } = self;
+        let outputs = output.chunks_exact_mut(rows.weight.len());
+        for (output, row) in outputs.zip(rows.iter()) {
+            let [mean, inverse] = moments(row, rows.epsilon);
+            let values = row.iter().zip(rows.weight).zip(bias);
             for (output, ((&value, &weight), &bias)) in output.iter_mut().zip(values) {
                 *output = (value - mean) * inverse * weight + bias;
             }
@@ -145,8 +190,9 @@ impl WithSimd for Forward<'_> {
     }
 }
 
+/// Computes the gradients of some rows.
 struct Backward<'a> {
-    norm: LayerNorm<'a>,
+    rows: Rows<'a>,
     gradient: &'a [f32],
     affine: bool,
     out: &'a mut [f32],
@@ -158,37 +204,32 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        let Self {
-            norm,
-            gradient,
-            affine,
-            out,
-        } = self;
-        let channels = norm.weight.len();
-        let mut of_weight = vec![0.0; if affine { channels } else { 0 }];
-        let mut of_bias = of_weight.clone();
-        let gradients = gradient.chunks_exact(channels);
-        let rows = norm.rows().zip(gradients);
-        for (out, (row, gradient)) in out.chunks_exact_mut(channels).zip(rows) {
-            let [mean, inverse] = moments(row, norm.epsilon);
-            // First the gradient above scale and shift, then, in place, that of the row.
-            for ((out, &gradient), &weight) in out.iter_mut().zip(gradient).zip(norm.weight) {
+        let Self { rows, gradient, affine, out } = self;
+        let channels = rows.weight.len();
+        let mut weight_gradient = vec![0.0; if affine { channels } else { 0 }];
+        let mut bias_gradient = weight_gradient.clone();
+        let pairs = rows.iter().zip(gradient.chunks_exact(channels));
+        for (out, (row, gradient)) in out.chunks_exact_mut(channels).zip(pairs) {
+            let [mean, inverse] = moments(row, rows.epsilon);
+            // The gradient of the normalised row; below, in place, that of the row.
+            for ((out, &gradient), &weight) in out.iter_mut().zip(gradient).zip(rows.weight) {
                 *out = gradient * weight;
             }
-            let [sum, product] = sums(out, row, |gradient, value| {
-                [gradient, gradient * (value - mean)]
-            });
+            let [sum, product] =
+                sums(out, row, |gradient, value| [gradient, gradient * (value - mean)]);
             let count = channels as f32;
             let (mean_gradient, slope) = (sum / count, product * inverse * inverse / count);
             for (out, &value) in out.iter_mut().zip(row) {
                 *out = (*out - mean_gradient - (value - mean) * slope) * inverse;
             }
-            let sums = of_weight.iter_mut().zip(&mut of_bias);
-            for ((of_weight, of_bias), (&value, &gradient)) in sums.zip(row.iter().zip(gradient)) {
-                *of_weight += gradient * (value - mean) * inverse;
-                *of_bias += gradient;
+            let sums = weight_gradient.iter_mut().zip(&mut bias_gradient);
+            for ((weight_gradient, bias_gradient), (&value, &gradient)) in
+                sums.zip(row.iter().zip(gradient))
+            {
+                *weight_gradient += gradient * (value - mean) * inverse;
+                *bias_gradient += gradient;
             }
         }
-        [of_weight, of_bias]
+        [weight_gradient, bias_gradient]
     }
 }

@@ -1,36 +1,65 @@
-//! What Burn's CPU backend is slow at: linear layers, layer norms and GELU, forward and backward, and windowed attention of SAM;
-//! convolution, batch norm and max-pooling of the side network, forward and backward.
+//! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
+//! norm and GELU; SAM's windowed attention; convolution, batch norm and max-pooling of the side
+//! network. All but windowed attention have gradients.
 //!
-//! Images are channels-last, `[B, H, W, C]`: the values that a product needs one after the other then lie so, and nothing is
-//! unfolded or transposed. [`serves`] says whether a tensor can be taken; with the feature `flex`, those of Burn's CPU backend
-//! can, on the tape and off it ([`serves_off_tape`] for functions without a gradient). Everywhere else Burn's own operations are
-//! used. When they are as fast, this crate can go: only `sam-nn`, `sam-encoder`, `mask-decoder` and `resnet-side` know it.
+//! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
+//! then contiguous, so nothing is unfolded (im2col) or transposed.
+//!
+//! [`is_supported`] says whether the functions accept a tensor ([`is_supported_without_autodiff`]
+//! for functions without a gradient); for any other tensor, callers use Burn's own operations. With
+//! the feature `flex`, tensors of Flex are supported, with and without autodiff. Without it, no
+//! tensor is.
 //!
 //! Results do not depend on the number of threads.
+//!
+//! Each operation is one file: the function that a layer calls, the operation's place in Burn's
+//! autodiff, and its kernels. `autodiff.rs` connects operations to Burn, `microkernel.rs` holds the
+//! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `mask-decoder` and
+//! `resnet-side` depend on this crate; it can be removed once Burn's own operations are as fast.
 
 #[cfg(feature = "flex")]
-mod attention;
+mod autodiff;
+#[cfg(feature = "flex")]
+mod batch_norm;
 #[cfg(feature = "flex")]
 mod channel_sums;
 #[cfg(feature = "flex")]
-mod convolution;
+mod conv2d;
 #[cfg(feature = "flex")]
-mod elementwise;
+mod conv_transpose2d;
+#[cfg(feature = "flex")]
+mod gelu;
 #[cfg(feature = "flex")]
 mod layer_norm;
 #[cfg(feature = "flex")]
 mod linear;
 #[cfg(feature = "flex")]
-mod norm;
+mod math;
 #[cfg(feature = "flex")]
-mod pool;
+mod max_pool;
 #[cfg(feature = "flex")]
-mod product;
+mod microkernel;
+mod statistics;
+#[cfg(not(feature = "flex"))]
+mod unsupported;
 #[cfg(feature = "flex")]
-mod tape;
-mod tensor;
+mod window_attention;
 
-pub use tensor::{
-    Statistics, batch_norm, conv_transpose2d, conv2d, gelu, layer_norm, linear, max_pool, moments,
-    serves, serves_off_tape, window_attention,
+pub use statistics::Statistics;
+#[cfg(not(feature = "flex"))]
+pub use unsupported::{
+    batch_norm, conv_transpose2d, conv2d, gelu, is_supported, is_supported_without_autodiff,
+    layer_norm, linear, max_pool, moments, window_attention,
+};
+#[cfg(feature = "flex")]
+pub use {
+    autodiff::{is_supported, is_supported_without_autodiff},
+    batch_norm::{batch_norm, moments},
+    conv_transpose2d::conv_transpose2d,
+    conv2d::conv2d,
+    gelu::gelu,
+    layer_norm::layer_norm,
+    linear::linear,
+    max_pool::max_pool,
+    window_attention::window_attention,
 };

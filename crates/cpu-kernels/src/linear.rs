@@ -1,111 +1,151 @@
-//! Linear layers and their gradients.
+//! Linear layer.
 
-use crate::channel_sums::{in_64_bits, narrow};
-use crate::convolution::Convolution;
-use crate::product::{Groups, in_groups, load, multiply_add, panel_width, store};
+use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
+use crate::channel_sums::sum_rows;
+use crate::conv2d::Convolution;
+use crate::microkernel::{BlockKernel, for_each_block, load, multiply_add, panel_width, store};
+use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows that a thread takes at a time, at most: each time it packs the weights anew.
-const ROWS_AT_ONCE: usize = 512;
-
-/// `input * weight + bias`, with an input `[rows, inputs]` and a weight `[inputs, outputs]`.
-pub fn linear(input: &[f32], weight: &[f32], bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
-    assert!(
-        outputs > 0 && weight.len() >= outputs,
-        "a weight has columns and rows"
-    );
-    let inputs = weight.len() / outputs;
-    assert_eq!(weight.len(), inputs * outputs, "a whole number of rows");
-    let weight = Weight {
-        values: weight,
-        turned: false,
-        inputs,
-        outputs,
-    };
-    weight.multiply(input, bias)
+/// A linear layer, `input * weight + bias`.
+///
+/// # Shapes
+///
+/// - input: `[N, inputs]`
+/// - weight: `[inputs, outputs]`
+/// - bias: `[outputs]`
+/// - output: `[N, outputs]`
+///
+/// # Panics
+///
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
+/// match.
+pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([_, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
+    assert_eq!(inputs, weight_inputs, "width of the input and rows of the weight");
+    match bias {
+        Some(bias) => {
+            assert_eq!(bias.dims(), [outputs], "one bias per output");
+            apply(Linear, [input.into(), weight.into(), bias.into()])
+        }
+        None => apply(Linear, [input.into(), weight.into()]),
+    }
 }
 
-/// A matrix that rows are multiplied with.
+#[derive(Debug, Clone, Copy)]
+struct Linear;
+
+/// The inputs are input, weight and, if there are three, bias.
+impl<const N: usize> Operation<N> for Linear {
+    /// Input if the weight requires a gradient, weight if the input does.
+    type Saved = [Option<FlexTensor>; 2];
+
+    fn forward(
+        &self,
+        inputs: [FlexTensor; N],
+        requires_grad: [bool; N],
+    ) -> (FlexTensor, Self::Saved) {
+        let inputs = inputs.map(contiguous);
+        let [input, weight, bias @ ..] = &inputs[..] else {
+            unreachable!("a linear layer has an input and a weight");
+        };
+        let ([rows, inputs], [_, outputs]) = (shape(input), shape(weight));
+        let matrix = Matrix { values: values(weight), transposed: false, inputs, outputs };
+        let output = matrix.multiply(values(input), bias.first().map(values));
+        let saved =
+            [requires_grad[1].then(|| input.clone()), requires_grad[0].then(|| weight.clone())];
+        (tensor(output, [rows, outputs]), saved)
+    }
+
+    fn backward(
+        &self,
+        [input, weight]: Self::Saved,
+        gradient: FlexTensor,
+        requires_grad: [bool; N],
+    ) -> [Option<FlexTensor>; N] {
+        let gradient = contiguous(gradient);
+        let [rows, outputs] = shape(&gradient);
+        let gradient = values(&gradient);
+        let input_gradient = weight.map(|weight| {
+            let [inputs, _] = shape(&weight);
+            let transposed = Matrix {
+                values: values(&weight),
+                transposed: true,
+                inputs: outputs,
+                outputs: inputs,
+            };
+            tensor(transposed.multiply(gradient, None), [rows, inputs])
+        });
+        let weight_gradient = input.map(|input| {
+            let [_, inputs] = shape(&input);
+            tensor(weight_gradient(values(&input), gradient, inputs), [inputs, outputs])
+        });
+        let bias_gradient = requires_grad
+            .get(2)
+            .is_some_and(|&required| required)
+            .then(|| tensor(sum_rows(gradient, outputs), [outputs]));
+        let mut gradients = [input_gradient, weight_gradient, bias_gradient].into_iter();
+        std::array::from_fn(|_| gradients.next().flatten())
+    }
+}
+
+/// Maximum number of rows per task: each task packs the matrix again.
+const ROWS_PER_TASK: usize = 512;
+
+/// The right-hand side of a product.
 #[derive(Clone, Copy)]
-struct Weight<'a> {
+struct Matrix<'a> {
     values: &'a [f32],
-    /// Whether it lies as `[outputs, inputs]`, and not as `[inputs, outputs]`.
-    turned: bool,
+    /// Whether `values` are `[outputs, inputs]` rather than `[inputs, outputs]`.
+    transposed: bool,
     inputs: usize,
     outputs: usize,
 }
 
-impl Weight<'_> {
+impl Matrix<'_> {
+    /// `input * self + bias` with an input `[rows, inputs]`.
     fn multiply(self, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let Self {
-            inputs, outputs, ..
-        } = self;
+        let Self { inputs, outputs, .. } = self;
+        assert!(inputs > 0 && outputs > 0, "the weight of a linear layer is empty");
         let rows = input.len() / inputs;
-        assert_eq!(input.len(), rows * inputs, "a whole number of rows");
-        assert!(
-            bias.is_none_or(|bias| bias.len() == outputs),
-            "one bias an output"
-        );
+        assert_eq!(input.len(), rows * inputs, "whole rows of the input");
+        assert_eq!(self.values.len(), inputs * outputs, "whole rows of the weight");
+        assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
         let threads = rayon::current_num_threads();
-        let at_once = rows.div_ceil(threads).next_multiple_of(8).min(ROWS_AT_ONCE);
+        let task_rows = rows.div_ceil(threads).next_multiple_of(8).min(ROWS_PER_TASK);
         let arch = Arch::new();
         let mut out = vec![0.0; rows * outputs];
         input
-            .par_chunks(at_once * inputs)
-            .zip(out.par_chunks_mut(at_once * outputs))
-            .for_each(|(input, out)| {
-                arch.dispatch(Rows {
-                    input,
-                    weight: self,
-                    bias,
-                    out,
-                });
-            });
+            .par_chunks(task_rows * inputs)
+            .zip(out.par_chunks_mut(task_rows * outputs))
+            .for_each(|(input, out)| arch.dispatch(Rows { input, matrix: self, bias, out }));
         out
     }
 
-    /// Packs `count` columns from `first` on into a panel of `width`.
+    /// Packs `count` columns, starting with `first`, into a panel of `width` columns.
     #[inline(always)]
     fn pack(&self, first: usize, count: usize, width: usize, panel: &mut [f32]) {
-        match self.turned {
-            false => {
-                let rows = self.values.chunks_exact(self.outputs);
-                for (packed, row) in panel.chunks_exact_mut(width).zip(rows) {
-                    packed[..count].copy_from_slice(&row[first..first + count]);
+        if self.transposed {
+            let columns = self.values[first * self.inputs..].chunks_exact(self.inputs);
+            for (i, column) in columns.take(count).enumerate() {
+                for (packed, &value) in panel[i..].iter_mut().step_by(width).zip(column) {
+                    *packed = value;
                 }
             }
-            true => {
-                let columns = self.values[first * self.inputs..].chunks_exact(self.inputs);
-                for (place, column) in columns.take(count).enumerate() {
-                    for (packed, &value) in panel[place..].iter_mut().step_by(width).zip(column) {
-                        *packed = value;
-                    }
-                }
+        } else {
+            let rows = self.values.chunks_exact(self.outputs);
+            for (packed, row) in panel.chunks_exact_mut(width).zip(rows) {
+                packed[..count].copy_from_slice(&row[first..first + count]);
             }
         }
     }
 }
 
-/// The gradient of the input from that of the output.
-pub fn input_gradient(weight: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
-    assert!(
-        inputs > 0 && weight.len().is_multiple_of(inputs),
-        "a whole number of rows"
-    );
-    let weight = Weight {
-        values: weight,
-        turned: true,
-        inputs: weight.len() / inputs,
-        outputs: inputs,
-    };
-    weight.multiply(gradient, None)
-}
-
 /// The gradient of the weight, `[inputs, outputs]`, from that of the output.
-pub fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
+fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let rows = input.len() / inputs;
-    // The rows as those of an image whose lines are long enough to be summed in registers.
+    // The rows as pixels of an image, in lines that are long enough to be summed in registers.
     let columns = 1 << rows.trailing_zeros().min(8);
     let convolution = Convolution {
         input: [1, rows / columns, columns, inputs],
@@ -114,49 +154,22 @@ pub fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f3
         stride: 1,
         padding: 0,
     };
-    let turned = convolution.weight_gradient(input, gradient); // [outputs, inputs]
-    let outputs = turned.len() / inputs;
-    let mut of_weight = vec![0.0; turned.len()];
-    for (output, row) in turned.chunks_exact(inputs).enumerate() {
-        for (value, &found) in of_weight[output..].iter_mut().step_by(outputs).zip(row) {
-            *value = found;
+    let transposed = convolution.weight_gradient(input, gradient); // [outputs, inputs]
+    let outputs = transposed.len() / inputs;
+    let mut weight_gradient = vec![0.0; transposed.len()];
+    for (output, row) in transposed.chunks_exact(inputs).enumerate() {
+        let column = weight_gradient[output..].iter_mut().step_by(outputs);
+        for (to, &from) in column.zip(row) {
+            *to = from;
         }
     }
-    of_weight
+    weight_gradient
 }
 
-/// Adds a bias to each row.
-pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    rows.par_chunks_mut(ROWS_AT_ONCE * bias.len())
-        .for_each(|rows| {
-            for row in rows.chunks_exact_mut(bias.len()) {
-                for (value, &bias) in row.iter_mut().zip(bias) {
-                    *value += bias;
-                }
-            }
-        });
-}
-
-/// The gradient of the bias from that of the output.
-pub fn bias_gradient(gradient: &[f32], outputs: usize) -> Vec<f32> {
-    let parts: Vec<Vec<f32>> = gradient
-        .par_chunks(ROWS_AT_ONCE * outputs)
-        .map(|rows| {
-            let mut sums = vec![0.0; outputs];
-            for row in rows.chunks_exact(outputs) {
-                for (sum, &value) in sums.iter_mut().zip(row) {
-                    *sum += value;
-                }
-            }
-            sums
-        })
-        .collect();
-    narrow(in_64_bits(&parts, outputs))
-}
-
+/// Some rows of the output.
 struct Rows<'a> {
     input: &'a [f32],
-    weight: Weight<'a>,
+    matrix: Matrix<'a>,
     bias: Option<&'a [f32]>,
     out: &'a mut [f32],
 }
@@ -167,13 +180,11 @@ impl WithSimd for Rows<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = panel_width::<S>();
-        let Weight {
-            inputs, outputs, ..
-        } = self.weight;
+        let Matrix { inputs, outputs, .. } = self.matrix;
         let mut panel = vec![0.0; inputs * width];
         for first in (0..outputs).step_by(width) {
             let count = width.min(outputs - first);
-            self.weight.pack(first, count, width, &mut panel);
+            self.matrix.pack(first, count, width, &mut panel);
             let mut columns = Columns {
                 input: self.input,
                 inputs,
@@ -184,12 +195,12 @@ impl WithSimd for Rows<'_> {
                 first,
                 count,
             };
-            in_groups(simd, self.input.len() / inputs, &mut columns);
+            for_each_block(simd, self.input.len() / inputs, &mut columns);
         }
     }
 }
 
-/// Some columns of the output.
+/// Some columns of these rows.
 struct Columns<'a> {
     input: &'a [f32],
     inputs: usize,
@@ -201,9 +212,9 @@ struct Columns<'a> {
     count: usize,
 }
 
-impl Groups for Columns<'_> {
+impl BlockKernel for Columns<'_> {
     #[inline(always)]
-    fn group<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
+    fn block<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
         let rows: [&[f32]; R] =
             std::array::from_fn(|row| &self.input[(first + row) * self.inputs..][..self.inputs]);
         let mut sums = [load(simd, self.bias); R];

@@ -1,6 +1,6 @@
-//! The cases that a folder holds, by split, and their volumes.
+//! The cases in a dataset's folder, by split, and their volumes.
 
-use crate::description::CASE;
+use crate::description::CASE_PLACEHOLDER;
 use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, LabelMap, Layout, NiftiLayout, PreparedLayout, ReadError,
@@ -11,7 +11,7 @@ use ndarray::{Array3, Axis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// A folder of cases, described.
+/// A folder of cases with its description.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     root: PathBuf,
@@ -20,16 +20,16 @@ pub struct Dataset {
     cases: Vec<Case>,
 }
 
-/// One volume of one patient, with its label.
+/// One image volume of one patient, with its label volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// Its name, the `{case}` of its files.
+    /// The case's name: the `{case}` in the names of its files.
     pub name: String,
-    /// Whose it is; the case's own name unless the description says otherwise.
+    /// The patient's name: the case's name unless the description assigns another.
     pub patient: String,
-    /// What it is for.
+    /// The split that the case belongs to.
     pub split: Split,
-    /// Its files.
+    /// The case's files.
     pub files: CaseFiles,
 }
 
@@ -44,14 +44,14 @@ pub enum CaseFiles {
         /// Labels.
         label: PathBuf,
     },
-    /// One npz file a slice, in order.
+    /// One npz file per slice, in order.
     Slices(Vec<PathBuf>),
     /// One HDF5 volume.
     Hdf5(PathBuf),
 }
 
 impl CaseFiles {
-    /// All of them.
+    /// The paths of all files.
     pub fn paths(&self) -> Vec<&Path> {
         match self {
             Self::Nifti { image, label } => vec![image, label],
@@ -64,30 +64,28 @@ impl CaseFiles {
 /// Image and label of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseVolumes {
-    /// Intensities, brought to `[0, 1]` as the description says.
+    /// Intensities, normalised to `[0, 1]` as in the description.
     pub image: Volume<f32>,
     /// Classes.
     pub label: Volume<u8>,
 }
 
 impl Dataset {
-    /// Finds the cases below `root`. No volume is read yet.
+    /// Finds the cases in the folder `root`, without reading their volumes.
     ///
     /// # Errors
     ///
-    /// [`DatasetError`] if the description makes no sense, no case is found, a label is missing, or a patient is in two
-    /// splits.
+    /// [`DatasetError`] if the description is invalid, no case is found, a label is missing, or a
+    /// patient is in two splits.
     pub fn open(
         root: impl AsRef<Path>,
         description: DatasetDescription,
     ) -> Result<Self, DatasetError> {
         let root = root.as_ref().to_owned();
-        description
-            .check()
-            .map_err(|source| DatasetError::Description {
-                description: description.name.clone(),
-                source,
-            })?;
+        description.check().map_err(|source| DatasetError::Description {
+            description: description.name.clone(),
+            source,
+        })?;
         let mut cases = match &description.layout {
             Layout::Nifti(layout) => nifti_cases(&root, layout, &description)?,
             Layout::Prepared(layout) => prepared_cases(&root, layout, &description)?,
@@ -95,12 +93,7 @@ impl Dataset {
         cases.sort_by(|a, b| a.name.cmp(&b.name));
         hold_out_validation(&mut cases, &description.split.validation);
         check_patients(&cases)?;
-        Ok(Self {
-            labels: description.label_map(),
-            root,
-            description,
-            cases,
-        })
+        Ok(Self { labels: description.label_map(), root, description, cases })
     }
 
     /// The dataset's folder.
@@ -108,27 +101,23 @@ impl Dataset {
         &self.root
     }
 
-    /// What the dataset is.
+    /// The dataset's description.
     pub fn description(&self) -> &DatasetDescription {
         &self.description
     }
 
-    /// All cases, by name.
+    /// All cases, sorted by name.
     pub fn all_cases(&self) -> &[Case] {
         &self.cases
     }
 
-    /// The cases of a split, by name.
+    /// The cases of a split, sorted by name.
     ///
     /// # Errors
     ///
-    /// [`DatasetError::EmptySplit`] if there are none.
+    /// [`DatasetError::EmptySplit`] if the split has no cases.
     pub fn cases(&self, split: Split) -> Result<Vec<&Case>, DatasetError> {
-        let cases: Vec<&Case> = self
-            .cases
-            .iter()
-            .filter(|case| case.split == split)
-            .collect();
+        let cases: Vec<&Case> = self.cases.iter().filter(|case| case.split == split).collect();
         if cases.is_empty() {
             return Err(DatasetError::EmptySplit {
                 split,
@@ -143,7 +132,8 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// [`DatasetError`], naming the file, if one cannot be read or is wrong, or image and label do not lie on one grid.
+    /// [`DatasetError`], naming the file, if a file cannot be read or is invalid, or image and
+    /// label are not on the same grid.
     pub fn read(&self, case: &Case) -> Result<CaseVolumes, DatasetError> {
         let orientation = self.description.orientation;
         let (image, label) = match &case.files {
@@ -153,38 +143,34 @@ impl Dataset {
                 check_one_grid((image, &image_volume), (label, &label_volume))?;
                 (image_volume, label_volume)
             }
-            CaseFiles::Slices(files) => self.stacked(files)?,
+            CaseFiles::Slices(files) => self.read_slices(files)?,
             CaseFiles::Hdf5(file) => read_h5_volume(file, &self.labels)?,
         };
         let (mut voxels, geometry) = image.into_parts();
         self.description.intensity.apply(&mut voxels);
-        Ok(CaseVolumes {
-            image: Volume::new(voxels, geometry),
-            label,
-        })
+        Ok(CaseVolumes { image: Volume::new(voxels, geometry), label })
     }
 
-    /// Reads one slice of a prepared training case.
+    /// Reads one slice of a training case in the prepared layout.
     pub(crate) fn read_slice(&self, file: &Path) -> Result<Slice, ReadError> {
         read_npz_slice(file, &self.labels)
     }
 
-    fn stacked(&self, files: &[PathBuf]) -> Result<(Volume<f32>, Volume<u8>), DatasetError> {
-        let slices = files
-            .iter()
-            .map(|file| self.read_slice(file))
-            .collect::<Result<Vec<_>, _>>()?;
+    /// Reads the slices of a case and stacks them into volumes.
+    fn read_slices(&self, files: &[PathBuf]) -> Result<(Volume<f32>, Volume<u8>), ReadError> {
+        let slices =
+            files.iter().map(|file| self.read_slice(file)).collect::<Result<Vec<_>, _>>()?;
         let (rows, columns) = slices.first().map_or((0, 0), |slice| slice.image.dim());
         let mut image = Array3::zeros((slices.len(), rows, columns));
         let mut label = Array3::zeros((slices.len(), rows, columns));
         for (i, (slice, file)) in slices.iter().zip(files).enumerate() {
             if slice.image.dim() != (rows, columns) {
-                return Err(ReadError::ArrayShapes {
+                return Err(ReadError::SliceShape {
                     file: file.clone(),
-                    image: slice.image.shape().to_vec(),
-                    label: vec![rows, columns],
-                }
-                .into());
+                    found: slice.image.dim().into(),
+                    first: files[0].clone(),
+                    expected: [rows, columns],
+                });
             }
             image.index_axis_mut(Axis(0), i).assign(&slice.image);
             label.index_axis_mut(Axis(0), i).assign(&slice.label);
@@ -193,7 +179,7 @@ impl Dataset {
     }
 }
 
-/// Checks that two volumes lie on one grid.
+/// Checks that two volumes are on the same grid.
 ///
 /// # Errors
 ///
@@ -211,11 +197,11 @@ pub fn check_one_grid<T, U>(
         });
     }
     match (image_volume.geometry(), label_volume.geometry()) {
-        (Some(of_image), Some(of_label)) if !of_image.is_grid_of(of_label) => {
+        (Some(of_image), Some(of_label)) if !of_image.is_same_grid(of_label) => {
             Err(DatasetError::Geometries {
                 image: image.to_owned(),
                 label: label.to_owned(),
-                distance_mm: of_image.largest_distance_mm(of_label),
+                distance_mm: of_image.max_corner_distance_mm(of_label),
             })
         }
         _ => Ok(()),
@@ -229,12 +215,7 @@ fn new_case(
     description: &DatasetDescription,
 ) -> Case {
     Case {
-        patient: description
-            .split
-            .patients
-            .get(&name)
-            .unwrap_or(&name)
-            .clone(),
+        patient: description.split.patients.get(&name).unwrap_or(&name).clone(),
         name,
         split,
         files,
@@ -247,42 +228,35 @@ fn nifti_cases(
     description: &DatasetDescription,
 ) -> Result<Vec<Case>, DatasetError> {
     let split = &description.split;
-    let explicit = split.validation.cases();
-    let names = matches(root, &layout.images)?;
+    let validation_cases = split.validation.cases();
+    let names = matching_names(root, &layout.images)?;
     if names.is_empty() {
-        return Err(DatasetError::NoCases {
-            pattern: root.join(&layout.images),
-        });
+        return Err(DatasetError::NoCases { pattern: root.join(&layout.images) });
     }
     let mut cases = Vec::with_capacity(names.len());
     for name in names {
-        let part = if split.test.contains(&name) {
+        let assigned = if split.test.contains(&name) {
             Split::Test
-        } else if explicit.contains(&name) {
+        } else if validation_cases.contains(&name) {
             Split::Validation
         } else if split.train.is_empty() || split.train.contains(&name) {
             Split::Train
         } else {
-            continue; // a list of training cases leaves others out on purpose
+            continue; // `split.train` excludes it
         };
-        let [image, label] =
-            [&layout.images, &layout.labels].map(|pattern| root.join(pattern.replace(CASE, &name)));
+        let [image, label] = [&layout.images, &layout.labels]
+            .map(|pattern| root.join(pattern.replace(CASE_PLACEHOLDER, &name)));
         if !label.is_file() {
             return Err(DatasetError::MissingLabel { case: name, label });
         }
-        cases.push(new_case(
-            name,
-            part,
-            CaseFiles::Nifti { image, label },
-            description,
-        ));
+        cases.push(new_case(name, assigned, CaseFiles::Nifti { image, label }, description));
     }
     Ok(cases)
 }
 
-/// The names that a pattern's `{case}` stands for, in the files below `root`.
-fn matches(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadError> {
-    let (before, after) = pattern.split_once(CASE).unwrap_or((pattern, ""));
+/// The values of a pattern's `{case}` in the names of the files in `root`.
+fn matching_names(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadError> {
+    let (before, after) = pattern.split_once(CASE_PLACEHOLDER).unwrap_or((pattern, ""));
     let (folder, prefix) = before.rsplit_once('/').unwrap_or(("", before));
     let (suffix, below) = match after.split_once('/') {
         Some((suffix, below)) => (suffix, Some(below)),
@@ -294,15 +268,13 @@ fn matches(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadError> {
     for entry in std::fs::read_dir(&folder).map_err(io)? {
         let entry = entry.map_err(io)?;
         let Ok(file_name) = entry.file_name().into_string() else {
-            continue; // no pattern, which is text, matches it
+            continue; // patterns are UTF-8, so none matches
         };
-        let name = file_name
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_suffix(suffix));
-        let there = below.is_none_or(|below| entry.path().join(below).is_file());
+        let name = file_name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+        let exists = below.is_none_or(|below| entry.path().join(below).is_file());
         match name {
-            // Hidden files, as the `._img0001.nii.gz` that some archives carry, are no cases.
-            Some(name) if !name.is_empty() && there && !file_name.starts_with('.') => {
+            // Hidden files, such as the `._img0001.nii.gz` in some archives, are not cases.
+            Some(name) if !name.is_empty() && exists && !file_name.starts_with('.') => {
                 names.insert(name.to_owned());
             }
             _ => {}
@@ -316,13 +288,14 @@ fn prepared_cases(
     layout: &PreparedLayout,
     description: &DatasetDescription,
 ) -> Result<Vec<Case>, DatasetError> {
-    let lists = [&layout.train_list, &layout.test_list].map(|list| root.join(list));
-    let explicit = description.split.validation.cases();
+    let [train_list, test_list] =
+        [&layout.train_list, &layout.test_list].map(|list| root.join(list));
+    let validation_cases = description.split.validation.cases();
     let mut slices: BTreeMap<String, BTreeMap<u64, PathBuf>> = BTreeMap::new();
     let mut cases = Vec::new();
     let mut lines = 0;
-    if lists[0].is_file() {
-        for name in list_lines(&lists[0])? {
+    if train_list.is_file() {
+        for name in read_list(&train_list)? {
             lines += 1;
             let parsed = name
                 .strip_prefix("case")
@@ -330,42 +303,36 @@ fn prepared_cases(
                 .and_then(|(case, slice)| Some((case.to_owned(), slice.parse::<u64>().ok()?)));
             let Some((case, slice)) = parsed else {
                 return Err(DatasetError::ListLine {
-                    list: lists[0].clone(),
+                    list: train_list.clone(),
                     line: name,
                     expected: "case0005_slice000",
                 });
             };
             let file = root.join(&layout.train_slices).join(format!("{name}.npz"));
-            check_listed(&lists[0], &name, &file)?;
+            check_listed(&train_list, &name, &file)?;
             slices.entry(case).or_default().insert(slice, file);
         }
     }
     for (case, files) in slices {
-        let split = if explicit.contains(&case) {
-            Split::Validation
-        } else {
-            Split::Train
-        };
+        let split = if validation_cases.contains(&case) { Split::Validation } else { Split::Train };
         let files = CaseFiles::Slices(files.into_values().collect());
         cases.push(new_case(case, split, files, description));
     }
-    if lists[1].is_file() {
-        for name in list_lines(&lists[1])? {
+    if test_list.is_file() {
+        for name in read_list(&test_list)? {
             lines += 1;
             let Some(case) = name.strip_prefix("case") else {
                 return Err(DatasetError::ListLine {
-                    list: lists[1].clone(),
+                    list: test_list.clone(),
                     line: name,
                     expected: "case0001",
                 });
             };
-            let file = root
-                .join(&layout.test_volumes)
-                .join(format!("{name}.npy.h5"));
-            check_listed(&lists[1], &name, &file)?;
+            let file = root.join(&layout.test_volumes).join(format!("{name}.npy.h5"));
+            check_listed(&test_list, &name, &file)?;
             if let Some(first) = cases.iter().find(|other| other.name == case) {
                 return Err(DatasetError::Description {
-                    description: lists[1].display().to_string(),
+                    description: test_list.display().to_string(),
                     source: crate::DescriptionError::CaseInTwoSplits {
                         case: case.to_owned(),
                         first: first.split,
@@ -373,39 +340,34 @@ fn prepared_cases(
                     },
                 });
             }
-            cases.push(new_case(
-                case.to_owned(),
-                Split::Test,
-                CaseFiles::Hdf5(file),
-                description,
-            ));
+            cases.push(new_case(case.to_owned(), Split::Test, CaseFiles::Hdf5(file), description));
         }
     }
     if lines == 0 {
-        let [train, _] = lists;
-        return Err(DatasetError::NoCases { pattern: train });
+        return Err(DatasetError::NoCases { pattern: train_list });
     }
     Ok(cases)
 }
 
-fn list_lines(list: &Path) -> Result<Vec<String>, ReadError> {
+/// The lines of a list file that are not empty.
+fn read_list(list: &Path) -> Result<Vec<String>, ReadError> {
     let text = std::fs::read_to_string(list).map_err(ReadError::io(list))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     Ok(lines.map(str::to_owned).collect())
 }
 
 fn check_listed(list: &Path, name: &str, file: &Path) -> Result<(), DatasetError> {
-    match file.is_file() {
-        true => Ok(()),
-        false => Err(DatasetError::ListedFileMissing {
-            list: list.to_owned(),
-            name: name.to_owned(),
-            file: file.to_owned(),
-        }),
+    if file.is_file() {
+        return Ok(());
     }
+    Err(DatasetError::ListedFileMissing {
+        list: list.to_owned(),
+        name: name.to_owned(),
+        file: file.to_owned(),
+    })
 }
 
-/// Moves a share of the training patients to validation.
+/// Moves a random fraction of the training patients to the validation split.
 fn hold_out_validation(cases: &mut [Case], validation: &Validation) {
     let Validation::Fraction { fraction, seed } = *validation else {
         return;
@@ -429,6 +391,7 @@ fn hold_out_validation(cases: &mut [Case], validation: &Validation) {
     }
 }
 
+/// Checks that no patient is in two splits.
 fn check_patients(cases: &[Case]) -> Result<(), DatasetError> {
     let mut first_of: BTreeMap<&str, &Case> = BTreeMap::new();
     for case in cases {

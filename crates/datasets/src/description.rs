@@ -1,4 +1,4 @@
-//! A dataset in words: where its files are, what its labels mean, who trains and who is held out.
+//! Dataset descriptions: file layout, labels, intensities and splits.
 
 use crate::{DatasetError, DescriptionError, LabelMap, Orientation};
 use ndarray::Array3;
@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
-/// What a dataset is. [`DatasetDescription::synapse`] is built in; any other is a TOML file:
+/// Describes a dataset. [`DatasetDescription::synapse`] is built in; other datasets are described
+/// in TOML files:
 ///
 /// ```
-/// # use datasets::DatasetDescription;
+/// # use sam_lst_datasets::DatasetDescription;
 /// let description = DatasetDescription::from_toml(
 ///     r##"
 ///     name = "two organs in MRI"
@@ -37,42 +38,43 @@ use std::path::Path;
 ///     "##,
 /// )?;
 /// assert_eq!(description.label_map().classes(), 3);
-/// # Ok::<(), datasets::DatasetError>(())
+/// # Ok::<(), sam_lst_datasets::DatasetError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetDescription {
-    /// What it is called, in reports and messages.
+    /// The dataset's name in reports and messages.
     pub name: String,
-    /// Which way arrays are turned.
+    /// The orientation of the arrays.
     #[serde(default)]
     pub orientation: Orientation,
-    /// How intensities become `[0, 1]`.
+    /// How intensities are normalised to `[0, 1]`.
     pub intensity: Intensity,
-    /// Labels that are background, beside 0. A label that is neither here nor an organ's is an error.
+    /// Labels that are background, in addition to 0. A label that is neither here nor in an organ
+    /// is an error.
     #[serde(default)]
     pub ignored_labels: Vec<u8>,
-    /// Organs in the order in which reports show them; that of `organs` if empty.
+    /// Organ names in the order of reports; if empty, the order of `organs`.
     #[serde(default)]
     pub report_order: Vec<String>,
-    /// Where the files are.
+    /// The layout of the dataset's files.
     pub layout: Layout,
-    /// The organs: class 1, class 2, …
+    /// The organs, which are classes 1, 2, …
     pub organs: Vec<Organ>,
-    /// Who trains, who validates, who is held out.
+    /// The training, validation and test cases.
     #[serde(default)]
     pub split: SplitDescription,
 }
 
-/// An organ, or whatever else a class stands for.
+/// An organ, or any other structure that is a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Organ {
-    /// Its name, as reports print it.
+    /// The organ's name in reports.
     pub name: String,
-    /// Its label numbers in the files. Predictions are written with the first.
+    /// The organ's label numbers in the files. Predictions are written with the first.
     pub labels: Vec<u8>,
-    /// Its colour in pictures; one of a built-in palette if none is given.
+    /// The organ's colour in pictures; if `None`, a colour of the built-in palette.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
 }
@@ -82,11 +84,11 @@ pub struct Organ {
 #[serde(try_from = "String", into = "String")]
 pub struct Color(pub [u8; 3]);
 
-/// A text that is no colour.
+/// An invalid colour.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no colour; expected one like `#c08040`")]
+#[error("invalid colour `{found}`; expected `#rrggbb`, such as `#c08040`")]
 pub struct ColorError {
-    /// The text.
+    /// The invalid text.
     pub found: String,
 }
 
@@ -97,16 +99,9 @@ impl TryFrom<String> for Color {
         let byte = |at: usize| {
             let digits = text.get(at..at + 2)?;
             let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            hexadecimal
-                .then(|| u8::from_str_radix(digits, 16).ok())
-                .flatten()
+            hexadecimal.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
         };
-        match (
-            text.starts_with('#') && text.len() == 7,
-            byte(1),
-            byte(3),
-            byte(5),
-        ) {
+        match (text.starts_with('#') && text.len() == 7, byte(1), byte(3), byte(5)) {
             (true, Some(red), Some(green), Some(blue)) => Ok(Self([red, green, blue])),
             _ => Err(ColorError { found: text }),
         }
@@ -119,27 +114,29 @@ impl From<Color> for String {
     }
 }
 
-/// How intensities become `[0, 1]`.
+/// How intensities are normalised to `[0, 1]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intensity {
-    /// From the first to the second value, which are 0 and 1; what lies outside is clipped. In a CT, Hounsfield units.
+    /// A window from the first value, which becomes 0, to the second, which becomes 1; intensities
+    /// outside are clipped. In a CT, the values are Hounsfield units.
     Window([f32; 2]),
-    /// From the first to the second percentile of each volume, for modalities without a scale, as MRI.
+    /// A window from the first to the second percentile of each volume, for modalities without an
+    /// absolute scale, such as MRI.
     Percentiles([f32; 2]),
-    /// As they are.
+    /// No normalisation.
     Stored,
 }
 
 impl Intensity {
-    /// Applies it to a volume.
+    /// Normalises a volume in place.
     pub fn apply(self, voxels: &mut Array3<f32>) {
         let [low, high] = match self {
             Self::Stored => return,
             Self::Window(window) => window,
             Self::Percentiles(percents) => percentiles(voxels, percents),
         };
-        // A volume of one value everywhere has no contrast to keep.
+        // A constant volume becomes 0, without a division by zero.
         let range = if high > low { high - low } else { 1.0 };
         voxels.mapv_inplace(|voxel| (voxel.clamp(low, high) - low) / range);
     }
@@ -153,52 +150,46 @@ impl Intensity {
         if low < high && limits.contains(&low) && limits.contains(&high) {
             return Ok(());
         }
-        Err(DescriptionError::Intensity {
-            low: low.into(),
-            high: high.into(),
-        })
+        Err(DescriptionError::Intensity { low: low.into(), high: high.into() })
     }
 }
 
-/// The voxels at two percentiles, nearest rank.
+/// Two percentiles of the voxels, by nearest rank.
 fn percentiles(voxels: &Array3<f32>, percents: [f32; 2]) -> [f32; 2] {
     let mut values: Vec<f32> = voxels.iter().copied().collect();
+    if values.is_empty() {
+        return [0.0; 2];
+    }
     percents.map(|percent| {
-        let rank = (f64::from(percent) / 100.0 * (values.len().saturating_sub(1)) as f64).round();
-        match values.is_empty() {
-            true => 0.0,
-            false => {
-                *values
-                    .select_nth_unstable_by(rank as usize, f32::total_cmp)
-                    .1
-            }
-        }
+        let rank = (f64::from(percent) / 100.0 * (values.len() - 1) as f64).round();
+        *values.select_nth_unstable_by(rank as usize, f32::total_cmp).1
     })
 }
 
-/// Where the files are, below the dataset's folder.
+/// The layout of the files in the dataset's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
-    /// One image and one label volume a case, `.nii` or `.nii.gz`.
+    /// One image and one label volume per case, `.nii` or `.nii.gz`.
     Nifti(NiftiLayout),
-    /// The common preprocessed form of Synapse: a slice a file for training, a volume a file for testing, named by lists.
-    /// Intensities are `[0, 1]` and labels classes already, so `intensity` is `"stored"`, and `split.train` and
-    /// `split.test` are left out.
+    /// The common preprocessed form of Synapse: one file per slice for training and one file per
+    /// volume for testing, named in list files. Intensities are in `[0, 1]` and labels are classes
+    /// already, so `intensity` must be `"stored"`, and `split.train` and `split.test` must be
+    /// absent.
     Prepared(PreparedLayout),
 }
 
-/// Paths with one `{case}` each.
+/// Path patterns that contain `{case}` exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NiftiLayout {
-    /// Such as `img/img{case}.nii.gz`.
+    /// Pattern of the images, such as `img/img{case}.nii.gz`.
     pub images: String,
-    /// Such as `label/label{case}.nii.gz`.
+    /// Pattern of the labels, such as `label/label{case}.nii.gz`.
     pub labels: String,
 }
 
-/// Folders and lists of the preprocessed form.
+/// Folders and list files of the preprocessed form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreparedLayout {
@@ -206,9 +197,9 @@ pub struct PreparedLayout {
     pub train_slices: String,
     /// Folder of `caseNNNN.npy.h5`.
     pub test_volumes: String,
-    /// Names of training slices, a line each, without `.npz`.
+    /// List file of the training slices, one name per line, without `.npz`.
     pub train_list: String,
-    /// Names of test volumes, a line each, without `.npy.h5`.
+    /// List file of the test volumes, one name per line, without `.npy.h5`.
     pub test_list: String,
 }
 
@@ -223,15 +214,15 @@ impl Default for PreparedLayout {
     }
 }
 
-/// A part of a dataset's cases.
+/// A subset of a dataset's cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
-    /// Its loss is minimised.
+    /// Training minimises the loss on these cases.
     Train,
-    /// It chooses the best checkpoint.
+    /// Scores on these cases select the best checkpoint.
     Validation,
-    /// It is scored at the end.
+    /// These cases are scored at the end.
     Test,
 }
 
@@ -245,47 +236,48 @@ impl fmt::Display for Split {
     }
 }
 
-/// Who trains, who validates, who is held out.
+/// Assigns cases to splits.
 ///
-/// Lists say what the cases found in the folder are for; a listed case need not be there.
+/// Lists assign the cases found in the folder; a listed case need not exist.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitDescription {
-    /// Cases that train; every case that is not held out, if empty.
+    /// Training cases; if empty, all cases that are in no other split.
     pub train: Vec<String>,
-    /// Cases that are scored at the end.
+    /// Test cases, which are scored at the end.
     pub test: Vec<String>,
-    /// Cases taken from training to choose the best checkpoint.
+    /// Validation cases, taken from training to select the best checkpoint.
     #[serde(skip_serializing_if = "Validation::is_none")]
     pub validation: Validation,
-    /// The patient of a case, where it is not the case itself. No patient may be in two splits.
+    /// Patient by case, for cases whose patient is not named like the case. No patient may be in
+    /// two splits.
     pub patients: BTreeMap<String, String>,
 }
 
-/// Who validates.
+/// The validation cases.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Validation {
-    /// A share of the training patients, at least one, drawn by a seed.
+    /// A random fraction of the training patients, at least one.
     Fraction {
-        /// The share, between 0 and 1.
+        /// The fraction, between 0 and 1.
         fraction: f64,
-        /// Draws the patients.
+        /// Seed of the random choice.
         seed: u64,
     },
-    /// These cases.
+    /// Explicit cases.
     Cases {
-        /// Their names.
+        /// Names of the cases.
         cases: Vec<String>,
     },
-    /// Nobody.
+    /// No validation.
     #[default]
     #[serde(skip_deserializing)]
     None,
 }
 
 impl Validation {
-    /// The cases that validate by name.
+    /// The explicit validation cases.
     pub(crate) fn cases(&self) -> &[String] {
         match self {
             Self::Cases { cases } => cases,
@@ -299,7 +291,8 @@ impl Validation {
 }
 
 impl DatasetDescription {
-    /// Synapse (BTCV abdomen) as downloaded: 30 CTs, eight organs, the usual 18 training and 12 test cases.
+    /// Describes Synapse (BTCV abdomen) as downloaded: 30 CTs, eight organs, the usual 18 training
+    /// and 12 test cases.
     pub fn synapse() -> Self {
         let organs: [(&str, u8, [u8; 3]); 8] = [
             ("spleen", 1, [0xe6, 0x4b, 0x4b]),
@@ -349,7 +342,8 @@ impl DatasetDescription {
         }
     }
 
-    /// Synapse in its common preprocessed form, as `prepare_synapse` and the published pipelines write it.
+    /// Describes Synapse in its common preprocessed form, which `prepare_synapse` and the published
+    /// pipelines write.
     pub fn synapse_prepared() -> Self {
         let mut description = Self {
             orientation: Orientation::Stored,
@@ -369,8 +363,8 @@ impl DatasetDescription {
     ///
     /// # Errors
     ///
-    /// [`DatasetError::Toml`] for a text that is not TOML, an unknown key or a missing one;
-    /// [`DatasetError::Description`] for what makes no sense.
+    /// [`DatasetError::Toml`] for a text that is not TOML, an unknown key or a missing key;
+    /// [`DatasetError::Description`] for an invalid value.
     pub fn from_toml(text: &str) -> Result<Self, DatasetError> {
         Self::from_toml_of(text, Path::new("description"))
     }
@@ -379,7 +373,7 @@ impl DatasetDescription {
     ///
     /// # Errors
     ///
-    /// As [`Self::from_toml`], and [`DatasetError::Read`] if the file cannot be read.
+    /// The errors of [`Self::from_toml`], and [`DatasetError::Read`] if the file cannot be read.
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self, DatasetError> {
         let file = file.as_ref();
         let text = std::fs::read_to_string(file).map_err(crate::ReadError::io(file))?;
@@ -391,16 +385,14 @@ impl DatasetDescription {
             file: file.to_owned(),
             source: Box::new(source),
         })?;
-        description
-            .check()
-            .map_err(|source| DatasetError::Description {
-                description: file.display().to_string(),
-                source,
-            })?;
+        description.check().map_err(|source| DatasetError::Description {
+            description: file.display().to_string(),
+            source,
+        })?;
         Ok(description)
     }
 
-    /// The description as a TOML file has it.
+    /// Writes the description as TOML.
     ///
     /// # Panics
     ///
@@ -409,36 +401,33 @@ impl DatasetDescription {
         toml::to_string_pretty(self).expect("a description is plain data")
     }
 
-    /// From the files' labels to classes.
+    /// The map from the files' labels to classes.
     pub fn label_map(&self) -> LabelMap {
-        let labels: Vec<Vec<u8>> = self
-            .organs
-            .iter()
-            .map(|organ| organ.labels.clone())
-            .collect();
+        let labels: Vec<Vec<u8>> = self.organs.iter().map(|organ| organ.labels.clone()).collect();
         LabelMap::new(&labels, &self.ignored_labels)
     }
 
-    /// Number of classes, the background included.
+    /// Number of classes, including the background.
     pub fn classes(&self) -> usize {
         self.organs.len() + 1
     }
 
-    /// The organs' classes, in the order in which reports show them.
+    /// The organs' classes in the order of reports.
     pub fn report_classes(&self) -> Vec<u8> {
-        let class = |name: &String| self.organs.iter().position(|organ| organ.name == *name);
-        let places: Vec<usize> = match self.report_order.is_empty() {
-            true => (0..self.organs.len()).collect(),
-            false => self.report_order.iter().filter_map(class).collect(),
+        let index = |name: &String| self.organs.iter().position(|organ| organ.name == *name);
+        let indices: Vec<usize> = if self.report_order.is_empty() {
+            (0..self.organs.len()).collect()
+        } else {
+            self.report_order.iter().filter_map(index).collect()
         };
-        places.into_iter().map(|place| place as u8 + 1).collect() // at most 255, checked
+        indices.into_iter().map(|index| index as u8 + 1).collect() // at most 255 organs
     }
 
     /// The organ of a class.
     ///
     /// # Panics
     ///
-    /// If there is no such class, or it is the background.
+    /// If the class does not exist or is the background.
     pub fn organ(&self, class: u8) -> &Organ {
         &self.organs[usize::from(class) - 1]
     }
@@ -447,27 +436,23 @@ impl DatasetDescription {
     ///
     /// # Panics
     ///
-    /// As [`Self::organ`].
+    /// If the class does not exist or is the background.
     pub fn color(&self, class: u8) -> Color {
-        // Hues a golden angle apart are never close to the last few.
-        self.organ(class)
-            .color
-            .unwrap_or_else(|| hue(f32::from(class - 1) * 137.508))
+        // Hues a golden angle apart differ clearly from the previous few.
+        self.organ(class).color.unwrap_or_else(|| hue(f32::from(class - 1) * 137.508))
     }
 
-    /// Checks what a type cannot.
+    /// Checks the constraints that the types do not express.
     ///
     /// # Errors
     ///
-    /// [`DescriptionError`] says what makes no sense.
+    /// [`DescriptionError`] for the first invalid value.
     pub fn check(&self) -> Result<(), DescriptionError> {
         if self.organs.is_empty() {
             return Err(DescriptionError::NoOrgans);
         }
         if self.organs.len() > 255 {
-            return Err(DescriptionError::TooManyOrgans {
-                count: self.organs.len(),
-            });
+            return Err(DescriptionError::TooManyOrgans { count: self.organs.len() });
         }
         self.intensity.check()?;
         self.check_labels()?;
@@ -475,11 +460,8 @@ impl DatasetDescription {
         match &self.layout {
             Layout::Nifti(layout) => {
                 for (key, pattern) in [("images", &layout.images), ("labels", &layout.labels)] {
-                    if pattern.matches(CASE).count() != 1 {
-                        return Err(DescriptionError::Pattern {
-                            key,
-                            pattern: pattern.clone(),
-                        });
+                    if pattern.matches(CASE_PLACEHOLDER).count() != 1 {
+                        return Err(DescriptionError::Pattern { key, pattern: pattern.clone() });
                     }
                 }
             }
@@ -490,7 +472,7 @@ impl DatasetDescription {
                     ("split.test", self.split.test.is_empty()),
                 ] {
                     if !unused {
-                        return Err(DescriptionError::Prepared { key });
+                        return Err(DescriptionError::UnusedSetting { key });
                     }
                 }
             }
@@ -500,38 +482,22 @@ impl DatasetDescription {
 
     fn check_labels(&self) -> Result<(), DescriptionError> {
         let mut meanings: HashMap<u8, String> = HashMap::from([(0, "the background".to_owned())]);
-        let ignored = self
-            .ignored_labels
-            .iter()
-            .map(|&label| (label, "the ignored labels".to_owned()));
+        let ignored =
+            self.ignored_labels.iter().map(|&label| (label, "the ignored labels".to_owned()));
         let organs = self.organs.iter().flat_map(|organ| {
-            organ
-                .labels
-                .iter()
-                .map(|&label| (label, format!("`{}`", organ.name)))
+            organ.labels.iter().map(|&label| (label, format!("`{}`", organ.name)))
         });
         for (label, meaning) in ignored.chain(organs) {
             if let Some(first) = meanings.insert(label, meaning.clone()) {
-                return Err(DescriptionError::LabelTwice {
-                    label,
-                    first,
-                    second: meaning,
-                });
+                return Err(DescriptionError::DuplicateLabel { label, first, second: meaning });
             }
         }
         for (i, organ) in self.organs.iter().enumerate() {
             if organ.labels.is_empty() {
-                return Err(DescriptionError::OrganWithoutLabel {
-                    name: organ.name.clone(),
-                });
+                return Err(DescriptionError::OrganWithoutLabel { name: organ.name.clone() });
             }
-            if self.organs[..i]
-                .iter()
-                .any(|other| other.name == organ.name)
-            {
-                return Err(DescriptionError::OrganTwice {
-                    name: organ.name.clone(),
-                });
+            if self.organs[..i].iter().any(|other| other.name == organ.name) {
+                return Err(DescriptionError::DuplicateOrgan { name: organ.name.clone() });
             }
         }
         Ok(())
@@ -541,24 +507,18 @@ impl DatasetDescription {
         if self.report_order.is_empty() {
             return Ok(());
         }
-        let problem = |name: &str, problem| DescriptionError::ReportOrder {
-            name: name.to_owned(),
-            problem,
-        };
+        let problem =
+            |name: &str, problem| DescriptionError::ReportOrder { name: name.to_owned(), problem };
         for (i, name) in self.report_order.iter().enumerate() {
             if !self.organs.iter().any(|organ| organ.name == *name) {
-                return Err(problem(name, "no organ"));
+                return Err(problem(name, "not an organ"));
             }
             if self.report_order[..i].contains(name) {
-                return Err(problem(name, "there twice"));
+                return Err(problem(name, "listed twice"));
             }
         }
-        match self
-            .organs
-            .iter()
-            .find(|organ| !self.report_order.contains(&organ.name))
-        {
-            Some(organ) => Err(problem(&organ.name, "not there")),
+        match self.organs.iter().find(|organ| !self.report_order.contains(&organ.name)) {
+            Some(organ) => Err(problem(&organ.name, "missing")),
             None => Ok(()),
         }
     }
@@ -592,10 +552,10 @@ impl DatasetDescription {
     }
 }
 
-/// Stands for a case's name in a path.
-pub(crate) const CASE: &str = "{case}";
+/// Placeholder of a case's name in path patterns.
+pub(crate) const CASE_PLACEHOLDER: &str = "{case}";
 
-/// A colour of this hue in degrees, light enough to be seen on a CT.
+/// A colour of this hue in degrees, light enough to be visible on a CT.
 fn hue(degrees: f32) -> Color {
     let channel = |offset: f32| {
         let k = (offset + degrees / 30.0).rem_euclid(12.0);

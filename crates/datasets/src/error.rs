@@ -2,92 +2,113 @@ use crate::{LabelMap, Split};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Why a file could not be read.
+/// An error from reading a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The operating system could not open or read the file.
+    /// The operating system cannot open or read the file.
     #[error("cannot read {}: {source}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The file is not of the format that its place in the dataset asks for, or is damaged.
-    #[error("{} is not a readable {expected}: {found}", file.display())]
+    /// The file does not have the expected format, or is damaged.
+    #[error("cannot read {}: not a valid {expected}: {found}; {remedy}", file.display())]
     Format {
         /// The file.
         file: PathBuf,
-        /// The format that was expected.
+        /// The expected format.
         expected: &'static str,
         /// What was found instead.
         found: String,
+        /// What the user can do about it.
+        remedy: &'static str,
     },
-    /// The file ends before its voxels do.
+    /// The file ends before the last voxel.
     #[error(
-        "{} is truncated: its header announces {expected_bytes} bytes of voxels, found {found_bytes}; \
-         copy or download it again",
+        "cannot read {}: the file is truncated: its header declares {expected_bytes} bytes of \
+         voxels, found {found_bytes}; copy or download it again",
         file.display()
     )]
     Truncated {
         /// The file.
         file: PathBuf,
-        /// Bytes of voxels that the header announces.
+        /// Bytes of voxels that the header declares.
         expected_bytes: u64,
-        /// Bytes of voxels that are there.
+        /// Bytes of voxels in the file.
         found_bytes: u64,
     },
-    /// The header announces more voxels than the file can hold.
+    /// The header declares more voxels than the file can hold.
     #[error(
-        "the header of {} announces {announced_bytes} bytes of voxels, but a file of its size can hold at most \
-         {possible_bytes}",
+        "cannot read {}: its header declares {declared_bytes} bytes of voxels, but a file of its \
+         size can hold at most {max_bytes}; copy or download it again",
         file.display()
     )]
     HeaderSize {
         /// The file.
         file: PathBuf,
-        /// Bytes of voxels that the header announces.
-        announced_bytes: u64,
-        /// The most that the file can hold.
-        possible_bytes: u64,
+        /// Bytes of voxels that the header declares.
+        declared_bytes: u64,
+        /// The most bytes of voxels that the file can hold.
+        max_bytes: u64,
     },
-    /// The file holds more than its header announces.
-    #[error("{} goes on after the {expected_bytes} bytes of voxels that its header announces", file.display())]
+    /// The file holds more bytes than its header declares.
+    #[error(
+        "cannot read {}: it continues after the {expected_bytes} bytes of voxels that its header \
+         declares; copy it again or correct the header",
+        file.display()
+    )]
     TooLong {
         /// The file.
         file: PathBuf,
-        /// Bytes of voxels that the header announces.
+        /// Bytes of voxels that the header declares.
         expected_bytes: u64,
     },
     /// The array is larger than [`MAX_VOXELS`](crate::MAX_VOXELS).
-    #[error("{} holds {voxels} voxels; at most {} are read", file.display(), crate::MAX_VOXELS)]
+    #[error(
+        "cannot read {}: its {voxels} voxels exceed the limit of {}; crop or resample the volume",
+        file.display(), crate::MAX_VOXELS
+    )]
     TooManyVoxels {
         /// The file.
         file: PathBuf,
-        /// Voxels announced.
+        /// Number of voxels that the header declares.
         voxels: u64,
     },
-    /// The array has another number of axes.
-    #[error("{}: an array of shape {found:?}, expected {expected}", file.display())]
+    /// The array has the wrong number of axes, or an axis of unsupported length.
+    #[error(
+        "cannot read {}: its array has shape {found:?}, expected {expected}; reshape or split the \
+         array",
+        file.display()
+    )]
     Axes {
         /// The file.
         file: PathBuf,
-        /// The shape found, in the file's order.
+        /// The array's shape, in the file's order of axes.
         found: Vec<u64>,
-        /// The axes that were expected.
+        /// The expected axes.
         expected: &'static str,
     },
-    /// Voxels of a type that is no plain number.
-    #[error("{}: voxels of type {found}; integers and floats are read", file.display())]
+    /// The voxels have a type that is neither an integer nor a float.
+    #[error(
+        "cannot read {}: voxel type {found} is not supported; convert the voxels to integers or \
+         floats",
+        file.display()
+    )]
     VoxelType {
         /// The file.
         file: PathBuf,
-        /// The type found.
+        /// The voxel type.
         found: String,
     },
     /// A voxel spacing is not a positive number.
-    #[error("{}: voxel spacing must be positive and finite, found {found_mm:?} mm", file.display())]
+    #[error(
+        "cannot read {}: voxel spacing must be positive and finite, found {found_mm:?} mm; correct \
+         the header or export the file again",
+        file.display()
+    )]
     Spacing {
         /// The file.
         file: PathBuf,
@@ -95,47 +116,66 @@ pub enum ReadError {
         found_mm: [f64; 3],
     },
     /// The header's geometry is not invertible or not finite.
-    #[error("{}: the header gives no usable geometry: {found}", file.display())]
+    #[error(
+        "cannot read {}: its header has no usable geometry: {found}; correct the header or export \
+         the file again",
+        file.display()
+    )]
     Geometry {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Why the geometry is not usable.
         found: String,
     },
-    /// A voxel that is not a number, or infinite.
-    #[error("{}: voxel {voxel:?} is {value}; image voxels must be finite", file.display())]
+    /// A voxel is NaN or infinite.
+    #[error(
+        "cannot read {}: voxel ({}, {}, {}) is {value}, but image voxels must be finite; replace \
+         it with a number",
+        file.display(), voxel[0], voxel[1], voxel[2]
+    )]
     NonFinite {
         /// The file.
         file: PathBuf,
-        /// The value.
+        /// The voxel's value.
         value: f64,
-        /// The first such voxel, counted from 0 along the file's own axes.
+        /// Indices of the first such voxel along the file's own axes, from 0.
         voxel: [usize; 3],
     },
-    /// A label that the dataset's description does not know.
-    #[error("{}: voxel {voxel:?} has label {value}; the description knows {expected}", file.display())]
+    /// A voxel has a label that is not in the dataset description.
+    #[error(
+        "cannot read {}: label {value} at voxel ({}, {}, {}) is not in the dataset description, \
+         which has labels {expected}; {}",
+        file.display(), voxel[0], voxel[1], voxel[2], label_remedy(*value)
+    )]
     Label {
         /// The file.
         file: PathBuf,
-        /// The value.
+        /// The label.
         value: f64,
-        /// The first such voxel, counted from 0 along the file's own axes.
+        /// Indices of the first such voxel along the file's own axes, from 0.
         voxel: [usize; 3],
-        /// The labels that it knows.
+        /// The labels in the description.
         expected: Box<LabelMap>,
     },
     /// An npz or HDF5 file lacks an array.
-    #[error("{} has no array `{name}`; it has {}", file.display(), Names(found))]
+    #[error(
+        "cannot read {}: array `{name}` is missing, found {}; save the array under this name",
+        file.display(), Names(found)
+    )]
     MissingArray {
         /// The file.
         file: PathBuf,
-        /// The array that was expected.
+        /// Name of the missing array.
         name: &'static str,
-        /// The arrays that it has.
+        /// Names of the arrays in the file.
         found: Vec<String>,
     },
-    /// Image and label of one file have different shapes.
-    #[error("{}: `image` has shape {image:?} and `label` {label:?}; they must be equal", file.display())]
+    /// Image and label in one file have different shapes.
+    #[error(
+        "cannot read {}: `image` has shape {image:?} and `label` {label:?}; store both with the \
+         same shape",
+        file.display()
+    )]
     ArrayShapes {
         /// The file.
         file: PathBuf,
@@ -144,92 +184,118 @@ pub enum ReadError {
         /// Shape of the label.
         label: Vec<usize>,
     },
+    /// A slice of a case has another shape than the case's first slice.
+    #[error(
+        "cannot read {}: its slice has shape {found:?}, but the first slice of the case, {}, has \
+         {expected:?}; resample the slices of a case to one shape",
+        file.display(), first.display()
+    )]
+    SliceShape {
+        /// The file.
+        file: PathBuf,
+        /// Rows and columns of its slice.
+        found: [usize; 2],
+        /// The file of the first slice.
+        first: PathBuf,
+        /// Rows and columns of the first slice.
+        expected: [usize; 2],
+    },
 }
 
 impl ReadError {
-    /// What the operating system said of a file.
+    /// Converts an operating system's error about a file.
     pub(crate) fn io(file: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
-        move |source| Self::Io {
-            file: file.to_owned(),
-            source,
-        }
+        move |source| Self::Io { file: file.to_owned(), source }
     }
 }
 
-/// Why a file could not be written. What was there before is still there.
+/// The remedy for a label that is not in the dataset description.
+fn label_remedy(value: f64) -> &'static str {
+    // The conversion saturates, so only integers from 0 to 255 survive it.
+    if f64::from(value as u8) == value {
+        "add it to an organ's labels or to ignored_labels"
+    } else {
+        "labels are integers from 0 to 255, so correct the file or choose another one"
+    }
+}
+
+/// An error from writing a file. A previous file of that name is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The operating system could not write the file.
+    /// The operating system cannot write the file.
     #[error("cannot write {}: {source}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The format cannot hold this.
+    /// The format does not support this volume or file name.
     #[error("cannot write {}: {reason}", file.display())]
     Unsupported {
         /// The file.
         file: PathBuf,
-        /// What the format cannot hold.
+        /// What the format does not support, and the remedy.
         reason: String,
     },
 }
 
-/// Why a description of a dataset makes no sense.
+/// An invalid value in a dataset description.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DescriptionError {
-    /// No organ is named.
-    #[error("`organs` is empty; name at least one")]
+    /// There are no organs.
+    #[error("`organs` is empty; add at least one organ")]
     NoOrgans,
-    /// More organs than labels of one byte can count.
-    #[error("{count} organs; at most 255 can be told apart")]
+    /// There are more organs than one byte can number.
+    #[error("`organs` has {count} entries, but the limit is 255; merge or remove organs")]
     TooManyOrgans {
-        /// Their number.
+        /// Number of organs.
         count: usize,
     },
-    /// Two organs have one name.
-    #[error("two organs are called `{name}`")]
-    OrganTwice {
+    /// Two organs have the same name.
+    #[error("two organs are named `{name}`; rename one of them")]
+    DuplicateOrgan {
         /// The name.
         name: String,
     },
-    /// An organ without labels.
-    #[error("organ `{name}` has no labels")]
+    /// An organ has no labels.
+    #[error("organ `{name}` has no labels; add at least one label to its `labels`")]
     OrganWithoutLabel {
         /// The organ.
         name: String,
     },
-    /// A label with two meanings.
-    #[error("label {label} is given to {first} and to {second}")]
-    LabelTwice {
+    /// A label has two meanings.
+    #[error("label {label} is assigned to {first} and to {second}; remove it from one of them")]
+    DuplicateLabel {
         /// The label.
         label: u8,
         /// Its first meaning.
         first: String,
-        /// Its second.
+        /// Its second meaning.
         second: String,
     },
-    /// `report_order` does not name each organ once.
-    #[error("`report_order` must name each organ once; `{name}` is {problem}")]
+    /// `report_order` does not list each organ exactly once.
+    #[error("`report_order` must list each organ exactly once, but `{name}` is {problem}")]
     ReportOrder {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with the name.
         problem: &'static str,
     },
-    /// An intensity range that is empty.
-    #[error("`intensity` must go from a lower to a higher finite number, found {low} to {high}")]
+    /// An intensity range is empty or outside its limits.
+    #[error(
+        "`intensity` range {low} to {high} is invalid; give two finite numbers in ascending order \
+         (percentiles from 0 to 100)"
+    )]
     Intensity {
-        /// Its lower end.
+        /// Lower end of the range.
         low: f64,
-        /// Its upper end.
+        /// Upper end of the range.
         high: f64,
     },
-    /// A path pattern without exactly one `{case}`.
+    /// A path pattern does not contain `{case}` exactly once.
     #[error("`{key} = \"{pattern}\"` must contain `{{case}}` exactly once")]
     Pattern {
         /// The key.
@@ -237,95 +303,113 @@ pub enum DescriptionError {
         /// The pattern.
         pattern: String,
     },
-    /// A setting that would do nothing in the prepared layout.
+    /// A setting has no effect in the prepared layout.
     #[error(
-        "`{key}` has no part in the prepared layout: its lists say who trains and who tests, and its intensities are \
-         in [0, 1]; leave out `split.train` and `split.test`, and write `intensity = \"stored\"`"
+        "`{key}` has no effect in the prepared layout, whose list files define the splits and \
+         whose intensities are in [0, 1] already; remove `split.train` and `split.test`, and set \
+         `intensity = \"stored\"`"
     )]
-    Prepared {
+    UnusedSetting {
         /// The setting.
         key: &'static str,
     },
-    /// A case in two splits.
-    #[error("case {case} is in two splits, {first} and {second}")]
+    /// A case is in two splits.
+    #[error("case {case} is in two splits, {first} and {second}; remove it from one of them")]
     CaseInTwoSplits {
         /// The case.
         case: String,
-        /// A split that has it.
+        /// One of its splits.
         first: Split,
-        /// Another.
+        /// The other split.
         second: Split,
     },
-    /// A share of the patients that is none.
-    #[error("`split.validation.fraction` must lie between 0 and 1, found {found}")]
+    /// The validation fraction is not between 0 and 1.
+    #[error("`split.validation.fraction` must be between 0 and 1, both excluded, found {found}")]
     Fraction {
         /// The fraction.
         found: f64,
     },
 }
 
-/// Why a dataset cannot be used.
+/// An error that makes a dataset unusable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
-    /// A file could not be read.
+    /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A file could not be written.
+    /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A description file that is not TOML, or has unknown keys.
-    #[error("{}: {source}", file.display())]
+    /// A description file is not TOML, or has unknown or missing keys.
+    #[error("cannot read {}: {source}", file.display())]
     Toml {
         /// The file.
         file: PathBuf,
-        /// What is wrong, and where.
+        /// The TOML error, with its position.
         source: Box<toml::de::Error>,
     },
-    /// A description that makes no sense.
-    #[error("{description}: {source}")]
+    /// A dataset description has an invalid value.
+    #[error("cannot use {description}: {source}")]
     Description {
-        /// The description's file or name.
+        /// The file that has the value, or the description's name.
         description: String,
-        /// What is wrong with it.
+        /// The invalid value.
         source: DescriptionError,
     },
-    /// No file of the dataset was found.
-    #[error("no case found: nothing matches {}", pattern.display())]
+    /// The folder has no cases.
+    #[error(
+        "cannot find any case at {}; check the dataset folder and the paths in `layout`",
+        pattern.display()
+    )]
     NoCases {
-        /// The pattern, with its folder.
+        /// The path pattern or list file, with its folder.
         pattern: PathBuf,
     },
-    /// A case has an image and no label.
-    #[error("case {case} has an image and no label: {} is missing", label.display())]
+    /// A case has an image but no label.
+    #[error(
+        "cannot read case {case}: its image has no label file, expected {}; add the label or \
+         remove the image",
+        label.display()
+    )]
     MissingLabel {
         /// The case.
         case: String,
-        /// Where the label was expected.
+        /// The expected label file.
         label: PathBuf,
     },
-    /// A list file names something that is not there.
-    #[error("{} names {name}, but {} is missing", list.display(), file.display())]
+    /// A list file names a file that does not exist.
+    #[error(
+        "cannot read {}: it names {name}, but {} is missing; add the file or remove the line",
+        list.display(), file.display()
+    )]
     ListedFileMissing {
-        /// The list.
+        /// The list file.
         list: PathBuf,
-        /// What it names.
+        /// The listed name.
         name: String,
-        /// The file that was expected.
+        /// The expected file.
         file: PathBuf,
     },
-    /// A line of a list file that is no slice's or case's name.
-    #[error("{}: `{line}` is not a name like {expected}", list.display())]
+    /// A line of a list file is not the name of a slice or case.
+    #[error(
+        "cannot read {}: `{line}` is not a name like {expected}; correct or remove the line",
+        list.display()
+    )]
     ListLine {
-        /// The list.
+        /// The list file.
         list: PathBuf,
         /// The line.
         line: String,
-        /// A name as expected.
+        /// An example of a valid name.
         expected: &'static str,
     },
-    /// A split without cases.
-    #[error("the {split} split of {} is empty; its cases are {}", root.display(), Names(cases))]
+    /// A split has no cases.
+    #[error(
+        "cannot use the {split} split of {}: it is empty, and the dataset's cases are {}; assign \
+         cases to it in `split` or in the list files",
+        root.display(), Names(cases)
+    )]
     EmptySplit {
         /// The split.
         split: Split,
@@ -334,38 +418,40 @@ pub enum DatasetError {
         /// All cases of the dataset.
         cases: Vec<String>,
     },
-    /// A patient in two splits.
+    /// A patient is in two splits.
     #[error(
-        "patient {patient} is in two splits: case {} is in {}, case {} in {}",
+        "patient {patient} is in two splits: case {} is in {}, case {} in {}; assign all cases of \
+         a patient to one split",
         cases[0], splits[0], cases[1], splits[1]
     )]
     PatientInTwoSplits {
         /// The patient.
         patient: String,
-        /// Two cases of theirs.
+        /// Two of the patient's cases.
         cases: [String; 2],
-        /// The splits of these.
+        /// The splits of these cases.
         splits: [Split; 2],
     },
     /// Image and label have different shapes.
     #[error(
-        "image and label have different shapes: {} is {image_shape:?}, {} is {label_shape:?} \
-         (slices, rows, columns)",
+        "cannot pair volumes of different shapes: {} is {image_shape:?}, {} is {label_shape:?} \
+         (slices, rows, columns); resample one to the grid of the other",
         image.display(), label.display()
     )]
     Shapes {
         /// The image.
         image: PathBuf,
-        /// Its shape.
+        /// Shape of the image.
         image_shape: [usize; 3],
         /// The label.
         label: PathBuf,
-        /// Its shape.
+        /// Shape of the label.
         label_shape: [usize; 3],
     },
-    /// Image and label lie at different places in space.
+    /// Image and label have different positions in space.
     #[error(
-        "image and label lie at different places: corners of {} and {} are up to {distance_mm:.3} mm apart",
+        "cannot pair volumes at different positions: corners of {} and {} are up to \
+         {distance_mm:.3} mm apart; resample one to the grid of the other",
         image.display(), label.display()
     )]
     Geometries {
@@ -376,17 +462,20 @@ pub enum DatasetError {
         /// The largest distance between corresponding corners.
         distance_mm: f64,
     },
-    /// A kept slice file is not what was written.
-    #[error("{} is damaged: {found}; delete it, it is made again", file.display())]
-    Store {
+    /// A file of cached slices is damaged.
+    #[error(
+        "cannot read cached slices {}: {found}; delete the file and it will be created again",
+        file.display()
+    )]
+    SliceCache {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         found: String,
     },
 }
 
-/// Some names for a message.
+/// The first few of a list of names, for a message.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {

@@ -1,28 +1,22 @@
 use std::fmt;
 
-/// From the label numbers of files to classes 0..K, 0 being the background.
+/// Maps the label numbers in files to classes 0..K, where 0 is the background.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LabelMap {
     class_of: [Option<u8>; 256],
-    /// By class.
+    /// Indexed by class.
     label_of: Vec<u8>,
 }
 
 impl LabelMap {
-    /// Labels that are classes already: 0 to `classes - 1`.
+    /// A map for files whose labels are classes already: 0 to `classes - 1`.
     ///
     /// # Panics
     ///
     /// If `classes` is not in 1..=256.
     pub fn identity(classes: usize) -> Self {
-        assert!(
-            (1..=256).contains(&classes),
-            "1 to 256 classes, found {classes}"
-        );
-        let mut map = Self {
-            class_of: [None; 256],
-            label_of: Vec::with_capacity(classes),
-        };
+        assert!((1..=256).contains(&classes), "expected 1 to 256 classes, found {classes}");
+        let mut map = Self { class_of: [None; 256], label_of: Vec::with_capacity(classes) };
         for class in 0..classes as u16 {
             let class = class as u8; // below 256
             map.class_of[usize::from(class)] = Some(class);
@@ -31,7 +25,8 @@ impl LabelMap {
         map
     }
 
-    /// The labels of each organ, which become classes 1, 2, …, and the labels that are background beside 0.
+    /// A map from the labels of each organ, which become classes 1, 2, …, and the labels that are
+    /// background in addition to 0.
     ///
     /// # Panics
     ///
@@ -46,13 +41,12 @@ impl LabelMap {
             for &label in labels {
                 map.class_of[usize::from(label)] = Some(class);
             }
-            map.label_of
-                .push(*labels.first().expect("an organ has a label"));
+            map.label_of.push(*labels.first().expect("an organ has a label"));
         }
         map
     }
 
-    /// The class of a label; none if the label is unknown.
+    /// The class of a label, `None` if the label is unknown.
     pub fn class_of(&self, label: u8) -> Option<u8> {
         self.class_of[usize::from(label)]
     }
@@ -61,12 +55,12 @@ impl LabelMap {
     ///
     /// # Panics
     ///
-    /// If there is no such class.
+    /// If the class does not exist.
     pub fn label_of(&self, class: u8) -> u8 {
         self.label_of[usize::from(class)]
     }
 
-    /// Number of classes, the background included.
+    /// Number of classes, including the background.
     pub fn classes(&self) -> usize {
         self.label_of.len()
     }
@@ -75,9 +69,8 @@ impl LabelMap {
 /// The known labels, as ranges.
 impl fmt::Display for LabelMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known: Vec<u8> = (0..=u8::MAX)
-            .filter(|&label| self.class_of(label).is_some())
-            .collect();
+        let known: Vec<u8> =
+            (0..=u8::MAX).filter(|&label| self.class_of(label).is_some()).collect();
         for (i, range) in known.chunk_by(|a, b| a + 1 == *b).enumerate() {
             let comma = if i > 0 { ", " } else { "" };
             match range {

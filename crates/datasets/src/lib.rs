@@ -1,14 +1,17 @@
-//! Medical images from files to what training sees.
+//! Medical image datasets, from files to training examples.
 //!
-//! - [`Volume`]: voxels `[slices, rows, columns]` with their [`Geometry`]; from NIfTI ([`read_nifti_image`]), from the
-//!   npz slices and `.npy.h5` volumes of the common preprocessing, and back.
-//! - [`DatasetDescription`]: a dataset in words, built in for Synapse or a TOML file; [`Dataset`]: its cases by split.
-//! - [`SliceStore`]: single slices in any order, in bounded memory.
-//! - [`View`]: the 44 ways in which training sees a slice, drawn from (seed, epoch, index).
-//! - [`resample`], [`rotate_nearest`]: scipy's and torch's geometry.
-//! - [`PhantomConfig`]: made-up patients for demos and tests.
+//! - [`Volume`]: voxels `[slices, rows, columns]` with their [`Geometry`]; read from and written to
+//!   NIfTI ([`read_nifti_image`], [`write_nifti`]), and the npz slices and `.npy.h5` volumes of the
+//!   common preprocessing of Synapse.
+//! - [`DatasetDescription`]: the layout, labels and splits of a dataset, built in for Synapse or a
+//!   TOML file; [`Dataset`]: its cases by split.
+//! - [`SliceStore`]: random access to single slices in bounded memory.
+//! - [`View`]: the 44 augmentations of a slice, chosen from (seed, epoch, index).
+//! - [`resample`], [`rotate_nearest`]: the interpolation of scipy and torch.
+//! - [`PhantomConfig`]: synthetic phantoms for demos and tests.
 //!
-//! Every reader checks what a file claims before it takes memory for it, and says which file is wrong, and how.
+//! Every reader checks the sizes in a file's header before it allocates memory. Every error names
+//! the file and its cause.
 
 mod dataset;
 mod description;
@@ -44,7 +47,7 @@ pub use nifti_file::{
 pub use npz::{Slice, read_npz_slice, write_npz_slice};
 pub use orientation::{Orientation, OrientationError, Side};
 pub use phantom::PhantomConfig;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{PreparedCounts, prepare};
 pub use random::epoch_order;
 pub use resample::{Grid, Interpolation, Pixel, resample};
 pub use store::{SliceOrigin, SliceStore};

@@ -1,9 +1,9 @@
-//! NIfTI-1 files in and out.
+//! Reads and writes NIfTI-1 files.
 
-use crate::raw::{Announced, FromNumber, LARGEST_DEFLATE_RATIO, Scaling, damaged};
+use crate::raw::{ArrayHeader, FromNumber, MAX_DEFLATE_RATIO, Scaling, decode_error};
 use crate::volume::spatial_dim;
 use crate::voxel_type::{ByteOrder, VoxelType};
-use crate::write::write_beside;
+use crate::write::write_file;
 use crate::{Geometry, LabelMap, Orientation, ReadError, Volume, WriteError};
 use flate2::bufread::MultiGzDecoder;
 use nifti::writer::WriterOptions;
@@ -12,95 +12,90 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-const FORMAT: &str = "NIfTI-1 file (.nii or .nii.gz)";
 const HEADER_BYTES: u64 = 348;
 
-/// Reads the intensities of a `.nii` or `.nii.gz` file: any integer or float type, slope and intercept applied, either
-/// byte order.
+/// Reads the intensities of a `.nii` or `.nii.gz` file with any integer or float type and either
+/// byte order, and applies slope and intercept.
 ///
 /// # Errors
 ///
-/// [`ReadError`], naming the file, if it cannot be read, is damaged, or holds voxels that are not finite.
+/// [`ReadError`], naming the file, if it cannot be read, is damaged, or has voxels that are not
+/// finite.
 pub fn read_nifti_image(
     file: impl AsRef<Path>,
     orientation: Orientation,
 ) -> Result<Volume<f32>, ReadError> {
-    let opened = Opened::open(file.as_ref())?;
-    let scaling = opened.scaling;
-    opened.read(orientation, &scaling)
+    let reader = NiftiReader::open(file.as_ref())?;
+    let scaling = reader.scaling;
+    reader.read(orientation, &scaling)
 }
 
 /// Reads the labels of a `.nii` or `.nii.gz` file as classes.
 ///
 /// # Errors
 ///
-/// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a label that `labels` does not know.
+/// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a label that is not in
+/// `labels`.
 pub fn read_nifti_labels(
     file: impl AsRef<Path>,
     orientation: Orientation,
     labels: &LabelMap,
 ) -> Result<Volume<u8>, ReadError> {
-    let opened = Opened::open(file.as_ref())?;
-    let scaling = opened.scaling;
-    opened.read(orientation, &(scaling, labels))
+    let reader = NiftiReader::open(file.as_ref())?;
+    let scaling = reader.scaling;
+    reader.read(orientation, &(scaling, labels))
 }
 
-/// Reads where a `.nii` or `.nii.gz` file's voxels lie, and not the voxels.
+/// Reads the geometry of a `.nii` or `.nii.gz` file without its voxels.
 ///
 /// # Errors
 ///
-/// [`ReadError`], naming the file, if its header cannot be read or is wrong.
+/// [`ReadError`], naming the file, if its header cannot be read or is invalid.
 pub fn read_nifti_geometry(
     file: impl AsRef<Path>,
     orientation: Orientation,
 ) -> Result<Geometry, ReadError> {
     let file = file.as_ref();
-    Geometry::from_header(Opened::open(file)?.header, orientation, file)
+    Geometry::from_header(NiftiReader::open(file)?.header, orientation, file)
 }
 
-/// A file whose header has been read and checked.
-struct Opened<'a> {
+/// An open file whose header has been read and checked.
+struct NiftiReader<'a> {
     file: &'a Path,
     header: NiftiHeader,
-    announced: Announced,
+    array: ArrayHeader,
     scaling: Scaling,
-    /// At the first voxel.
+    /// Positioned at the first voxel.
     stream: Box<dyn Read>,
 }
 
-impl<'a> Opened<'a> {
+impl<'a> NiftiReader<'a> {
     fn open(file: &'a Path) -> Result<Self, ReadError> {
         let io = ReadError::io(file);
         let opened = File::open(file).map_err(io)?;
         let file_bytes = opened.metadata().map_err(io)?.len();
         let mut raw = BufReader::with_capacity(1 << 16, opened);
         let compressed = raw.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
-        let mut stream: Box<dyn Read> = match compressed {
-            true => Box::new(MultiGzDecoder::new(raw)),
-            false => Box::new(raw),
-        };
-        let format = |found: String| ReadError::Format {
-            file: file.to_owned(),
-            expected: FORMAT,
-            found,
-        };
+        let mut stream: Box<dyn Read> =
+            if compressed { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) };
+        let invalid = |found: String| format_error(file, found, "copy or export it again");
         let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
         let read = (&mut stream).take(HEADER_BYTES).read_to_end(&mut bytes);
-        read.map_err(|source| damaged(file, source))?;
-        if let Some(found) = other_format(&bytes) {
-            return Err(format(found));
+        read.map_err(|source| decode_error(file, source))?;
+        if let Some((found, remedy)) = unsupported_format(&bytes) {
+            return Err(format_error(file, found, remedy));
         }
         let header = NiftiHeader::from_reader(bytes.as_slice())
-            .map_err(|error| format(error.to_string()))?;
-        let dim = header.dim().map_err(|error| format(error.to_string()))?;
+            .map_err(|error| invalid(error.to_string()))?;
+        let dim = header.dim().map_err(|error| invalid(error.to_string()))?;
         if dim.len() < 2 || dim.iter().skip(3).any(|&axis| axis > 1) {
             return Err(ReadError::Axes {
                 file: file.to_owned(),
                 found: dim.iter().map(|&axis| axis.into()).collect(),
-                expected: "one volume of three axes",
+                expected: "one volume with three axes",
             });
         }
-        let announced = Announced {
+        let array = ArrayHeader {
             voxel_type: voxel_type(&header, file)?,
             order: match header.endianness {
                 Endianness::Little => ByteOrder::Little,
@@ -110,75 +105,71 @@ impl<'a> Opened<'a> {
         };
         let offset = f64::from(header.vox_offset);
         if offset.fract() != 0.0 || !(HEADER_BYTES as f64..1e9).contains(&offset) {
-            return Err(format(format!("its voxels start at byte {offset}")));
+            return Err(invalid(format!("its voxels start at byte {offset}")));
         }
-        let ratio = if compressed { LARGEST_DEFLATE_RATIO } else { 1 };
+        let ratio = if compressed { MAX_DEFLATE_RATIO } else { 1 };
         let skipped = if compressed { 0 } else { offset as u64 };
-        announced.check(
-            file,
-            file_bytes.saturating_sub(skipped).saturating_mul(ratio),
-        )?;
+        array.check(file, file_bytes.saturating_sub(skipped).saturating_mul(ratio))?;
         let gap = offset as u64 - HEADER_BYTES;
         let passed = std::io::copy(&mut (&mut stream).take(gap), &mut std::io::sink());
-        if passed.map_err(|source| damaged(file, source))? < gap {
+        if passed.map_err(|source| decode_error(file, source))? < gap {
             return Err(ReadError::Truncated {
                 file: file.to_owned(),
-                expected_bytes: announced.bytes(),
+                expected_bytes: array.bytes(),
                 found_bytes: 0,
             });
         }
-        // A slope of 0 means no scaling, by the standard; one that is no number, by common use.
-        let slope = f64::from(header.scl_slope);
-        let intercept = f64::from(header.scl_inter);
-        let scaling = match slope.is_finite() && slope != 0.0 {
-            true => Scaling {
-                slope,
-                intercept: if intercept.is_finite() {
-                    intercept
-                } else {
-                    0.0
-                },
-            },
-            false => Scaling::NONE,
-        };
-        Ok(Self {
-            file,
-            header,
-            announced,
-            scaling,
-            stream,
-        })
+        let scaling = scaling(&header);
+        Ok(Self { file, header, array, scaling, stream })
     }
 
     fn read<T: FromNumber>(
         self,
         orientation: Orientation,
-        sink: &T::Sink<'_>,
+        conversion: &T::Conversion<'_>,
     ) -> Result<Volume<T>, ReadError> {
         let geometry = Geometry::from_header(self.header, orientation, self.file)?;
-        let stored = self.announced.read(self.file, self.stream, sink)?;
-        let voxels = geometry.arrangement().present(stored, self.announced.dim);
+        let stored = self.array.read(self.file, self.stream, conversion)?;
+        let voxels = geometry.axis_mapping().to_array(stored, self.array.dim);
         Ok(Volume::new(voxels, Some(geometry)))
     }
 }
 
-/// What the first bytes are, if not those of a single NIfTI-1 file.
-fn other_format(header: &[u8]) -> Option<String> {
+fn format_error(file: &Path, found: String, remedy: &'static str) -> ReadError {
+    let expected = "NIfTI-1 file (.nii or .nii.gz)";
+    ReadError::Format { file: file.to_owned(), expected, found, remedy }
+}
+
+/// What the first bytes are and the remedy, if they are not the header of a single NIfTI-1 file.
+fn unsupported_format(header: &[u8]) -> Option<(String, &'static str)> {
     let size = header.first_chunk().map(|&bytes| i32::from_le_bytes(bytes));
     let is = |expected: i32| size == Some(expected) || size == Some(expected.swap_bytes());
     if is(540) {
-        return Some("a NIfTI-2 file; convert it to NIfTI-1".to_owned());
+        return Some(("it is a NIfTI-2 file".to_owned(), "convert it to NIfTI-1"));
     }
     if header.len() < HEADER_BYTES as usize {
-        return Some(format!("it ends after {} bytes", header.len()));
+        let found = format!("it ends after {} bytes", header.len());
+        return Some((found, "copy or download it again"));
     }
-    match &header[344..] {
+    let (found, remedy) = match &header[344..] {
+        b"n+1\0" if is(HEADER_BYTES as i32) => return None,
         b"ni1\0" => {
-            Some("the header of a file pair (.hdr and .img); convert it to one file".to_owned())
+            ("it is the header of a file pair (.hdr and .img)", "convert the pair to one file")
         }
-        b"n+1\0" if is(HEADER_BYTES as i32) => None,
-        _ => Some("it does not begin with a NIfTI-1 header".to_owned()),
+        _ => ("it does not begin with a NIfTI-1 header", "convert it to NIfTI-1"),
+    };
+    Some((found.to_owned(), remedy))
+}
+
+/// The scaling of intensities. A slope of 0 means no scaling by the standard, and a slope that is
+/// not finite by convention.
+fn scaling(header: &NiftiHeader) -> Scaling {
+    let slope = f64::from(header.scl_slope);
+    if !slope.is_finite() || slope == 0.0 {
+        return Scaling::NONE;
     }
+    let intercept = f64::from(header.scl_inter);
+    Scaling { slope, intercept: if intercept.is_finite() { intercept } else { 0.0 } }
 }
 
 fn voxel_type(header: &NiftiHeader, file: &Path) -> Result<VoxelType, ReadError> {
@@ -198,69 +189,64 @@ fn voxel_type(header: &NiftiHeader, file: &Path) -> Result<VoxelType, ReadError>
                 file: file.to_owned(),
                 found: match other {
                     Ok(known) => format!("{known:?}"),
-                    Err(_) => format!("number {}", header.datatype),
+                    Err(_) => format!("code {}", header.datatype),
                 },
             });
         }
     })
 }
 
-/// A voxel type that volumes are written with.
+/// A voxel type that [`write_nifti`] supports.
 pub trait StoredVoxel: nifti::DataElement + bytemuck::Pod {}
 
 impl StoredVoxel for u8 {}
 impl StoredVoxel for i16 {}
 impl StoredVoxel for f32 {}
 
-/// Writes a volume as `.nii`, or `.nii.gz` where the name ends so. Voxels are stored in the order of the file that the
-/// geometry came from, and every geometry field of its header is kept bit for bit.
+/// Writes a volume as `.nii` or `.nii.gz`, depending on the file's name. Voxels are stored in the
+/// axis order of the file from which the geometry was read, and every geometry field of its header
+/// is preserved bit for bit.
 ///
 /// # Errors
 ///
-/// [`WriteError`] if the volume has no geometry, the name ends otherwise, or the disk does not take it; a file that was
-/// there before then still is.
+/// [`WriteError`] if the volume has no geometry, the name has another extension, or the file cannot
+/// be written; an existing file is then unchanged.
 pub fn write_nifti<T: StoredVoxel>(
     file: impl AsRef<Path>,
     volume: &Volume<T>,
 ) -> Result<(), WriteError> {
     let file = file.as_ref();
-    let unsupported = |reason: &str| WriteError::Unsupported {
-        file: file.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let geometry = volume
-        .geometry()
-        .ok_or_else(|| unsupported("the volume has no geometry"))?;
+    let unsupported =
+        |reason: &str| WriteError::Unsupported { file: file.to_owned(), reason: reason.to_owned() };
+    let geometry = volume.geometry().ok_or_else(|| {
+        unsupported("the volume has no geometry; create it with one (`Geometry::new`)")
+    })?;
     let name = match file.file_name().and_then(|name| name.to_str()) {
         Some(name) if name.ends_with(".nii.gz") => "volume.nii.gz",
         Some(name) if name.ends_with(".nii") => "volume.nii",
-        _ => return Err(unsupported("its name must end in .nii or .nii.gz")),
+        _ => return Err(unsupported("NIfTI files end in .nii or .nii.gz; change the name")),
     };
     let header = NiftiHeader {
-        // A display range or a meaning of the source's voxels says nothing of these.
+        // The display range and the intent of the source do not apply to these voxels.
         cal_min: 0.0,
         cal_max: 0.0,
         intent_code: 0,
         intent_name: [0; 16],
         ..geometry.header().clone()
     };
-    // The writer wants its slices in one piece.
-    let stored = geometry
-        .arrangement()
-        .store(volume.voxels().view())
-        .reversed_axes();
+    // The writer needs contiguous slices.
+    let stored = geometry.axis_mapping().to_file(volume.voxels().view()).reversed_axes();
     let stored = stored.as_standard_layout().reversed_axes();
-    write_beside(file, name, |beside| {
-        WriterOptions::new(beside)
-            .reference_header(&header)
-            .write_nifti(&stored)
-            .map_err(|error| match error {
+    write_file(file, name, |temporary| {
+        WriterOptions::new(temporary).reference_header(&header).write_nifti(&stored).map_err(
+            |error| match error {
                 nifti::NiftiError::Io(source) => source,
                 other => std::io::Error::other(other),
-            })?;
+            },
+        )?;
         let bytes = 352 + (stored.len() * size_of::<T>()) as u64;
-        // The writer does not say when its last buffer found no room.
-        if name == "volume.nii" && std::fs::metadata(beside)?.len() != bytes {
+        // The writer does not report that its last buffer could not be flushed to a full disk.
+        if name == "volume.nii" && std::fs::metadata(temporary)?.len() != bytes {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
         Ok(())

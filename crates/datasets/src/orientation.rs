@@ -1,23 +1,25 @@
-//! Which way the axes of an array point in the patient.
+//! The orientation of an array in the patient.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// How the axes of an array are chosen from those of a file.
+/// Selects which axes of a file become the slices, rows and columns of an array.
 ///
-/// Arrays are `[slices, rows, columns]`. In a description: `"stored"`, `"axial"`, or three letters such as `"LPS"`.
+/// Arrays are `[slices, rows, columns]`. In a description: `"stored"`, `"axial"`, or three letters
+/// such as `"LPS"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Orientation {
-    /// As the file has them: its third axis counts slices, its first columns.
+    /// The file's order: its third axis is slices, its second rows, its first columns.
     Stored,
-    /// Slices are counted along the patient's long axis, rows from front to back or back to front, columns across.
-    /// Axes are exchanged where needed and never reversed, so a file that is stored axially, as Synapse's are, comes
-    /// as it is stored.
+    /// Axial slices: slices along the patient's long axis, rows from front to back or back to
+    /// front, columns between left and right. Axes are exchanged where needed but never reversed,
+    /// so files with axial slices, such as Synapse's, keep their order.
     #[default]
     Axial,
-    /// Columns, rows and slices are counted towards these sides, exchanging and reversing axes.
+    /// Columns, rows and slices run towards these sides; axes are exchanged and reversed where
+    /// needed.
     Towards([Side; 3]),
 }
 
@@ -39,7 +41,8 @@ pub enum Side {
 }
 
 impl Side {
-    /// Axis of NIfTI's world (x to the right, y to the front, z to the head), and whether it points the other way.
+    /// The axis in NIfTI's world coordinates (x to the right, y to the front, z to the head), and
+    /// whether the side is in its negative direction.
     pub(crate) fn world_axis(self) -> (usize, bool) {
         match self {
             Self::Right => (0, false),
@@ -63,27 +66,20 @@ impl Side {
     }
 
     fn from_letter(letter: char) -> Option<Self> {
-        [
-            Self::Left,
-            Self::Right,
-            Self::Posterior,
-            Self::Anterior,
-            Self::Superior,
-            Self::Inferior,
-        ]
-        .into_iter()
-        .find(|side| side.letter() == letter)
+        [Self::Left, Self::Right, Self::Posterior, Self::Anterior, Self::Superior, Self::Inferior]
+            .into_iter()
+            .find(|side| side.letter() == letter)
     }
 }
 
-/// A text that names no orientation.
+/// An invalid orientation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{found}` is no orientation; expected `stored`, `axial`, or the sides that columns, rows and slices are counted \
-     towards, such as `LPS`"
+    "invalid orientation `{found}`; expected `stored`, `axial`, or the sides towards which \
+     columns, rows and slices run, such as `LPS`"
 )]
 pub struct OrientationError {
-    /// The text.
+    /// The invalid text.
     pub found: String,
 }
 
@@ -104,9 +100,7 @@ impl FromStr for Orientation {
                 (0..3).all(|axis| axes.contains(&axis))
             })
             .map(Self::Towards)
-            .ok_or_else(|| OrientationError {
-                found: text.to_owned(),
-            })
+            .ok_or_else(|| OrientationError { found: text.to_owned() })
     }
 }
 
@@ -115,9 +109,9 @@ impl fmt::Display for Orientation {
         match self {
             Self::Stored => f.write_str("stored"),
             Self::Axial => f.write_str("axial"),
-            Self::Towards(sides) => sides
-                .iter()
-                .try_for_each(|side| write!(f, "{}", side.letter())),
+            Self::Towards(sides) => {
+                sides.iter().try_for_each(|side| write!(f, "{}", side.letter()))
+            }
         }
     }
 }

@@ -1,42 +1,32 @@
-//! Voxels from a stream of bytes whose length a header merely announces.
+//! Decodes voxels from a stream of bytes, whose header is not trusted.
 
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::{LabelMap, MAX_VOXELS, ReadError};
 use std::io::Read;
 use std::path::Path;
 
-/// Deflate never makes more than this of one byte.
-pub(crate) const LARGEST_DEFLATE_RATIO: u64 = 1032;
+/// The most bytes that deflate decodes from one byte.
+pub(crate) const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// What a header announces.
+/// What a file's header declares about an array.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Announced {
+pub(crate) struct ArrayHeader {
     pub voxel_type: VoxelType,
     pub order: ByteOrder,
-    /// Voxels along each axis, the first running fastest; ones beyond the last.
+    /// Voxels along each axis, the fastest axis first; 1 for axes that do not exist.
     pub dim: [usize; 3],
 }
 
-impl Announced {
-    /// Checks that a file can hold what is announced, so that memory can be taken for it.
-    pub fn check(&self, file: &Path, possible_bytes: u64) -> Result<(), ReadError> {
-        let voxels = self
-            .dim
-            .iter()
-            .fold(1_u64, |n, &axis| n.saturating_mul(axis as u64));
+impl ArrayHeader {
+    /// Checks that a file can hold the declared array, so that memory can be allocated for it.
+    pub fn check(&self, file: &Path, max_bytes: u64) -> Result<(), ReadError> {
+        let voxels = self.dim.iter().fold(1_u64, |n, &axis| n.saturating_mul(axis as u64));
         if voxels > MAX_VOXELS {
-            return Err(ReadError::TooManyVoxels {
-                file: file.to_owned(),
-                voxels,
-            });
+            return Err(ReadError::TooManyVoxels { file: file.to_owned(), voxels });
         }
-        let announced_bytes = voxels * self.voxel_type.bytes() as u64;
-        if announced_bytes > possible_bytes {
-            return Err(ReadError::HeaderSize {
-                file: file.to_owned(),
-                announced_bytes,
-                possible_bytes,
-            });
+        let declared_bytes = voxels * self.voxel_type.bytes() as u64;
+        if declared_bytes > max_bytes {
+            return Err(ReadError::HeaderSize { file: file.to_owned(), declared_bytes, max_bytes });
         }
         Ok(())
     }
@@ -49,24 +39,24 @@ impl Announced {
         (self.voxels() * self.voxel_type.bytes()) as u64
     }
 
-    /// Reads all voxels, and the stream to its end, which lets it check its checksum.
+    /// Reads all voxels, and the stream to its end, so that a decompressor verifies its checksum.
     pub fn read<T: FromNumber>(
         &self,
         file: &Path,
         mut stream: impl Read,
-        sink: &T::Sink<'_>,
+        conversion: &T::Conversion<'_>,
     ) -> Result<Vec<T>, ReadError> {
-        const PIECE: usize = 1 << 15;
+        const CHUNK_VOXELS: usize = 1 << 15;
         let size = self.voxel_type.bytes();
         let total = self.voxels();
         let mut voxels = Vec::with_capacity(total);
-        let mut bytes = vec![0; PIECE * size];
-        let mut numbers = Vec::with_capacity(PIECE);
+        let mut bytes = vec![0; CHUNK_VOXELS * size];
+        let mut numbers = Vec::with_capacity(CHUNK_VOXELS);
         while voxels.len() < total {
-            let wanted = PIECE.min(total - voxels.len()) * size;
-            let found = read_up_to(&mut stream, &mut bytes[..wanted])
+            let expected = CHUNK_VOXELS.min(total - voxels.len()) * size;
+            let found = read_up_to(&mut stream, &mut bytes[..expected])
                 .map_err(|source| self.stream_error(file, source, (voxels.len() * size) as u64))?;
-            if found < wanted {
+            if found < expected {
                 return Err(ReadError::Truncated {
                     file: file.to_owned(),
                     expected_bytes: self.bytes(),
@@ -74,26 +64,23 @@ impl Announced {
                 });
             }
             numbers.clear();
-            self.voxel_type
-                .decode(self.order, &bytes[..wanted], &mut numbers);
+            self.voxel_type.decode(self.order, &bytes[..expected], &mut numbers);
             let start = voxels.len();
-            T::append(sink, &numbers, &mut voxels).map_err(|bad| {
-                let voxel = self.place(start + bad.index);
-                bad.at(file, voxel)
+            T::append(conversion, &numbers, &mut voxels).map_err(|invalid| {
+                let voxel = self.voxel_indices(start + invalid.index);
+                invalid.into_error(file, voxel)
             })?;
         }
         let rest = read_up_to(&mut stream, &mut bytes[..1])
             .map_err(|source| self.stream_error(file, source, self.bytes()))?;
         if rest > 0 {
-            return Err(ReadError::TooLong {
-                file: file.to_owned(),
-                expected_bytes: self.bytes(),
-            });
+            return Err(ReadError::TooLong { file: file.to_owned(), expected_bytes: self.bytes() });
         }
         Ok(voxels)
     }
 
-    fn place(&self, index: usize) -> [usize; 3] {
+    /// The indices along the three axes of voxel `index` of the stream.
+    fn voxel_indices(&self, index: usize) -> [usize; 3] {
         let [x, y, _] = self.dim;
         [index % x, index / x % y, index / (x * y)]
     }
@@ -105,13 +92,14 @@ impl Announced {
                 expected_bytes: self.bytes(),
                 found_bytes,
             },
-            _ => damaged(file, source),
+            _ => decode_error(file, source),
         }
     }
 }
 
-/// A failed read: what a decompressor complains of is the file's fault, anything else the machine's.
-pub(crate) fn damaged(file: &Path, source: std::io::Error) -> ReadError {
+/// Converts an error of a stream: errors of a decompressor mean a damaged file, others come from
+/// the operating system.
+pub(crate) fn decode_error(file: &Path, source: std::io::Error) -> ReadError {
     match source.kind() {
         std::io::ErrorKind::InvalidData
         | std::io::ErrorKind::InvalidInput
@@ -119,12 +107,13 @@ pub(crate) fn damaged(file: &Path, source: std::io::Error) -> ReadError {
             file: file.to_owned(),
             expected: "compressed file",
             found: source.to_string(),
+            remedy: "copy or download it again",
         },
         _ => ReadError::io(file)(source),
     }
 }
 
-/// Image and label of one file have one shape.
+/// Checks that image and label of one file have the same shape.
 pub(crate) fn check_shapes(file: &Path, image: &[usize], label: &[usize]) -> Result<(), ReadError> {
     if image == label {
         return Ok(());
@@ -136,6 +125,7 @@ pub(crate) fn check_shapes(file: &Path, image: &[usize], label: &[usize]) -> Res
     })
 }
 
+/// Fills `buffer` unless the stream ends before; returns the number of bytes read.
 fn read_up_to(stream: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -149,26 +139,24 @@ fn read_up_to(stream: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usiz
     Ok(filled)
 }
 
-/// A number that cannot be a voxel, by its place in the piece.
+/// A number that is not a valid voxel.
 #[derive(Debug)]
-pub(crate) struct Bad {
+pub(crate) struct InvalidVoxel {
+    /// Index in the chunk of numbers.
     pub index: usize,
     value: f64,
+    /// For labels, the valid ones.
     expected: Option<Box<LabelMap>>,
 }
 
-impl Bad {
-    pub fn at(self, file: &Path, voxel: [usize; 3]) -> ReadError {
+impl InvalidVoxel {
+    /// The error for this voxel at indices `voxel` of `file`.
+    pub fn into_error(self, file: &Path, voxel: [usize; 3]) -> ReadError {
         let file = file.to_owned();
         let value = self.value;
         match self.expected {
             None => ReadError::NonFinite { file, value, voxel },
-            Some(expected) => ReadError::Label {
-                file,
-                value,
-                voxel,
-                expected,
-            },
+            Some(expected) => ReadError::Label { file, value, voxel, expected },
         }
     }
 }
@@ -181,62 +169,65 @@ pub(crate) struct Scaling {
 }
 
 impl Scaling {
-    pub const NONE: Self = Self {
-        slope: 1.0,
-        intercept: 0.0,
-    };
+    pub const NONE: Self = Self { slope: 1.0, intercept: 0.0 };
 
     fn apply(self, number: f64) -> f64 {
         number * self.slope + self.intercept
     }
 }
 
-/// What numbers of a file become.
+/// A voxel that is converted from a number in a file.
 pub(crate) trait FromNumber: Clone {
-    type Sink<'a>;
+    /// The parameters of the conversion.
+    type Conversion<'a>;
 
-    fn append(sink: &Self::Sink<'_>, numbers: &[f64], voxels: &mut Vec<Self>) -> Result<(), Bad>;
+    /// Converts `numbers` and appends them to `voxels`; fails on the first invalid one.
+    fn append(
+        conversion: &Self::Conversion<'_>,
+        numbers: &[f64],
+        voxels: &mut Vec<Self>,
+    ) -> Result<(), InvalidVoxel>;
 }
 
-/// Intensities.
+/// An intensity.
 impl FromNumber for f32 {
-    type Sink<'a> = Scaling;
+    type Conversion<'a> = Scaling;
 
-    fn append(scaling: &Scaling, numbers: &[f64], voxels: &mut Vec<Self>) -> Result<(), Bad> {
+    fn append(
+        scaling: &Scaling,
+        numbers: &[f64],
+        voxels: &mut Vec<Self>,
+    ) -> Result<(), InvalidVoxel> {
         let start = voxels.len();
         voxels.extend(numbers.iter().map(|&number| scaling.apply(number) as f32));
         match voxels[start..].iter().position(|voxel| !voxel.is_finite()) {
             None => Ok(()),
-            Some(index) => Err(Bad {
-                index,
-                value: scaling.apply(numbers[index]),
-                expected: None,
-            }),
+            Some(index) => {
+                let value = scaling.apply(numbers[index]);
+                Err(InvalidVoxel { index, value, expected: None })
+            }
         }
     }
 }
 
-/// Classes, by way of labels.
+/// A class, by its label.
 impl FromNumber for u8 {
-    type Sink<'a> = (Scaling, &'a LabelMap);
+    type Conversion<'a> = (Scaling, &'a LabelMap);
 
     fn append(
-        (scaling, map): &Self::Sink<'_>,
+        (scaling, map): &Self::Conversion<'_>,
         numbers: &[f64],
         voxels: &mut Vec<Self>,
-    ) -> Result<(), Bad> {
+    ) -> Result<(), InvalidVoxel> {
         for (index, &number) in numbers.iter().enumerate() {
             let value = scaling.apply(number);
-            // Saturates, so that what is no byte is unequal.
+            // The conversion saturates, so a value that is not a byte differs from its label.
             let label = value as u8;
             match map.class_of(label) {
                 Some(class) if f64::from(label) == value => voxels.push(class),
                 _ => {
-                    return Err(Bad {
-                        index,
-                        value,
-                        expected: Some(Box::new((*map).clone())),
-                    });
+                    let expected = Some(Box::new((*map).clone()));
+                    return Err(InvalidVoxel { index, value, expected });
                 }
             }
         }

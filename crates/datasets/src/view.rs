@@ -1,23 +1,25 @@
-//! The views of a slice that training draws: itself, four reflections, thirty-nine rotations.
+//! The views of a slice that augment training: the identity, four reflections, and 39 rotations.
 
-use crate::random::{Purpose, below};
+use crate::random::{Purpose, random_below};
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One of a finite set of ways to look at a slice, so that a frozen network's embedding of each is computed once.
+/// An augmentation of a slice. The set of views is finite, so that a frozen network's embedding of
+/// each can be computed once.
 ///
-/// With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an axis, which is always a
-/// [`Reflection`]; else with probability 1/2 it rotates by a whole number of degrees in [-20, 19]; else it does nothing.
-/// These are 1 + 4 + 39 = 44 views, since a rotation by 0 degrees is the identity.
+/// With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an
+/// axis, which is always a [`Reflection`]; otherwise with probability 1/2 it rotates by a whole
+/// number of degrees in [-20, 19]; otherwise it leaves the slice unchanged. These are 1 + 4 + 39 =
+/// 44 views, since a rotation by 0 degrees is the identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
-    /// As it is.
+    /// The unchanged slice.
     Identity,
-    /// Mirrored.
+    /// A mirror image.
     Reflection(Reflection),
-    /// Rotated about its centre within its frame: -20 to 19 degrees, not 0.
+    /// A rotation about the centre by -20 to 19 degrees, not 0; the size stays the same.
     Rotation(Degrees),
 }
 
@@ -25,26 +27,26 @@ pub enum View {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reflection {
-    /// The last row first.
+    /// Reverses the order of the rows.
     Rows,
-    /// The last column first.
+    /// Reverses the order of the columns.
     Columns,
-    /// Rows become columns.
+    /// Exchanges rows and columns.
     Transpose,
-    /// Rows become columns, both reversed.
+    /// Exchanges rows and columns, and reverses both.
     AntiTranspose,
 }
 
-/// A whole angle that a view is rotated by: -20 to 19, not 0.
+/// The angle of a [`View::Rotation`] in whole degrees: -20 to 19, not 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i8", into = "i8")]
 pub struct Degrees(i8);
 
-/// An angle that no view is rotated by.
+/// An angle that is not that of a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("views rotate by -20 to 19 whole degrees, not 0; found {found}")]
+#[error("invalid rotation by {found} degrees; expected -20 to 19, not 0")]
 pub struct DegreesError {
-    /// The angle.
+    /// The invalid angle.
     pub found: i8,
 }
 
@@ -77,12 +79,12 @@ impl View {
             .chain(rotations.map(Self::Rotation))
     }
 
-    /// The view that example `index` of an epoch is seen in, with the released code's probabilities: each reflection
-    /// 1/8, each rotation 1/160, the identity 1/4 + 1/160.
+    /// Samples the view of example `index` in an epoch, with the released code's probabilities:
+    /// each reflection 1/8, each rotation 1/160, the identity 1/4 + 1/160.
     pub fn draw(seed: u64, epoch: u64, index: u64) -> Self {
-        match below(160, Purpose::View, seed, epoch, index) {
-            draw @ 0..80 => Self::Reflection(Reflection::ALL[(draw / 20) as usize]),
-            draw @ 80..120 => match Degrees::try_from((draw - 80) as i8 - 20) {
+        match random_below(160, Purpose::View, seed, epoch, index) {
+            number @ 0..80 => Self::Reflection(Reflection::ALL[(number / 20) as usize]),
+            number @ 80..120 => match Degrees::try_from((number - 80) as i8 - 20) {
                 Ok(degrees) => Self::Rotation(degrees),
                 Err(_) => Self::Identity,
             },
@@ -90,32 +92,26 @@ impl View {
         }
     }
 
-    /// What the view shows: nearest neighbours, zeros where a rotation brings in what lies outside. A transposition
-    /// exchanges the lengths of the sides.
+    /// Applies the view. Rotations take the nearest neighbour, and zero outside the slice.
     ///
     /// # Shapes
     ///
-    /// `[rows, columns]` in, the same out, or `[columns, rows]` for the two transpositions.
+    /// - input: `[rows, columns]`
+    /// - output: `[rows, columns]`, or `[columns, rows]` for the two transpositions
     pub fn apply<T: Copy + Default>(self, pixels: ArrayView2<'_, T>) -> Array2<T> {
         match self {
             Self::Identity => pixels.to_owned(),
             Self::Reflection(reflection) => {
-                let mut seen = pixels;
+                let mut reflected = pixels;
                 let (reversed, transposed): (&[usize], bool) = match reflection {
                     Reflection::Rows => (&[0], false),
                     Reflection::Columns => (&[1], false),
                     Reflection::Transpose => (&[], true),
                     Reflection::AntiTranspose => (&[0, 1], true),
                 };
-                reversed
-                    .iter()
-                    .for_each(|&axis| seen.invert_axis(Axis(axis)));
-                let seen = if transposed {
-                    seen.reversed_axes()
-                } else {
-                    seen
-                };
-                seen.as_standard_layout().into_owned()
+                reversed.iter().for_each(|&axis| reflected.invert_axis(Axis(axis)));
+                let reflected = if transposed { reflected.reversed_axes() } else { reflected };
+                reflected.as_standard_layout().into_owned()
             }
             Self::Rotation(Degrees(degrees)) => rotate_nearest(pixels, f64::from(degrees)),
         }
@@ -123,16 +119,11 @@ impl View {
 }
 
 impl Reflection {
-    /// All four.
-    pub const ALL: [Self; 4] = [
-        Self::Rows,
-        Self::Columns,
-        Self::Transpose,
-        Self::AntiTranspose,
-    ];
+    /// All reflections.
+    pub const ALL: [Self; 4] = [Self::Rows, Self::Columns, Self::Transpose, Self::AntiTranspose];
 }
 
-/// Short and usable in a file name: `identity`, `rows`, `rotate-7`.
+/// A short name that is valid in file names: `identity`, `rows`, `rotate-7`.
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -146,8 +137,8 @@ impl fmt::Display for View {
     }
 }
 
-/// Rotates about the centre within the same frame, nearest neighbour, zeros outside:
-/// `scipy.ndimage.rotate(pixels, degrees, order=0, reshape=False)`.
+/// Rotates a slice about its centre, with the nearest neighbour, zero outside the slice, and the
+/// same size: `scipy.ndimage.rotate(pixels, degrees, order=0, reshape=False)`.
 pub fn rotate_nearest<T: Copy + Default>(pixels: ArrayView2<'_, T>, degrees: f64) -> Array2<T> {
     let (rows, columns) = pixels.dim();
     let (sin, cos) = degrees.to_radians().sin_cos();
@@ -163,10 +154,8 @@ pub fn rotate_nearest<T: Copy + Default>(pixels: ArrayView2<'_, T>, degrees: f64
         centre[0] - (cos * centre[0] + sin * centre[1]),
         centre[1] - (-sin * centre[0] + cos * centre[1]),
     ];
-    let nearest = |place: f64, side: usize| -> Option<usize> {
-        (0.0..=side as f64 - 1.0)
-            .contains(&place)
-            .then(|| (place + 0.5).floor() as usize)
+    let nearest = |position: f64, side: usize| -> Option<usize> {
+        (0.0..=side as f64 - 1.0).contains(&position).then(|| (position + 0.5).floor() as usize)
     };
     Array2::from_shape_fn((rows, columns), |(row, column)| {
         let [row, column] = [row as f64, column as f64];

@@ -3,10 +3,10 @@ use ndarray::{Array3, ArrayView3, Axis};
 use nifti::NiftiHeader;
 use std::path::Path;
 
-/// The most voxels that a file is read with: about ten whole-body CTs.
+/// The most voxels that a file may have: about ten whole-body CTs.
 pub const MAX_VOXELS: u64 = 1 << 30;
 
-/// Voxels `[slices, rows, columns]`, and where they lie in the patient.
+/// Voxels `[slices, rows, columns]` and their geometry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume<T> {
     voxels: Array3<T>,
@@ -14,18 +14,18 @@ pub struct Volume<T> {
 }
 
 impl<T> Volume<T> {
-    /// Voxels with their geometry; none where the source has none, as in an `.npy.h5` file.
+    /// Creates a volume. The geometry is `None` if the source has none, such as an `.npy.h5` file.
     ///
     /// # Panics
     ///
-    /// If the geometry is of another shape.
+    /// If voxels and geometry have different shapes.
     pub fn new(voxels: Array3<T>, geometry: Option<Geometry>) -> Self {
         if let Some(geometry) = &geometry {
             let shape: [usize; 3] = voxels.dim().into();
             assert_eq!(
                 shape,
                 geometry.shape(),
-                "voxels of shape {shape:?}, a geometry of shape {:?}",
+                "voxels of shape {shape:?} do not match a geometry of shape {:?}",
                 geometry.shape()
             );
         }
@@ -37,7 +37,7 @@ impl<T> Volume<T> {
         &self.voxels
     }
 
-    /// The voxels alone.
+    /// The voxels, without the geometry.
     pub fn into_voxels(self) -> Array3<T> {
         self.voxels
     }
@@ -52,54 +52,48 @@ impl<T> Volume<T> {
         self.voxels.dim().into()
     }
 
-    /// Where the voxels lie, if the source says.
+    /// The geometry, `None` if the source has none.
     pub fn geometry(&self) -> Option<&Geometry> {
         self.geometry.as_ref()
     }
 
-    /// Millimetres between slices, rows and columns, if the source says.
+    /// Millimetres between slices, rows and columns, `None` if the source has no geometry.
     pub fn spacing_mm(&self) -> Option<[f64; 3]> {
         self.geometry.as_ref().map(Geometry::spacing_mm)
     }
 
-    /// Another volume at the same place.
+    /// Creates a volume of other voxels with the same geometry.
     ///
     /// # Panics
     ///
-    /// If `voxels` have another shape.
+    /// If `voxels` has another shape.
     pub fn with_voxels<U>(&self, voxels: Array3<U>) -> Volume<U> {
-        assert_eq!(self.voxels.dim(), voxels.dim(), "voxels of another shape");
-        Volume {
-            voxels,
-            geometry: self.geometry.clone(),
-        }
+        assert_eq!(self.voxels.dim(), voxels.dim(), "voxels must have the volume's shape");
+        Volume { voxels, geometry: self.geometry.clone() }
     }
 }
 
-/// Where the voxels of an array lie in the patient, and how they lay in their file.
+/// The position of an array's voxels in the patient, and their order in the source file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
     header: NiftiHeader,
     shape: [usize; 3],
-    arrangement: Arrangement,
+    axis_mapping: AxisMapping,
     affine: [[f64; 4]; 3],
 }
 
-/// Which axis of the file each axis of the array is, and whether it runs backwards.
+/// The file's axis for each axis of the array, and whether it is reversed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Arrangement {
+pub(crate) struct AxisMapping {
     file_axes: [usize; 3],
     reversed: [bool; 3],
 }
 
-impl Arrangement {
-    pub const STORED: Self = Self {
-        file_axes: [2, 1, 0],
-        reversed: [false; 3],
-    };
+impl AxisMapping {
+    pub const STORED: Self = Self { file_axes: [2, 1, 0], reversed: [false; 3] };
 
-    /// `affine` maps the file's voxel indices to millimetres.
-    fn of(orientation: Orientation, affine: &[[f64; 4]; 3]) -> Self {
+    /// The mapping to `orientation` from a file whose `affine` maps voxel indices to millimetres.
+    fn new(orientation: Orientation, affine: &[[f64; 4]; 3]) -> Self {
         let columns_rows_slices: [(usize, Option<bool>); 3] = match orientation {
             Orientation::Stored => return Self::STORED,
             Orientation::Axial => [(0, None), (1, None), (2, None)],
@@ -109,58 +103,45 @@ impl Arrangement {
             }),
         };
         let file_axis = closest_axes(affine);
-        let mut arrangement = Self::STORED;
+        let mut mapping = Self::STORED;
         for (i, (world, negative)) in columns_rows_slices.into_iter().enumerate() {
             let axis = file_axis[world];
-            arrangement.file_axes[2 - i] = axis;
-            arrangement.reversed[2 - i] =
+            mapping.file_axes[2 - i] = axis;
+            mapping.reversed[2 - i] =
                 negative.is_some_and(|negative| negative != (affine[world][axis] < 0.0));
         }
-        arrangement
+        mapping
     }
 
     fn reversed_axes(&self) -> impl Iterator<Item = Axis> {
         (0..3).filter(|&axis| self.reversed[axis]).map(Axis)
     }
 
-    /// From the file's order, first axis fastest, to the array's.
-    pub fn present<T: Clone>(&self, stored: Vec<T>, dim: [usize; 3]) -> Array3<T> {
+    /// Converts voxels in the file's order, with the first axis fastest, to the array.
+    pub fn to_array<T: Clone>(self, stored: Vec<T>, dim: [usize; 3]) -> Array3<T> {
         let stored =
             Array3::from_shape_vec([dim[2], dim[1], dim[0]], stored).expect("checked length");
-        if *self == Self::STORED {
+        if self == Self::STORED {
             return stored;
         }
         let mut array = stored.permuted_axes(self.file_axes.map(|axis| 2 - axis));
-        self.reversed_axes()
-            .for_each(|axis| array.invert_axis(axis));
+        self.reversed_axes().for_each(|axis| array.invert_axis(axis));
         array.as_standard_layout().into_owned()
     }
 
-    /// A view whose axes are the file's three.
-    pub fn store<'a, T>(&self, array: ArrayView3<'a, T>) -> ArrayView3<'a, T> {
-        let mut array = array;
-        self.reversed_axes()
-            .for_each(|axis| array.invert_axis(axis));
-        let array_axis = |file_axis| {
-            self.file_axes
-                .iter()
-                .position(|&a| a == file_axis)
-                .unwrap_or(0)
-        };
+    /// A view of the array with the file's three axes.
+    pub fn to_file<T>(self, mut array: ArrayView3<'_, T>) -> ArrayView3<'_, T> {
+        self.reversed_axes().for_each(|axis| array.invert_axis(axis));
+        let array_axis =
+            |file_axis| self.file_axes.iter().position(|&a| a == file_axis).unwrap_or(0);
         array.permuted_axes([array_axis(0), array_axis(1), array_axis(2)])
     }
 }
 
-/// The file's axis closest to each of the world's, each file axis once.
+/// For each world axis the file axis closest to it, each file axis exactly once.
 fn closest_axes(affine: &[[f64; 4]; 3]) -> [usize; 3] {
-    const ORDERS: [[usize; 3]; 6] = [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ];
+    const ORDERS: [[usize; 3]; 6] =
+        [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let cosine =
         |world: usize, axis: usize| affine[world][axis].abs() / column_length(affine, axis);
     let fit = |order: &[usize; 3]| -> f64 { (0..3).map(|world| cosine(world, order[world])).sum() };
@@ -174,26 +155,24 @@ fn closest_axes(affine: &[[f64; 4]; 3]) -> [usize; 3] {
 }
 
 fn column_length(affine: &[[f64; 4]; 3], axis: usize) -> f64 {
-    (0..3)
-        .map(|world| affine[world][axis].powi(2))
-        .sum::<f64>()
-        .sqrt()
+    (0..3).map(|world| affine[world][axis].powi(2)).sum::<f64>().sqrt()
 }
 
 impl Geometry {
-    /// A geometry that comes from no file: `affine_mm` maps (column, row, slice, 1) to millimetres, x to the patient's
-    /// right, y to the front, z to the head.
+    /// Creates a geometry without a file: `affine_mm` maps (column, row, slice, 1) to millimetres,
+    /// x to the patient's right, y to the front, z to the head.
     ///
     /// # Panics
     ///
-    /// If an axis has no length or is longer than a NIfTI file can say (32,767), or the affine is not invertible.
+    /// If an axis has no voxels or more than NIfTI supports (32,767), or the affine is not
+    /// invertible.
     pub fn new(shape: [usize; 3], affine_mm: [[f64; 4]; 3]) -> Self {
         let [slices, rows, columns] = shape.map(|axis| {
             u16::try_from(axis)
                 .ok()
                 .filter(|axis| (1..=i16::MAX as u16).contains(axis))
                 .unwrap_or_else(|| {
-                    panic!("each axis has 1 to {} voxels, found {shape:?}", i16::MAX)
+                    panic!("each axis must have 1 to {} voxels, found {shape:?}", i16::MAX)
                 })
         });
         let mut header = NiftiHeader {
@@ -212,7 +191,7 @@ impl Geometry {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The geometry that a header describes.
+    /// Creates the geometry of a header's file in an orientation.
     pub(crate) fn from_header(
         header: NiftiHeader,
         orientation: Orientation,
@@ -220,27 +199,23 @@ impl Geometry {
     ) -> Result<Self, ReadError> {
         let dim = spatial_dim(&header);
         let stored = file_affine(&header, dim, file)?;
-        let arrangement = Arrangement::of(orientation, &stored);
+        let axis_mapping = AxisMapping::new(orientation, &stored);
         let mut affine = [[0.0; 4]; 3];
         for world in 0..3 {
             affine[world][3] = stored[world][3];
             for array_axis in 0..3 {
-                let axis = arrangement.file_axes[array_axis];
+                let axis = axis_mapping.file_axes[array_axis];
                 let step = stored[world][axis];
                 let column = 2 - array_axis;
                 affine[world][column] = step;
-                if arrangement.reversed[array_axis] {
+                if axis_mapping.reversed[array_axis] {
                     affine[world][column] = -step;
                     affine[world][3] += step * (dim[axis] - 1) as f64;
                 }
             }
         }
-        Ok(Self {
-            shape: arrangement.file_axes.map(|axis| dim[axis]),
-            header,
-            arrangement,
-            affine,
-        })
+        let shape = axis_mapping.file_axes.map(|axis| dim[axis]);
+        Ok(Self { header, shape, axis_mapping, affine })
     }
 
     /// Number of slices, rows and columns.
@@ -248,7 +223,8 @@ impl Geometry {
         self.shape
     }
 
-    /// Maps (column, row, slice, 1) to millimetres: x to the patient's right, y to the front, z to the head.
+    /// The matrix that maps (column, row, slice, 1) to millimetres: x to the patient's right, y to
+    /// the front, z to the head.
     pub fn affine_mm(&self) -> [[f64; 4]; 3] {
         self.affine
     }
@@ -258,17 +234,13 @@ impl Geometry {
         [2, 1, 0].map(|column| column_length(&self.affine, column))
     }
 
-    /// The largest distance between corresponding corners of two geometries of one shape.
-    pub fn largest_distance_mm(&self, other: &Self) -> f64 {
+    /// The largest distance between corresponding corners of two geometries with the same shape.
+    pub fn max_corner_distance_mm(&self, other: &Self) -> f64 {
         let mut largest = 0.0_f64;
         for corner in 0..8 {
             let index: [f64; 3] = std::array::from_fn(|column| {
                 let last = self.shape[2 - column].saturating_sub(1);
-                if corner >> column & 1 == 1 {
-                    last as f64
-                } else {
-                    0.0
-                }
+                if corner >> column & 1 == 1 { last as f64 } else { 0.0 }
             });
             let squared: f64 = (0..3)
                 .map(|world| {
@@ -281,36 +253,31 @@ impl Geometry {
         largest
     }
 
-    /// Whether two geometries are one grid: equal shapes, and no corner further off than a tenth of the smallest
-    /// spacing, which leaves room for what programs round away in headers.
-    pub fn is_grid_of(&self, other: &Self) -> bool {
+    /// Whether two geometries are the same grid: equal shapes, and corresponding corners at most a
+    /// tenth of the smallest spacing apart, a tolerance for rounding in headers.
+    pub fn is_same_grid(&self, other: &Self) -> bool {
         let smallest = self.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
-        self.shape == other.shape && self.largest_distance_mm(other) <= 0.1 * smallest
+        self.shape == other.shape && self.max_corner_distance_mm(other) <= 0.1 * smallest
     }
 
     pub(crate) fn header(&self) -> &NiftiHeader {
         &self.header
     }
 
-    pub(crate) fn arrangement(&self) -> Arrangement {
-        self.arrangement
+    pub(crate) fn axis_mapping(&self) -> AxisMapping {
+        self.axis_mapping
     }
 }
 
-/// Voxels along the file's three spatial axes; axes that are not there have one.
+/// Number of voxels along the file's three spatial axes; 1 for axes that do not exist.
 pub(crate) fn spatial_dim(header: &NiftiHeader) -> [usize; 3] {
     let axes = usize::from(header.dim[0]);
-    std::array::from_fn(|axis| {
-        if axis < axes {
-            usize::from(header.dim[axis + 1])
-        } else {
-            1
-        }
-    })
+    std::array::from_fn(|axis| if axis < axes { usize::from(header.dim[axis + 1]) } else { 1 })
 }
 
-/// From the file's voxel indices to millimetres, by NIfTI's methods 3 (sform), 2 (qform) or, where neither is given,
-/// from the spacing alone, with nibabel's convention (x runs to the left, the origin in the centre).
+/// The affine from the file's voxel indices to millimetres: by NIfTI's method 3 (sform) or 2
+/// (qform) or, if the header has neither, from the spacing alone with nibabel's convention (x to
+/// the left, origin in the centre).
 fn file_affine(
     header: &NiftiHeader,
     dim: [usize; 3],
@@ -344,23 +311,17 @@ fn file_affine(
         };
         [centred(0, -1.0), centred(1, 1.0), centred(2, 1.0)]
     };
-    affine
-        .iter_mut()
-        .flatten()
-        .for_each(|value| *value *= unit_mm);
+    affine.iter_mut().flatten().for_each(|value| *value *= unit_mm);
     let lengths: [f64; 3] = std::array::from_fn(|axis| column_length(&affine, axis));
     if !lengths.iter().all(positive) {
-        return Err(ReadError::Spacing {
-            file: file.to_owned(),
-            found_mm: lengths,
-        });
+        return Err(ReadError::Spacing { file: file.to_owned(), found_mm: lengths });
     }
     let [x, y, z] = affine;
     let volume = x[0] * (y[1] * z[2] - y[2] * z[1]) - x[1] * (y[0] * z[2] - y[2] * z[0])
         + x[2] * (y[0] * z[1] - y[1] * z[0]);
     let skew = volume.abs() / lengths.iter().product::<f64>();
     let finite = affine.iter().flatten().all(|value| value.is_finite());
-    // Axes that lie in one plane, to what single precision can tell.
+    // Axes in one plane, within single precision.
     if !finite || !skew.is_finite() || skew < 1e-4 {
         return Err(ReadError::Geometry {
             file: file.to_owned(),
@@ -370,11 +331,13 @@ fn file_affine(
     Ok(affine)
 }
 
-/// NIfTI's method 2: a unit quaternion, the spacing, and the sign of the third axis.
+/// The affine by NIfTI's method 2: from a unit quaternion, the spacing, and the sign of the third
+/// axis.
 fn qform(header: &NiftiHeader, spacing: [f64; 3], file: &Path) -> Result<[[f64; 4]; 3], ReadError> {
     let [b, c, d] = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
     let a_squared = 1.0 - (b * b + c * c + d * d);
-    // Single precision leaves a rotation by 180 degrees a little too long.
+    // In single precision, the quaternion of a rotation by 180 degrees can be slightly longer than
+    // 1.
     if a_squared.is_nan() || a_squared < -3.0 * f64::from(f32::EPSILON) {
         return Err(ReadError::Geometry {
             file: file.to_owned(),
@@ -382,27 +345,11 @@ fn qform(header: &NiftiHeader, spacing: [f64; 3], file: &Path) -> Result<[[f64; 
         });
     }
     let a = a_squared.max(0.0).sqrt();
-    let third = if header.pixdim[0] < 0.0 {
-        -spacing[2]
-    } else {
-        spacing[2]
-    };
+    let third = if header.pixdim[0] < 0.0 { -spacing[2] } else { spacing[2] };
     let rotation = [
-        [
-            a * a + b * b - c * c - d * d,
-            2.0 * (b * c - a * d),
-            2.0 * (b * d + a * c),
-        ],
-        [
-            2.0 * (b * c + a * d),
-            a * a + c * c - b * b - d * d,
-            2.0 * (c * d - a * b),
-        ],
-        [
-            2.0 * (b * d - a * c),
-            2.0 * (c * d + a * b),
-            a * a + d * d - b * b - c * c,
-        ],
+        [a * a + b * b - c * c - d * d, 2.0 * (b * c - a * d), 2.0 * (b * d + a * c)],
+        [2.0 * (b * c + a * d), a * a + c * c - b * b - d * d, 2.0 * (c * d - a * b)],
+        [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ];
     let offset = [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from);
     Ok(std::array::from_fn(|world| {

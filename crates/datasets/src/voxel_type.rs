@@ -1,6 +1,6 @@
-//! Numbers as files store them.
+//! The number types of voxels in files.
 
-/// A plain number type.
+/// An integer or float type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VoxelType {
     U8,
@@ -16,7 +16,7 @@ pub(crate) enum VoxelType {
     F64,
 }
 
-/// Calls a macro with the Rust type of a [`VoxelType`].
+/// Expands a macro with the Rust type of a [`VoxelType`].
 macro_rules! with_type {
     ($voxel_type:expr, $call:ident $(, $arguments:expr)*) => {
         match $voxel_type {
@@ -35,15 +35,15 @@ macro_rules! with_type {
     };
 }
 
-/// As `f64`, exactly but for 64-bit integers beyond 2^53.
+/// A number that converts to `f64`, exactly except for 64-bit integers beyond 2^53.
 trait Number: Copy {
-    fn number(self) -> f64;
+    fn to_f64(self) -> f64;
 }
 
 macro_rules! numbers {
     ($($type:ty),*) => {
         $(impl Number for $type {
-            fn number(self) -> f64 {
+            fn to_f64(self) -> f64 {
                 self as f64
             }
         })*
@@ -52,8 +52,8 @@ macro_rules! numbers {
 numbers!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
 
 impl Number for half::f16 {
-    fn number(self) -> f64 {
-        self.to_f64()
+    fn to_f64(self) -> f64 {
+        half::f16::to_f64(self)
     }
 }
 
@@ -64,6 +64,7 @@ pub(crate) enum ByteOrder {
 }
 
 impl VoxelType {
+    /// Size of a voxel.
     pub fn bytes(self) -> usize {
         macro_rules! size {
             ($type:ty) => {
@@ -73,17 +74,17 @@ impl VoxelType {
         with_type!(self, size)
     }
 
-    /// Appends the numbers that `bytes` hold, a whole number of them.
+    /// Decodes `bytes`, whose length is a multiple of the voxel size, and appends the numbers.
     pub fn decode(self, order: ByteOrder, bytes: &[u8], numbers: &mut Vec<f64>) {
         macro_rules! decode {
             ($type:ty) => {{
                 let chunks = bytes.as_chunks::<{ size_of::<$type>() }>().0.iter();
                 match order {
                     ByteOrder::Little => {
-                        numbers.extend(chunks.map(|&chunk| <$type>::from_le_bytes(chunk).number()));
+                        numbers.extend(chunks.map(|&chunk| <$type>::from_le_bytes(chunk).to_f64()));
                     }
                     ByteOrder::Big => {
-                        numbers.extend(chunks.map(|&chunk| <$type>::from_be_bytes(chunk).number()));
+                        numbers.extend(chunks.map(|&chunk| <$type>::from_be_bytes(chunk).to_f64()));
                     }
                 }
             }};

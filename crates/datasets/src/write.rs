@@ -1,12 +1,15 @@
 use crate::WriteError;
 use std::path::Path;
 
-/// Makes a file, or replaces it, as a whole: `write` writes one of this name in a fresh folder beside `file`, which is then put
-/// in place. An interrupted write leaves what was there.
+/// Creates or replaces a file atomically, and its folder if needed.
+///
+/// `write` receives the path of a file called `name` in a temporary folder next to `file`, and
+/// writes it. That file is then renamed to `file`, so an interrupted write leaves the previous file
+/// unchanged.
 ///
 /// # Errors
 ///
-/// What `write` returns, or what the operating system says.
+/// The error of `write`, or that of the operating system.
 pub fn replace_file(
     file: &Path,
     name: &str,
@@ -17,24 +20,20 @@ pub fn replace_file(
         _ => Path::new("."),
     };
     std::fs::create_dir_all(parent)?;
-    // In a folder of its own, since a temporary file could be read by its owner alone.
-    let folder = tempfile::Builder::new()
-        .prefix(".writing-")
-        .tempdir_in(parent)?;
-    let beside = folder.path().join(name);
-    write(&beside)?;
-    std::fs::File::open(&beside)?.sync_all()?;
-    std::fs::rename(&beside, file)
+    // A temporary folder rather than a temporary file, which only its owner could read.
+    let folder = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent)?;
+    let temporary = folder.path().join(name);
+    write(&temporary)?;
+    std::fs::File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, file)
 }
 
-/// As [`replace_file`], naming the file in the error.
-pub(crate) fn write_beside(
+/// Calls [`replace_file`] and names the file in the error.
+pub(crate) fn write_file(
     file: &Path,
     name: &str,
     write: impl FnOnce(&Path) -> std::io::Result<()>,
 ) -> Result<(), WriteError> {
-    replace_file(file, name, write).map_err(|source| WriteError::Io {
-        file: file.to_owned(),
-        source,
-    })
+    replace_file(file, name, write)
+        .map_err(|source| WriteError::Io { file: file.to_owned(), source })
 }

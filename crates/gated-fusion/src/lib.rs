@@ -1,32 +1,40 @@
-//! The learnable gate between SAM's frozen image embedding and the side network's trained one.
+//! A learnable gate that fuses SAM's frozen image embedding with that of the trainable side
+//! network.
 //!
-//! `fused = sigmoid(alpha) * sam + (1 - sigmoid(alpha)) * side`, with one scalar `alpha` (arXiv 2306.12737, section 3.1).
-//! [`Fusion`] also names the other rows of the paper's Table II, which give the decoder one of the two embeddings alone.
+//! `fused = sigmoid(alpha) * sam + (1 - sigmoid(alpha)) * side` with one scalar `alpha` (arXiv
+//! 2306.12737, section 3.1). [`Fusion`] also covers the ablations of the paper's Table II, in which
+//! the decoder receives only one of the two embeddings.
+//!
+//! # Notation
+//!
+//! `B` batch, `C` channels of an image embedding, `G` its grid size.
 
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, activation::sigmoid};
 
-/// Which image embedding the decoder sees, and with it what trains: the rows of the paper's Table II.
+/// Which image embedding the decoder receives, and therefore which parts are trained: the rows of
+/// the paper's Table II.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
 pub enum Fusion {
-    /// "SAM-LST": the gated sum of both. Side network, gate and decoder train.
+    /// "SAM-LST": the gated sum of both embeddings. Side network, gate and decoder are trained.
     Gated,
-    /// "CNN encoder only": the side network's. Side network and decoder train; SAM's encoder is not needed.
+    /// "CNN encoder only": the side network's embedding. Side network and decoder are trained;
+    /// SAM's encoder is not needed.
     SideOnly,
-    /// "SAM encoder only": SAM's. The decoder trains; there is no side network.
+    /// "SAM encoder only": SAM's embedding. The decoder is trained; there is no side network.
     SamOnly,
-    /// "SAM": SAM's, and nothing trains.
+    /// "SAM": SAM's embedding; nothing is trained.
     Untrained,
 }
 
 impl Fusion {
-    /// Whether the side network takes part.
+    /// Whether the side network's embedding is used.
     pub fn uses_side(self) -> bool {
         matches!(self, Self::Gated | Self::SideOnly)
     }
 
-    /// Whether SAM's image embedding takes part.
+    /// Whether SAM's image embedding is used.
     pub fn uses_sam(self) -> bool {
         !matches!(self, Self::SideOnly)
     }
@@ -35,7 +43,7 @@ impl Fusion {
 /// Configuration of [`GatedFusion`].
 #[derive(Config, Debug)]
 pub struct GatedFusionConfig {
-    /// `alpha` at the start. At 0 both embeddings have the same weight.
+    /// Initial value of `alpha`. At 0, both embeddings have the same weight.
     #[config(default = 0.0)]
     pub initial_alpha: f64,
 }
@@ -43,24 +51,20 @@ pub struct GatedFusionConfig {
 /// The gate: one learnable scalar.
 #[derive(Module, Debug)]
 pub struct GatedFusion {
-    /// The gate before the sigmoid, `[1]`.
+    /// `alpha`, the gate's value before the sigmoid, `[1]`.
     pub alpha: Param<Tensor<1>>,
 }
 
 impl GatedFusionConfig {
     /// Creates the gate.
     pub fn init(&self, device: &Device) -> GatedFusion {
-        let initializer = Initializer::Constant {
-            value: self.initial_alpha,
-        };
-        GatedFusion {
-            alpha: initializer.init([1], device),
-        }
+        let initializer = Initializer::Constant { value: self.initial_alpha };
+        GatedFusion { alpha: initializer.init([1], device) }
     }
 }
 
 impl GatedFusion {
-    /// Mixes the two embeddings.
+    /// Computes the gated sum of the two embeddings.
     ///
     /// # Shapes
     ///
@@ -74,16 +78,19 @@ impl GatedFusion {
         assert_eq!(
             sam.dims(),
             side.dims(),
-            "the gate mixes embeddings of one shape: SAM's is {:?}, the side network's is {:?}",
+            "the gate needs embeddings of the same shape: \
+             SAM's is {:?}, the side network's is {:?}",
             sam.dims(),
             side.dims()
         );
         let gate = sigmoid(self.alpha.val()).reshape([1, 1, 1, 1]);
-        // side + gate (sam - side): the same sum with one product less on the tape.
+        // Equal to gate * sam + (1 - gate) * side, with one product fewer to compute and to
+        // backpropagate.
         side.clone() + gate * (sam - side)
     }
 
-    /// The gate's current value, `sigmoid(alpha)`: the weight of SAM's embedding. The paper observes 0.44 after training.
+    /// The gate's current value, `sigmoid(alpha)`: the weight of SAM's embedding. The paper reports
+    /// 0.44 after training.
     pub fn value(&self) -> f32 {
         sigmoid(self.alpha.val().inner()).into_scalar::<f32>()
     }
@@ -95,11 +102,9 @@ mod tests {
     use burn::tensor::Tolerance;
 
     #[test]
-    fn the_gate_weighs_sam() {
+    fn gate_is_the_weight_of_sam() {
         let device = Device::flex();
-        let gate = GatedFusionConfig::new()
-            .with_initial_alpha(3.0_f64.ln())
-            .init(&device); // 0.75
+        let gate = GatedFusionConfig::new().with_initial_alpha(3.0_f64.ln()).init(&device); // 0.75
         let sam = Tensor::<4>::full([1, 2, 3, 3], 8.0, &device);
         let side = Tensor::<4>::full([1, 2, 3, 3], 4.0, &device);
         let expected = Tensor::<4>::full([1, 2, 3, 3], 7.0, &device).into_data();
@@ -111,11 +116,10 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "SAM's is [1, 2, 3, 3], the side network's is [1, 2, 4, 4]")]
-    fn different_sizes_are_refused() {
+    fn different_shapes_panic() {
         let device = Device::flex();
-        GatedFusionConfig::new().init(&device).forward(
-            Tensor::zeros([1, 2, 3, 3], &device),
-            Tensor::zeros([1, 2, 4, 4], &device),
-        );
+        GatedFusionConfig::new()
+            .init(&device)
+            .forward(Tensor::zeros([1, 2, 3, 3], &device), Tensor::zeros([1, 2, 4, 4], &device));
     }
 }

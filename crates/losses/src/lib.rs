@@ -1,13 +1,14 @@
-//! Losses on per-pixel logits: soft Dice, cross entropy, and their mixture, as arXiv 2306.12737 trains with.
+//! Losses on per-pixel logits: cross entropy, soft Dice, and their weighted sum as used for
+//! training in arXiv 2306.12737.
 //!
-//! # Letters
+//! # Notation
 //!
 //! `B` batch, `K` classes including background, `H` and `W` height and width.
 
-mod mixture;
+mod cross_entropy_dice;
 mod pixels;
 mod soft_dice;
 
-pub use mixture::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts};
+pub use cross_entropy_dice::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts};
 pub use pixels::ClassOptions;
 pub use soft_dice::{SoftDiceLoss, SoftDiceLossConfig};

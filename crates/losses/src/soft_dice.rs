@@ -5,18 +5,20 @@ use burn::tensor::{Int, Tensor};
 /// Configuration of [`SoftDiceLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct SoftDiceLossConfig {
-    /// Added to numerator and denominator, so that an absent class that is not predicted has Dice 1.
+    /// Added to numerator and denominator, so that a class that is neither present nor predicted
+    /// has Dice 1.
     #[config(default = 1e-5)]
     pub smoothing: f64,
-    /// Weights and ignored pixels.
+    /// Class weights and the ignored label.
     #[config(default = "ClassOptions::new()")]
     pub options: ClassOptions,
 }
 
 /// Soft Dice loss over all classes, background included.
 ///
-/// Per class `1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`, with softmax probabilities `p`, one-hot targets `t` and
-/// smoothing `s`, summed over the whole batch; then the mean over classes, each times its weight.
+/// The loss of one class is `1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)` with softmax
+/// probabilities `p`, one-hot targets `t` and smoothing `s`; sums run over the whole batch. The
+/// result is the mean over classes of the loss times the class weight.
 #[derive(Debug, Clone)]
 pub struct SoftDiceLoss {
     config: SoftDiceLossConfig,
@@ -25,13 +27,13 @@ pub struct SoftDiceLoss {
 impl SoftDiceLossConfig {
     /// Creates the loss.
     pub fn init(&self) -> SoftDiceLoss {
-        SoftDiceLoss {
-            config: self.clone(),
-        }
+        SoftDiceLoss { config: self.clone() }
     }
 }
 
 impl SoftDiceLoss {
+    /// Computes the loss.
+    ///
     /// # Shapes
     ///
     /// - logits: `[B, K, H, W]`
@@ -40,32 +42,29 @@ impl SoftDiceLoss {
     ///
     /// # Panics
     ///
-    /// If the shapes do not fit each other, or the class weights not the classes.
+    /// If the shapes of logits and labels do not match, or if the number of class weights is not
+    /// `K`.
     pub fn forward(&self, logits: Tensor<4>, labels: Tensor<3, Int>) -> Tensor<1> {
-        self.of(&Pixels::new(logits, labels, &self.config.options))
+        self.forward_pixels(&Pixels::new(logits, labels, &self.config.options))
     }
 
-    pub(crate) fn of(&self, pixels: &Pixels) -> Tensor<1> {
+    pub(crate) fn forward_pixels(&self, pixels: &Pixels) -> Tensor<1> {
         let [_, classes, ..] = pixels.targets.dims();
         let mut probabilities = pixels.log_probabilities.clone().exp();
-        if let Some(counted) = &pixels.counted {
-            probabilities = probabilities * counted.clone();
+        if let Some(mask) = &pixels.mask {
+            probabilities = probabilities * mask.clone();
         }
         let per_class = |pixels: Tensor<4>| -> Tensor<1> {
             pixels.sum_dims(&[0, 2, 3]).reshape([classes]) // [K]
         };
-        // A target is 0 or 1: its square is itself.
+        // Targets are 0 or 1, so they equal their squares.
         let targets = per_class(pixels.targets.clone());
         let common = per_class(probabilities.clone() * pixels.targets.clone());
         let squares = per_class(probabilities.clone() * probabilities);
         let smoothing = self.config.smoothing;
         let dice = (common * 2.0 + smoothing) / (squares + targets + smoothing);
         let loss: Tensor<1> = 1.0 - dice;
-        match self
-            .config
-            .options
-            .weights(classes, &pixels.targets.device())
-        {
+        match self.config.options.weights(classes, &pixels.targets.device()) {
             Some(weights) => (loss * weights).mean(),
             None => loss.mean(),
         }

@@ -3,7 +3,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use sam_nn::{linear, rows};
+use sam_lst_sam_nn::{flatten_leading, linear};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -12,21 +12,21 @@ pub struct AttentionConfig {
     pub embed_dim: usize,
     /// Number of heads; divides the internal width.
     pub num_heads: usize,
-    /// Internal width as a fraction of `embed_dim`: `embed_dim / downsample_rate`.
+    /// Divisor of `embed_dim` that gives the internal width, `embed_dim / downsample_rate`.
     #[config(default = 1)]
     pub downsample_rate: usize,
 }
 
-/// Multi-head attention whose queries, keys and values may be narrower than the embedding.
+/// Multi-head attention whose internal width may be smaller than the embedding width.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// Queries, `C -> internal`.
+    /// Query projection, `C -> internal`.
     pub q_proj: Linear,
-    /// Keys, `C -> internal`.
+    /// Key projection, `C -> internal`.
     pub k_proj: Linear,
-    /// Values, `C -> internal`.
+    /// Value projection, `C -> internal`.
     pub v_proj: Linear,
-    /// Output, `internal -> C`.
+    /// Output projection, `internal -> C`.
     pub out_proj: Linear,
     num_heads: usize,
 }
@@ -44,11 +44,11 @@ impl AttentionConfig {
             "num_heads {} must divide the internal width {internal_dim}",
             self.num_heads
         );
-        let into = LinearConfig::new(self.embed_dim, internal_dim);
+        let input_proj = LinearConfig::new(self.embed_dim, internal_dim);
         Attention {
-            q_proj: into.init(device),
-            k_proj: into.init(device),
-            v_proj: into.init(device),
+            q_proj: input_proj.init(device),
+            k_proj: input_proj.init(device),
+            v_proj: input_proj.init(device),
             out_proj: LinearConfig::new(internal_dim, self.embed_dim).init(device),
             num_heads: self.num_heads,
         }
@@ -56,7 +56,7 @@ impl AttentionConfig {
 }
 
 impl Attention {
-    /// `out_proj(softmax(q k^T / sqrt(d)) v)` over each head.
+    /// Computes `out_proj(softmax(q k^T / sqrt(d)) v)`, with the softmax per head of width `d`.
     ///
     /// # Shapes
     ///
@@ -66,35 +66,31 @@ impl Attention {
     ///
     /// # Panics
     ///
-    /// If the shapes do not fit each other.
+    /// If the shapes do not match.
     pub fn forward(&self, query: Tensor<3>, key: Tensor<3>, value: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, _] = query.dims();
-        let query = self.split_heads(projected(&self.q_proj, query)); // [B, heads, Tq, d]
-        let key = self.split_heads(projected(&self.k_proj, key)); // [B, heads, Tk, d]
-        let value = self.split_heads(projected(&self.v_proj, value));
+        let query = self.split_heads(project(&self.q_proj, query)); // [B, heads, Tq, d]
+        let key = self.split_heads(project(&self.k_proj, key)); // [B, heads, Tk, d]
+        let value = self.split_heads(project(&self.v_proj, value));
         let [_, heads, _, head_dim] = query.dims();
 
-        // Scaled on the few queries or many, but never on the scores, which outnumber both.
+        // The queries are scaled instead of the scores, which have more elements.
         let query = query * (head_dim as f64).powf(-0.5);
         let weights = softmax(query.matmul(key.swap_dims(2, 3)), 3); // [B, heads, Tq, Tk]
         let attended =
-            weights
-                .matmul(value)
-                .swap_dims(1, 2)
-                .reshape([batch, tokens, heads * head_dim]);
-        projected(&self.out_proj, attended)
+            weights.matmul(value).swap_dims(1, 2).reshape([batch, tokens, heads * head_dim]);
+        project(&self.out_proj, attended)
     }
 
     fn split_heads(&self, input: Tensor<3>) -> Tensor<4> {
         let [batch, tokens, width] = input.dims();
-        input
-            .reshape([batch, tokens, self.num_heads, width / self.num_heads])
-            .swap_dims(1, 2) // [B, heads, T, d]
+        let heads = [batch, tokens, self.num_heads, width / self.num_heads];
+        input.reshape(heads).swap_dims(1, 2) // [B, heads, T, d]
     }
 }
 
-fn projected(layer: &Linear, input: Tensor<3>) -> Tensor<3> {
+fn project(layer: &Linear, input: Tensor<3>) -> Tensor<3> {
     let [batch, tokens, _] = input.dims();
     let [_, width] = layer.weight.dims();
-    linear(layer, rows(input)).reshape([batch, tokens, width])
+    linear(layer, flatten_leading(input)).reshape([batch, tokens, width])
 }

@@ -1,3 +1,4 @@
+use crate::transformer::{SAM_DEPTH, SAM_MLP_DIM, SAM_NUM_HEADS};
 use crate::{PromptEmbeddings, TwoWayTransformer, TwoWayTransformerConfig};
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
@@ -5,35 +6,40 @@ use burn::nn::conv::{ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu, linear, resize_bilinear, rows};
+use sam_lst_sam_nn::{
+    LayerNorm2d, LayerNorm2dConfig, flatten_leading, gelu, linear, resize_bilinear,
+};
 
-/// What of the mask decoder trains. The IoU head never does: no loss on masks reaches it.
+/// Which parameters of the mask decoder are trained. The IoU head is never trained, because no loss
+/// on masks depends on it.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
 pub enum DecoderTuning {
-    /// `output_upscaling` alone, the published setting: 73,952 parameters at SAM's size.
+    /// Only `output_upscaling`, the published setting: 73,952 parameters at SAM's size.
     Upscaling,
-    /// Also what depends on the number of masks: the mask tokens and their hypernetworks.
+    /// Additionally everything that depends on the number of masks: the mask tokens and their
+    /// hypernetworks.
     UpscalingAndHeads,
-    /// Everything that the masks depend on, the transformer and both kinds of tokens included.
+    /// Everything that the masks depend on, including the transformer and both kinds of tokens.
     Full,
 }
 
 /// Configuration of [`MaskDecoder`].
 #[derive(Config, Debug, PartialEq)]
 pub struct MaskDecoderConfig {
-    /// Number of masks `K`, for semantic classes background included. The unmodified SAM has 4.
+    /// Number of masks `K`; for semantic classes, this includes the background. The original SAM
+    /// has 4.
     pub num_masks: usize,
     /// Embedding width `C`; a multiple of 8.
     #[config(default = 256)]
     pub embed_dim: usize,
-    /// Blocks of the two-way transformer.
-    #[config(default = 2)]
+    /// Number of blocks of the two-way transformer; 2 in SAM.
+    #[config(default = "SAM_DEPTH")]
     pub depth: usize,
-    /// Heads of the two-way transformer.
-    #[config(default = 8)]
+    /// Number of attention heads of the two-way transformer; 8 in SAM.
+    #[config(default = "SAM_NUM_HEADS")]
     pub num_heads: usize,
-    /// Hidden width of the two-way transformer's MLPs.
-    #[config(default = 2048)]
+    /// Hidden width of the two-way transformer's MLPs; 2048 in SAM.
+    #[config(default = "SAM_MLP_DIM")]
     pub mlp_dim: usize,
     /// Hidden width of the IoU head.
     #[config(default = 256)]
@@ -43,21 +49,22 @@ pub struct MaskDecoderConfig {
 /// SAM's mask decoder.
 #[derive(Module, Debug)]
 pub struct MaskDecoder {
-    /// Lets tokens and image attend to each other.
+    /// Attention between tokens and image in both directions.
     pub transformer: TwoWayTransformer,
-    /// Token from which the masks' quality is predicted, `[1, C]`.
+    /// Token from which the quality of the masks is predicted, `[1, C]`.
     pub iou_token: Param<Tensor<2>>,
     /// One token per mask, `[K, C]`.
     pub mask_tokens: Param<Tensor<2>>,
-    /// Enlarges the image embedding four times.
+    /// Upscales the image embedding by 4.
     pub output_upscaling: OutputUpscaling,
-    /// One per mask: turns its token into the weights of the mask's last linear layer.
-    pub output_hypernetworks_mlps: Vec<Head>,
-    /// Predicts each mask's quality.
-    pub iou_prediction_head: Head,
+    /// One hypernetwork per mask. It predicts, from the mask's token, the weights of the linear
+    /// layer that computes the mask.
+    pub output_hypernetworks_mlps: Vec<Mlp>,
+    /// Predicts the quality of each mask.
+    pub iou_prediction_head: Mlp,
 }
 
-/// What the decoder predicts.
+/// The output of the decoder.
 #[derive(Debug, Clone)]
 pub struct MaskPrediction {
     /// Low-resolution logits `[B, K, 4 G, 4 G]`.
@@ -67,18 +74,19 @@ pub struct MaskPrediction {
 }
 
 impl MaskPrediction {
-    /// The unmodified SAM's answer with `multimask_output = true`: all masks but the first, for ambiguous prompts.
+    /// The output of the original SAM with `multimask_output = true`: all masks except the first,
+    /// for ambiguous prompts.
     pub fn multiple(self) -> Self {
         let [_, count] = self.iou.dims();
         self.select(1..count)
     }
 
-    /// The unmodified SAM's answer with `multimask_output = false`: the first mask.
+    /// The output of the original SAM with `multimask_output = false`: the first mask.
     pub fn single(self) -> Self {
         self.select(0..1)
     }
 
-    /// Logits at the input's size: bilinear, half-pixel centres.
+    /// The logits resized to the input's size, bilinearly with half-pixel centres.
     ///
     /// # Shapes
     ///
@@ -97,11 +105,12 @@ impl MaskPrediction {
 }
 
 impl MaskDecoderConfig {
-    /// Creates the decoder with random weights, drawn as SAM draws them.
+    /// Creates the decoder with random weights from the same distributions as in SAM.
     ///
     /// # Panics
     ///
-    /// If `num_masks` is zero, `embed_dim` is no multiple of 8, or `num_heads` does not divide half of it.
+    /// If `num_masks` is zero, `embed_dim` is not a multiple of 8, or `num_heads` does not divide
+    /// half of `embed_dim`.
     pub fn init(&self, device: &Device) -> MaskDecoder {
         assert!(self.num_masks > 0, "num_masks must be at least 1, found 0");
         assert!(
@@ -109,24 +118,17 @@ impl MaskDecoderConfig {
             "embed_dim must be a multiple of 8, found {}",
             self.embed_dim
         );
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: 1.0,
-        };
+        let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
         let width = self.embed_dim;
         MaskDecoder {
-            transformer: TwoWayTransformerConfig::new(width)
-                .with_depth(self.depth)
-                .with_num_heads(self.num_heads)
-                .with_mlp_dim(self.mlp_dim)
-                .init(device),
+            transformer: TwoWayTransformerConfig::of_decoder(self).init(device),
             iou_token: normal.init([1, width], device),
             mask_tokens: normal.init([self.num_masks, width], device),
             output_upscaling: OutputUpscalingConfig::new(width).init(device),
             output_hypernetworks_mlps: (0..self.num_masks)
-                .map(|_| HeadConfig::new([width, width, width, width / 8]).init(device))
+                .map(|_| MlpConfig::new([width, width, width, width / 8]).init(device))
                 .collect(),
-            iou_prediction_head: HeadConfig::new([
+            iou_prediction_head: MlpConfig::new([
                 width,
                 self.iou_hidden_dim,
                 self.iou_hidden_dim,
@@ -138,7 +140,7 @@ impl MaskDecoderConfig {
 }
 
 impl MaskDecoder {
-    /// Lets only what `tuning` names require gradients.
+    /// Makes the parameters selected by `tuning` require gradients, and freezes all others.
     pub fn with_tuning(self, tuning: DecoderTuning) -> Self {
         let heads = tuning != DecoderTuning::Upscaling;
         let full = tuning == DecoderTuning::Full;
@@ -152,20 +154,22 @@ impl MaskDecoder {
         }
     }
 
-    /// Draws one mask per mask token.
+    /// Predicts one mask per mask token.
     ///
-    /// Image embeddings and prompts have one batch size, or one of them is 1 and serves for all of the other.
+    /// Image embeddings and prompts must have the same batch size or batch size 1; those with batch
+    /// size 1 are used for the whole batch.
     ///
     /// # Shapes
     ///
     /// - image: `[B, C, G, G]`
-    /// - image_positions: `[1, C, G, G]`, [`PromptEncoder::image_positions`](crate::PromptEncoder::image_positions)
-    /// - prompts: for the same grid
+    /// - image_positions: `[1, C, G, G]`,
+    ///   [`PromptEncoder::image_positions`](crate::PromptEncoder::image_positions)
+    /// - prompts: encoded for the same grid
     /// - logits: `[B, K, 4 G, 4 G]`, iou: `[B, K]`
     ///
     /// # Panics
     ///
-    /// If the shapes do not fit each other.
+    /// If the shapes do not match.
     pub fn forward(
         &self,
         image: Tensor<4>,
@@ -187,7 +191,8 @@ impl MaskDecoder {
             );
         }
 
-        // No prompt is the same for every image, so its tokens are worked out once and shared.
+        // The decoder's own tokens are the same for every image, so they are expanded over the
+        // batch.
         let tokens: Tensor<2> = Tensor::cat(vec![self.iou_token.val(), self.mask_tokens.val()], 0);
         let [own_tokens, _] = tokens.dims();
         let tokens = tokens.unsqueeze::<3>().expand([batch, own_tokens, width]);
@@ -201,33 +206,23 @@ impl MaskDecoder {
 
         let flat = |image: Tensor<4>| image.flatten::<3>(2, 3).swap_dims(1, 2); // [B, P, C]
         let image = (image + prompts.dense).expand([batch, width, height, grid]);
-        let (tokens, image) = self
-            .transformer
-            .forward(flat(image), flat(image_positions), tokens);
+        let (tokens, image) = self.transformer.forward(flat(image), flat(image_positions), tokens);
 
         let token = |index: usize| {
-            tokens
-                .clone()
-                .slice([0..batch, index..index + 1])
-                .squeeze_dim::<2>(1) // [B, C]
+            tokens.clone().slice([0..batch, index..index + 1]).squeeze_dim::<2>(1) // [B, C]
         };
         let weights = self
             .output_hypernetworks_mlps
             .iter()
             .enumerate()
-            .map(|(mask, head)| head.forward(token(1 + mask)))
+            .map(|(mask, mlp)| mlp.forward(token(1 + mask)))
             .collect();
         let weights: Tensor<3> = Tensor::stack(weights, 1); // [B, K, C / 8]
         let logits = self.masks(image, weights, [height, grid]);
-        MaskPrediction {
-            logits,
-            iou: self.iou_prediction_head.forward(token(0)),
-        }
+        MaskPrediction { logits, iou: self.iou_prediction_head.forward(token(0)) }
     }
-}
 
-impl MaskDecoder {
-    /// The products of each upscaled pixel with the weights of each mask.
+    /// Upscales the image and computes the product of each pixel with the weights of each mask.
     ///
     /// # Shapes
     ///
@@ -242,22 +237,19 @@ impl MaskDecoder {
     ) -> Tensor<4> {
         let [batch, _, channels] = image.dims();
         let [_, masks, _] = weights.dims();
-        let logits: Tensor<3> = match cpu_kernels::serves(&image) {
-            true => {
-                let image = image.reshape([batch, height, width, channels]);
-                let upscaled = self.output_upscaling.forward_channels_last(image);
-                let [_, tall, wide, channels] = upscaled.dims();
-                upscaled
-                    .reshape([batch, tall * wide, channels])
-                    .matmul(weights.swap_dims(1, 2)) // [B, 16 P, K]
-                    .swap_dims(1, 2)
-            }
-            false => {
-                let image = image.swap_dims(1, 2);
-                let image = image.reshape([batch, channels, height, width]);
-                let upscaled = self.output_upscaling.forward_channels_first(image);
-                weights.matmul(upscaled.flatten(2, 3))
-            }
+        let logits: Tensor<3> = if sam_lst_cpu_kernels::is_supported(&image) {
+            let image = image.reshape([batch, height, width, channels]);
+            let upscaled = self.output_upscaling.forward_channels_last(image);
+            let [_, upscaled_height, upscaled_width, channels] = upscaled.dims();
+            upscaled
+                .reshape([batch, upscaled_height * upscaled_width, channels])
+                .matmul(weights.swap_dims(1, 2)) // [B, 16 P, K]
+                .swap_dims(1, 2)
+        } else {
+            let image = image.swap_dims(1, 2);
+            let image = image.reshape([batch, channels, height, width]);
+            let upscaled = self.output_upscaling.forward_channels_first(image);
+            weights.matmul(upscaled.flatten(2, 3))
         }; // [B, K, 16 P]
         logits.reshape([batch, masks, 4 * height, 4 * width])
     }
@@ -270,35 +262,36 @@ pub struct OutputUpscalingConfig {
     pub embed_dim: usize,
 }
 
-/// Enlarges the image embedding four times: two 2 x 2 transposed convolutions with a norm between, GELU after each.
+/// Upscales the image embedding by 4: two 2 x 2 transposed convolutions with stride 2, each
+/// followed by GELU, with a norm before the first GELU.
 #[derive(Module, Debug)]
 pub struct OutputUpscaling {
-    /// Doubles the side, `C -> C / 4`.
+    /// Upscales by 2, `C -> C / 4`.
     pub conv1: ConvTranspose2d,
     /// Norm after the first convolution.
     pub norm: LayerNorm2d,
-    /// Doubles the side, `C / 4 -> C / 8`.
+    /// Upscales by 2, `C / 4 -> C / 8`.
     pub conv2: ConvTranspose2d,
 }
 
 impl OutputUpscalingConfig {
     /// Creates the layers with random weights.
     pub fn init(&self, device: &Device) -> OutputUpscaling {
-        let doubling = |channels| {
-            ConvTranspose2dConfig::new(channels, [2, 2])
-                .with_stride([2, 2])
-                .init(device)
+        let upsampling = |channels| {
+            ConvTranspose2dConfig::new(channels, [2, 2]).with_stride([2, 2]).init(device)
         };
         let width = self.embed_dim;
         OutputUpscaling {
-            conv1: doubling([width, width / 4]),
+            conv1: upsampling([width, width / 4]),
             norm: LayerNorm2dConfig::new(width / 4).init(device),
-            conv2: doubling([width / 4, width / 8]),
+            conv2: upsampling([width / 4, width / 8]),
         }
     }
 }
 
 impl OutputUpscaling {
+    /// Upscales an image embedding.
+    ///
     /// # Shapes
     ///
     /// - image: `[B, C, G, G]`
@@ -308,83 +301,79 @@ impl OutputUpscaling {
     ///
     /// If the second axis of `image` is not `C`.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        if !cpu_kernels::serves(&image) {
+        if !sam_lst_cpu_kernels::is_supported(&image) {
             return self.forward_channels_first(image);
         }
         let channels_last = image.permute([0, 2, 3, 1]);
-        self.forward_channels_last(channels_last)
-            .permute([0, 3, 1, 2])
+        self.forward_channels_last(channels_last).permute([0, 3, 1, 2])
     }
 
     fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
-        let doubled = gelu(self.norm.forward(double(&self.conv1, image)));
-        gelu(double(&self.conv2, doubled))
+        let image = gelu(self.norm.forward(upsample(&self.conv1, image))); // [B, C / 4, 2 G, 2 G]
+        gelu(upsample(&self.conv2, image))
     }
 
-    /// Of a `[B, G, G, C]` tensor that [`cpu_kernels::serves`], `[B, 4 G, 4 G, C / 8]`.
+    /// [`forward`](Self::forward) on a channels-last tensor for which
+    /// [`sam_lst_cpu_kernels::is_supported`] is true, `[B, G, G, C]` to `[B, 4 G, 4 G, C / 8]`.
     fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
-        let doubled = double_channels_last(&self.conv1, image);
-        let doubled = gelu(self.norm.forward_channels_last(doubled));
-        gelu(double_channels_last(&self.conv2, doubled))
+        let image = upsample_channels_last(&self.conv1, image); // [B, 2 G, 2 G, C / 4]
+        let image = gelu(self.norm.forward_channels_last(image));
+        gelu(upsample_channels_last(&self.conv2, image))
     }
 }
 
 /// A 2 x 2 transposed convolution with stride 2, `[B, H, W, C]` to `[B, 2 H, 2 W, O]`.
-fn double_channels_last(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
+fn upsample_channels_last(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
     let weight = conv.weight.val(); // [C, O, 2, 2]
     let bias = match &conv.bias {
         Some(bias) => bias.val(),
         None => Tensor::zeros([weight.dims()[1]], &input.device().inner()),
     };
-    cpu_kernels::conv_transpose2d(input, weight, bias, 2)
+    sam_lst_cpu_kernels::conv_transpose2d(input, weight, bias, 2)
 }
 
-/// A 2 x 2 transposed convolution with stride 2. Its windows do not overlap, so that it is one product, and so are its
-/// gradients.
+/// A 2 x 2 transposed convolution with stride 2. Its windows do not overlap, so it is a single
+/// product, and so is each of its gradients.
 ///
 /// # Shapes
 ///
 /// - input: `[B, C, H, W]`
 /// - output: `[B, O, 2 H, 2 W]`
-fn double(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
+fn upsample(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
     let [batch, channels, height, width] = input.dims();
     let weight = conv.weight.val(); // [C, O, 2, 2]
     let [expected, channels_out, ..] = weight.dims();
-    assert_eq!(channels, expected, "channels of {:?}", input.dims());
-    let pixels = rows(input.permute([0, 2, 3, 1])); // [B H W, C]
+    assert_eq!(channels, expected, "expected {expected} channels, found {:?}", input.dims());
+    let pixels = flatten_leading(input.permute([0, 2, 3, 1])); // [B H W, C]
     let weight = weight.reshape([channels as i32, -1]); // [C, O 2 2]
     let windows: Tensor<6> =
-        pixels
-            .matmul(weight)
-            .reshape([batch, height, width, channels_out, 2, 2]);
+        pixels.matmul(weight).reshape([batch, height, width, channels_out, 2, 2]);
     let output =
-        windows
-            .permute([0, 3, 1, 4, 2, 5])
-            .reshape([batch, channels_out, 2 * height, 2 * width]);
+        windows.permute([0, 3, 1, 4, 2, 5]).reshape([batch, channels_out, 2 * height, 2 * width]);
     match &conv.bias {
         Some(bias) => output + bias.val().reshape([1, -1, 1, 1]),
         None => output,
     }
 }
 
-/// Configuration of [`Head`].
+/// Configuration of [`Mlp`].
 #[derive(Config, Debug)]
-pub struct HeadConfig {
-    /// Widths of input, both hidden layers and output.
+pub struct MlpConfig {
+    /// Widths of the input, the two hidden layers and the output.
     pub widths: [usize; 4],
 }
 
-/// Three linear layers with ReLU between them: the hypernetworks and the IoU head.
+/// Three linear layers with ReLU between them, SAM's `MLP`: the hypernetworks and the IoU head.
 #[derive(Module, Debug)]
-pub struct Head {
+pub struct Mlp {
     /// The linear layers.
     pub layers: Vec<Linear>,
 }
 
-impl HeadConfig {
+impl MlpConfig {
     /// Creates the layers with random weights.
-    pub fn init(&self, device: &Device) -> Head {
-        Head {
+    pub fn init(&self, device: &Device) -> Mlp {
+        Mlp {
             layers: self
                 .widths
                 .windows(2)
@@ -394,7 +383,9 @@ impl HeadConfig {
     }
 }
 
-impl Head {
+impl Mlp {
+    /// Applies the layers.
+    ///
     /// # Shapes
     ///
     /// - input: `[B, first width]`
@@ -405,17 +396,10 @@ impl Head {
     /// If the last axis of `input` is not the first width.
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
         let last = self.layers.len() - 1;
-        self.layers
-            .iter()
-            .enumerate()
-            .fold(input, |features, (index, layer)| {
-                let features = linear(layer, features);
-                if index < last {
-                    relu(features)
-                } else {
-                    features
-                }
-            })
+        self.layers.iter().enumerate().fold(input, |features, (index, layer)| {
+            let features = linear(layer, features);
+            if index < last { relu(features) } else { features }
+        })
     }
 }
 
@@ -426,14 +410,11 @@ mod tests {
     use burn::tensor::{Distribution, Gradients, TensorData, Tolerance};
 
     fn tiny(num_masks: usize) -> MaskDecoderConfig {
-        MaskDecoderConfig::new(num_masks)
-            .with_embed_dim(16)
-            .with_num_heads(2)
-            .with_mlp_dim(32)
+        MaskDecoderConfig::new(num_masks).with_embed_dim(16).with_num_heads(2).with_mlp_dim(32)
     }
 
     #[test]
-    fn any_batch_any_number_of_masks_any_grid() {
+    fn supports_any_batch_size_number_of_masks_and_grid() {
         let device = Device::flex();
         let prompts = PromptEncoderConfig::new().with_embed_dim(16).init(&device);
         for (batch, masks, grid) in [(1, 1, 3), (3, 9, 4), (2, 30, 1)] {
@@ -448,13 +429,13 @@ mod tests {
     }
 
     #[test]
-    fn channels_last_is_channels_first() {
+    fn channels_last_equals_channels_first() {
         let device = Device::flex().autodiff();
         let upscaling = OutputUpscalingConfig::new(16).init(&device);
         let normal = Distribution::Normal(0.0, 1.0);
         let image = Tensor::<4>::random([2, 16, 3, 5], normal, &device).require_grad();
-        let seen = image.clone().permute([0, 2, 3, 1]);
-        let ours = upscaling.forward_channels_last(seen).permute([0, 3, 1, 2]);
+        let channels_last = image.clone().permute([0, 2, 3, 1]);
+        let ours = upscaling.forward_channels_last(channels_last).permute([0, 3, 1, 2]);
         let theirs = upscaling.forward_channels_first(image.clone());
         assert_eq!(theirs.dims(), [2, 2, 12, 20]);
         let weight = Tensor::<4>::random([2, 2, 12, 20], normal, &device);
@@ -466,7 +447,9 @@ mod tests {
         close(ours.into_data(), theirs.into_data());
         macro_rules! close_gradients {
             ($($tensor:expr),*) => {$(
-                let grad = |of: &Gradients| $tensor.grad(of).expect("it trains").into_data();
+                let grad = |gradients: &Gradients| {
+                    $tensor.grad(gradients).expect("requires a gradient").into_data()
+                };
                 close(grad(&found), grad(&expected));
             )*};
         }
@@ -474,33 +457,27 @@ mod tests {
         close_gradients!(
             image,
             conv1.weight.val(),
-            conv1.bias.as_ref().expect("one").val(),
+            conv1.bias.as_ref().expect("has a bias").val(),
             norm.weight.val(),
             norm.bias.val(),
             conv2.weight.val(),
-            conv2.bias.as_ref().expect("one").val()
+            conv2.bias.as_ref().expect("has a bias").val()
         );
     }
 
     #[test]
     #[should_panic(expected = "num_masks must be at least 1, found 0")]
-    fn no_masks_are_refused() {
+    fn zero_masks_panics() {
         tiny(0).init(&Device::flex());
     }
 
     #[test]
     #[should_panic(expected = "image embeddings have batch size 2, expected 1 or 3")]
-    fn batches_that_do_not_fit_are_refused() {
+    fn mismatched_batch_sizes_panic() {
         let device = Device::flex();
         let prompts = PromptEncoderConfig::new().with_embed_dim(16).init(&device);
         let boxes = Some(Tensor::zeros([3, 4], &device));
-        let prompt = prompts.forward(
-            &Prompts {
-                boxes,
-                ..Prompts::default()
-            },
-            2,
-        );
+        let prompt = prompts.forward(&Prompts { boxes, ..Prompts::default() }, 2);
         tiny(2).init(&device).forward(
             Tensor::ones([2, 16, 2, 2], &device),
             prompts.image_positions(2),

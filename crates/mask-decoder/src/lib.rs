@@ -1,13 +1,14 @@
-//! SAM's prompt encoder and mask decoder (Kirillov et al., *Segment Anything*, arXiv 2304.02643, appendix A) for any
-//! batch, any number of masks and any embedding size.
+//! SAM's prompt encoder and mask decoder (Kirillov et al., *Segment Anything*, arXiv 2304.02643,
+//! appendix A) for any batch size, any number of masks and any embedding size.
 //!
-//! Asked without prompts it draws one mask per class, which is how ladder side-tuning uses it; with points, boxes or
-//! masks, and four mask tokens, it is the decoder of the unmodified SAM.
+//! Without prompts, the decoder predicts one mask per class; ladder side-tuning uses it this way.
+//! With point, box or mask prompts and four mask tokens, it is the decoder of the original SAM.
 //!
-//! # Letters
+//! # Notation
 //!
-//! `B` batch, `C` embedding width (256 in SAM), `G` grid size of the image embedding, `K` number of masks,
-//! `N` number of prompt tokens, `T` number of tokens in all, `P` number of image positions, `G * G`.
+//! `B` batch, `C` embedding width (256 in SAM), `G` grid size of the image embedding, `K` number of
+//! masks, `N` number of prompt tokens, `T` total number of tokens, `P = G * G` number of image
+//! positions.
 
 mod attention;
 mod decoder;
@@ -16,8 +17,8 @@ mod transformer;
 
 pub use attention::{Attention, AttentionConfig};
 pub use decoder::{
-    DecoderTuning, Head, HeadConfig, MaskDecoder, MaskDecoderConfig, MaskPrediction,
-    OutputUpscaling, OutputUpscalingConfig,
+    DecoderTuning, MaskDecoder, MaskDecoderConfig, MaskPrediction, Mlp, MlpConfig, OutputUpscaling,
+    OutputUpscalingConfig,
 };
 pub use prompt_encoder::{
     MaskDownscaling, PointLabel, Points, PositionalEncoding, PromptEmbeddings, PromptEncoder,

@@ -1,9 +1,11 @@
-//! Exact Euclidean distances to the nearest of some voxels, on an anisotropic grid.
+//! The exact Euclidean distance transform on an anisotropic grid.
 //!
-//! Felzenszwalb and Huttenlocher, *Distance Transforms of Sampled Functions*, Theory of Computing 8 (2012): squared
-//! distances axis by axis, each line the lower envelope of parabolas.
+//! Felzenszwalb and Huttenlocher, *Distance Transforms of Sampled Functions*, Theory of Computing 8
+//! (2012): squared distances are computed axis by axis, each line as the lower envelope of
+//! parabolas.
 
-/// Squared distance from every voxel to the nearest voxel of `seeds`, which are indices and not empty.
+/// The squared distance from every voxel to the nearest seed. `seeds` are voxel indices; there must
+/// be at least one.
 pub(crate) fn squared_distances(seeds: &[usize], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
     let [slices, lines, width] = shape;
     let mut field = vec![f64::INFINITY; slices * lines * width];
@@ -29,12 +31,12 @@ pub(crate) fn squared_distances(seeds: &[usize], shape: [usize; 3], spacing: [f6
     field
 }
 
-/// One line and the parabolas of its lower envelope.
+/// Buffers for one line and the parabolas of its lower envelope.
 struct Scratch {
     line: Vec<f64>,
-    /// Where each parabola of the envelope has its vertex.
+    /// The vertex position of each parabola of the envelope.
     vertices: Vec<usize>,
-    /// From where on each is the lowest, in units of the spacing.
+    /// The position from which each parabola is the lowest, in units of the spacing.
     starts: Vec<f64>,
 }
 
@@ -52,13 +54,10 @@ impl Scratch {
         self.line.extend(values);
     }
 
-    /// Writes `min_j (spacing (i - j))^2 + line[j]` for each `i`; leaves a line without seeds as it is.
+    /// Writes `min_j (spacing (i - j))^2 + line[j]` for each `i`. Writes nothing for a line without
+    /// seeds.
     fn transform(&mut self, spacing: f64, mut write: impl FnMut(usize, f64)) {
-        let Self {
-            line,
-            vertices,
-            starts,
-        } = self;
+        let Self { line, vertices, starts } = self;
         vertices.clear();
         starts.clear();
         let weight = spacing * spacing;
@@ -98,11 +97,11 @@ mod tests {
 
     fn brute_force(seeds: &[usize], shape: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
         let [_, lines, width] = shape;
-        let place = |i: usize| [i / (lines * width), i / width % lines, i % width];
+        let position = |i: usize| [i / (lines * width), i / width % lines, i % width];
         (0..shape.iter().product())
             .map(|i| {
                 let squared = |seed: &usize| -> f64 {
-                    let (a, b) = (place(i), place(*seed));
+                    let (a, b) = (position(i), position(*seed));
                     (0..3)
                         .map(|axis| (spacing[axis] * (a[axis] as f64 - b[axis] as f64)).powi(2))
                         .sum()
@@ -122,7 +121,8 @@ mod tests {
             let count = shape.iter().product::<usize>();
             let seeds: Vec<_> = picks.iter().map(|pick| pick.index(count)).collect();
             let expected = brute_force(&seeds, shape, spacing);
-            for (ours, expected) in squared_distances(&seeds, shape, spacing).into_iter().zip(expected) {
+            let found = squared_distances(&seeds, shape, spacing);
+            for (ours, expected) in found.into_iter().zip(expected) {
                 prop_assert!((ours - expected).abs() <= 1e-9 * (1.0 + expected));
             }
         }

@@ -1,30 +1,33 @@
-//! How well does a predicted label volume agree with the true one?
+//! Segmentation metrics: how well a predicted label volume agrees with the true one.
 //!
-//! [`compare`] gives, for one class, the Dice similarity coefficient and the distances between the two surfaces, from
-//! which every other measure follows: Hausdorff distance and its percentiles, average surface distance, surface Dice.
-//! Distances are exact Euclidean ones between voxel centres, on the volume's spacing.
+//! [`compare`] computes, for one class, the Dice similarity coefficient (DSC) and the distances
+//! between the two surfaces. All other metrics follow from them: the Hausdorff distance and its
+//! percentiles, the average surface distance, and surface Dice. Distances are exact Euclidean
+//! distances between voxel centres on the volume's spacing. [`dice`] computes the DSC alone.
 //!
-//! A [`Protocol`] says what of that becomes a case's [`Score`], and what an absent organ scores; a [`Report`] is cases by
-//! organs under one protocol.
+//! A [`Protocol`] defines how a comparison becomes a case's [`Score`] and what an absent organ
+//! scores. A [`Report`] holds the scores of cases by organs under one protocol.
 //!
-//! # The surface
+//! # Surfaces
 //!
-//! A voxel of a class lies on its surface if one of its six face neighbours is of another class or outside the volume.
-//! That is medpy's definition at its default connectivity.
+//! A voxel of a class lies on its surface if one of its six face neighbours is of another class or
+//! outside the volume. This is medpy's definition at its default connectivity.
 //!
 //! # Absent classes
 //!
-//! A class that is missing from one of the volumes has no surface there and so no distance. That is a value of its own,
-//! [`Presence`] and `None`, and never a number.
+//! A class that is absent from one of the volumes has no surface there, so its distances are
+//! undefined. This is represented by [`Presence`] and `None`, never by a special number.
 
 mod compare;
 mod distance_transform;
 mod protocol;
 mod report;
+mod statistics;
 mod surface;
 mod volume;
 
-pub use compare::{Comparison, Direction, Presence, SurfaceDistances, compare, compare_all};
+pub use compare::{Comparison, Direction, Presence, SurfaceDistances, compare, compare_all, dice};
 pub use protocol::{DirectedDistances, Protocol, Score, ScoreError, StrictOptions};
 pub use report::{CaseScores, Mean, Report};
+pub use statistics::mean;
 pub use volume::{LabelVolume, VolumeError};

@@ -1,12 +1,13 @@
+use crate::statistics::mean;
 use crate::{Presence, Protocol, Score};
 use comfy_table::{CellAlignment, Table, TableStyle, presets};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Scores of cases by organs, under one protocol.
+/// The scores of cases by organs under one protocol.
 ///
 /// ```
-/// use metrics::{Protocol, Report};
+/// use sam_lst_metrics::{Protocol, Report};
 ///
 /// let mut report = Report::new(Protocol::Reference, ["aorta", "liver"]);
 /// let (prediction, label) = ([1, 1, 2, 0], [1, 2, 2, 0]);
@@ -14,7 +15,7 @@ use std::fmt;
 /// report.add("0001", scores);
 /// assert_eq!(report.organ_mean(0, |score| score.dsc).to_string(), "0.6667 (1)");
 /// println!("{report}");
-/// # Ok::<(), metrics::ScoreError>(())
+/// # Ok::<(), sam_lst_metrics::ScoreError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -26,32 +27,25 @@ pub struct Report {
 /// The scores of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseScores {
-    /// Its name.
+    /// The case's name.
     pub case: String,
-    /// By organ, in the report's order.
+    /// One score for each organ, in the report's order.
     pub scores: Vec<Score>,
 }
 
-/// A mean, and how many values are behind it.
+/// A mean and the number of values that it was computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Mean {
-    /// The mean; none of nothing.
+    /// The mean; `None` if there were no values.
     pub mean: Option<f64>,
-    /// Values that have a part in it.
+    /// The number of values.
     pub count: usize,
 }
 
 impl Mean {
     fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let (mut sum, mut count) = (0.0, 0);
-        for value in values {
-            sum += value;
-            count += 1;
-        }
-        Self {
-            mean: (count > 0).then(|| sum / count as f64),
-            count,
-        }
+        let values: Vec<f64> = values.into_iter().collect();
+        Self { mean: mean(&values), count: values.len() }
     }
 }
 
@@ -64,141 +58,100 @@ impl fmt::Display for Mean {
     }
 }
 
-/// What a measure's numbers are.
+/// How a metric's values are printed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     /// In the protocol's unit.
     Distance,
-    /// Shown as a percentage.
-    Share,
+    /// As a percentage.
+    Fraction,
 }
 
-/// A measure that reports have.
+/// A metric that reports show.
 #[derive(Debug, Clone, Copy)]
-struct Measure {
+struct Metric {
     name: &'static str,
     kind: Kind,
     of: fn(&Score) -> Option<f64>,
 }
 
-const MEASURES: [Measure; 6] = [
-    Measure {
-        name: "DSC",
-        kind: Kind::Share,
-        of: |score| score.dsc,
-    },
-    Measure {
-        name: "HD95",
-        kind: Kind::Distance,
-        of: |score| score.hd95,
-    },
-    Measure {
-        name: "HD100",
-        kind: Kind::Distance,
-        of: |score| score.hausdorff,
-    },
-    Measure {
-        name: "ASD",
-        kind: Kind::Distance,
-        of: |score| score.average_surface_distance,
-    },
-    Measure {
-        name: "surface Dice",
-        kind: Kind::Share,
-        of: |score| score.surface_dice,
-    },
-    Measure {
-        name: "volume error",
-        kind: Kind::Share,
-        of: |score| score.volume_error,
-    },
+const METRICS: [Metric; 6] = [
+    Metric { name: "DSC", kind: Kind::Fraction, of: |score| score.dsc },
+    Metric { name: "HD95", kind: Kind::Distance, of: |score| score.hd95 },
+    Metric { name: "HD100", kind: Kind::Distance, of: |score| score.hausdorff },
+    Metric { name: "ASD", kind: Kind::Distance, of: |score| score.average_surface_distance },
+    Metric { name: "surface Dice", kind: Kind::Fraction, of: |score| score.surface_dice },
+    Metric { name: "volume error", kind: Kind::Fraction, of: |score| score.volume_error },
 ];
 
 impl Report {
-    /// A report without cases. Organs are named in the order in which scores come and tables show them.
+    /// Creates a report without cases. The order of `organs` is the order of the scores and of the
+    /// tables.
     pub fn new(protocol: Protocol, organs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            protocol,
-            organs: organs.into_iter().map(Into::into).collect(),
-            cases: Vec::new(),
-        }
+        Self { protocol, organs: organs.into_iter().map(Into::into).collect(), cases: Vec::new() }
     }
 
     /// Adds a case.
     ///
     /// # Panics
     ///
-    /// If there is not one score for each organ.
+    /// If the number of scores is not the number of organs.
     pub fn add(&mut self, case: impl Into<String>, scores: Vec<Score>) {
-        assert_eq!(scores.len(), self.organs.len(), "one score for each organ");
-        self.cases.push(CaseScores {
-            case: case.into(),
-            scores,
-        });
+        assert_eq!(scores.len(), self.organs.len(), "a case needs one score for each organ");
+        self.cases.push(CaseScores { case: case.into(), scores });
     }
 
-    /// What the scores were made with.
+    /// The protocol of the scores.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// The organs.
+    /// The organs' names, in the order of the scores.
     pub fn organs(&self) -> &[String] {
         &self.organs
     }
 
-    /// The cases.
+    /// The cases, in the order in which they were added.
     pub fn cases(&self) -> &[CaseScores] {
         &self.cases
     }
 
-    /// Mean of a measure of one organ over the cases that have it.
+    /// The mean of a metric of one organ over the cases in which the metric is defined.
     ///
     /// # Panics
     ///
-    /// If there is no such organ.
-    pub fn organ_mean(&self, organ: usize, measure: impl Fn(&Score) -> Option<f64>) -> Mean {
-        Mean::of(
-            self.cases
-                .iter()
-                .filter_map(|case| measure(&case.scores[organ])),
+    /// If `organ` is not below the number of organs.
+    pub fn organ_mean(&self, organ: usize, metric: impl Fn(&Score) -> Option<f64>) -> Mean {
+        Mean::of(self.cases.iter().filter_map(|case| metric(&case.scores[organ])))
+    }
+
+    /// The mean of a metric over organs of their means over cases, as in published tables. Its
+    /// `count` is the number of organs.
+    pub fn mean(&self, metric: impl Fn(&Score) -> Option<f64>) -> Mean {
+        Mean::of((0..self.organs.len()).filter_map(|organ| self.organ_mean(organ, &metric).mean))
+    }
+
+    /// The number of cases in which an organ is in both volumes, in the label only, in the
+    /// prediction only, and in neither.
+    ///
+    /// # Panics
+    ///
+    /// If `organ` is not below the number of organs.
+    pub fn presence_counts(&self, organ: usize) -> [(Presence, usize); 4] {
+        [Presence::Both, Presence::LabelOnly, Presence::PredictionOnly, Presence::Neither].map(
+            |presence| {
+                let cases = self.cases.iter();
+                (presence, cases.filter(|case| case.scores[organ].presence == presence).count())
+            },
         )
     }
 
-    /// Mean of a measure over organs of their means over cases, as published tables have it. Its count is of organs.
-    pub fn mean(&self, measure: impl Fn(&Score) -> Option<f64>) -> Mean {
-        Mean::of((0..self.organs.len()).filter_map(|organ| self.organ_mean(organ, &measure).mean))
-    }
-
-    /// How often an organ was where: in both volumes, in the label only, in the prediction only, in neither.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such organ.
-    pub fn presences(&self, organ: usize) -> [(Presence, usize); 4] {
-        [
-            Presence::Both,
-            Presence::LabelOnly,
-            Presence::PredictionOnly,
-            Presence::Neither,
-        ]
-        .map(|presence| {
-            let cases = self.cases.iter();
-            (
-                presence,
-                cases
-                    .filter(|case| case.scores[organ].presence == presence)
-                    .count(),
-            )
-        })
-    }
-
-    /// Measures that some score has.
-    fn measures(&self) -> Vec<Measure> {
+    /// The metrics that are defined for at least one score.
+    fn metrics(&self) -> Vec<Metric> {
         let scores = || self.cases.iter().flat_map(|case| &case.scores);
-        MEASURES
+        METRICS
             .into_iter()
-            .filter(|measure| scores().any(|score| (measure.of)(score).is_some()))
+            .filter(|metric| scores().any(|score| (metric.of)(score).is_some()))
             .collect()
     }
 
@@ -207,23 +160,20 @@ impl Report {
             1 => "1 case".to_owned(),
             count => format!("{count} cases"),
         };
-        format!(
-            "protocol: {}; {cases}; mean (cases behind it)",
-            self.protocol
-        )
+        format!("protocol: {}; {cases}; mean (number of cases)", self.protocol)
     }
 
-    fn heading(&self, measure: Measure) -> String {
-        match measure.kind {
-            Kind::Distance => format!("{} ({})", measure.name, self.protocol.unit()),
-            Kind::Share => format!("{} (%)", measure.name),
+    fn heading(&self, metric: Metric) -> String {
+        match metric.kind {
+            Kind::Distance => format!("{} ({})", metric.name, self.protocol.unit()),
+            Kind::Fraction => format!("{} (%)", metric.name),
         }
     }
 
-    fn mean_cell(measure: Measure, mean: Mean) -> String {
-        let scale = match measure.kind {
+    fn mean_cell(metric: Metric, mean: Mean) -> String {
+        let scale = match metric.kind {
             Kind::Distance => 1.0,
-            Kind::Share => 100.0,
+            Kind::Fraction => 100.0,
         };
         match mean.mean {
             Some(value) => format!("{:.2} ({})", value * scale, mean.count),
@@ -231,28 +181,27 @@ impl Report {
         }
     }
 
-    /// Organs by measures: means with the number of cases behind each, and how often an organ was missed or made up.
+    /// Organs by metrics: each mean with its number of cases, and the number of cases in which the
+    /// organ was a false negative or a false positive.
     fn summary(&self, style: TableStyle) -> Table {
-        let measures = self.measures();
+        let metrics = self.metrics();
         let mut table = Table::new();
         table.load_style(style);
-        let headings = measures.iter().map(|&measure| self.heading(measure));
+        let headings = metrics.iter().map(|&metric| self.heading(metric));
         table.set_header(
             std::iter::once("organ".to_owned())
                 .chain(headings)
-                .chain(["missed".to_owned(), "made up".to_owned()]),
+                .chain(["false negatives".to_owned(), "false positives".to_owned()]),
         );
         let mut totals = [0, 0];
         for (i, organ) in self.organs.iter().enumerate() {
-            let [_, (_, missed), (_, made_up), _] = self.presences(i);
-            totals = [totals[0] + missed, totals[1] + made_up];
-            let means = measures
-                .iter()
-                .map(|&m| Self::mean_cell(m, self.organ_mean(i, m.of)));
-            let counts = [missed.to_string(), made_up.to_string()];
+            let [_, (_, false_negatives), (_, false_positives), _] = self.presence_counts(i);
+            totals = [totals[0] + false_negatives, totals[1] + false_positives];
+            let means = metrics.iter().map(|&m| Self::mean_cell(m, self.organ_mean(i, m.of)));
+            let counts = [false_negatives.to_string(), false_positives.to_string()];
             table.add_row(std::iter::once(organ.clone()).chain(means).chain(counts));
         }
-        let means = measures.iter().map(|&m| {
+        let means = metrics.iter().map(|&m| {
             let mean = self.mean(m.of);
             let organs = if mean.count == 1 { "organ" } else { "organs" };
             Self::mean_cell(m, mean).replace(')', &format!(" {organs})"))
@@ -266,19 +215,15 @@ impl Report {
         table
     }
 
-    /// Cases by organs, DSC and HD95 of each.
+    /// Cases by organs, with the DSC and HD95 of each.
     fn by_case(&self, style: TableStyle) -> Table {
         let mut table = Table::new();
         table.load_style(style);
         table.set_header(std::iter::once("case").chain(self.organs.iter().map(String::as_str)));
         for case in &self.cases {
             let cells = case.scores.iter().map(|score| {
-                let dsc = score
-                    .dsc
-                    .map_or("-".to_owned(), |dsc| format!("{:.2}", 100.0 * dsc));
-                let hd95 = score
-                    .hd95
-                    .map_or("-".to_owned(), |hd95| format!("{hd95:.2}"));
+                let dsc = score.dsc.map_or("-".to_owned(), |dsc| format!("{:.2}", 100.0 * dsc));
+                let hd95 = score.hd95.map_or("-".to_owned(), |hd95| format!("{hd95:.2}"));
                 format!("{dsc} / {hd95}")
             });
             table.add_row(std::iter::once(case.case.clone()).chain(cells));
@@ -287,7 +232,7 @@ impl Report {
         table
     }
 
-    /// As Markdown: the protocol, organs by measures, cases by organs.
+    /// Formats the report as Markdown: the protocol, organs by metrics, cases by organs.
     pub fn to_markdown(&self) -> String {
         let style = presets::ASCII_MARKDOWN;
         format!(
@@ -299,11 +244,12 @@ impl Report {
         )
     }
 
-    /// As CSV: a line for each case and organ, with the protocol's name in each. What is not defined is empty.
+    /// Formats the report as CSV: one line for each case and organ, each with the protocol's name.
+    /// Undefined values are empty.
     ///
     /// # Panics
     ///
-    /// Never: it is written to memory.
+    /// Never: writing to memory does not fail.
     pub fn to_csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let unit = self.protocol.unit();
@@ -321,7 +267,7 @@ impl Report {
                 "surface_dice".to_owned(),
                 "volume_error".to_owned(),
             ])
-            .expect("memory");
+            .expect("writing to memory");
         for case in &self.cases {
             for (organ, score) in self.organs.iter().zip(&case.scores) {
                 let fixed = [
@@ -330,25 +276,24 @@ impl Report {
                     organ.clone(),
                     score.presence.to_string(),
                 ];
-                let numbers = MEASURES
-                    .map(|m| (m.of)(score).map_or(String::new(), |value| value.to_string()));
-                writer
-                    .write_record(fixed.into_iter().chain(numbers))
-                    .expect("memory");
+                let numbers =
+                    METRICS.map(|m| (m.of)(score).map_or(String::new(), |value| value.to_string()));
+                writer.write_record(fixed.into_iter().chain(numbers)).expect("writing to memory");
             }
         }
-        String::from_utf8(writer.into_inner().expect("memory")).expect("text")
+        String::from_utf8(writer.into_inner().expect("writing to memory")).expect("CSV is UTF-8")
     }
 
-    /// As JSON: every score, the means of organs and of all, and the protocol.
+    /// Formats the report as JSON: every score, the mean of each organ and over organs, and the
+    /// protocol.
     ///
     /// # Panics
     ///
-    /// Never: it is written to memory.
+    /// Never: writing to memory does not fail.
     pub fn to_json(&self) -> String {
         let means = |mean: &dyn Fn(fn(&Score) -> Option<f64>) -> Mean| {
-            let measures = MEASURES.map(|m| (m.name.replace(' ', "_").to_lowercase(), mean(m.of)));
-            serde_json::json!(std::collections::BTreeMap::from(measures))
+            let metrics = METRICS.map(|m| (m.name.replace(' ', "_").to_lowercase(), mean(m.of)));
+            serde_json::json!(std::collections::BTreeMap::from(metrics))
         };
         let organs: Vec<_> = self
             .organs
@@ -367,7 +312,7 @@ impl Report {
             "cases": self.cases,
             "order": self.organs,
         });
-        serde_json::to_string_pretty(&report).expect("plain data")
+        serde_json::to_string_pretty(&report).expect("a report is valid JSON")
     }
 }
 
@@ -377,14 +322,9 @@ fn align_numbers(table: &mut Table) {
     }
 }
 
-/// For a terminal: the protocol, and organs by measures.
+/// Formats the report for a terminal: the protocol, and organs by metrics.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\n{}",
-            self.title(),
-            self.summary(presets::UTF8_FULL_CONDENSED)
-        )
+        write!(f, "{}\n{}", self.title(), self.summary(presets::UTF8_FULL_CONDENSED))
     }
 }

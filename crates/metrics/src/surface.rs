@@ -1,8 +1,8 @@
-//! Masks within a box, and their surfaces.
+//! Masks within a bounding box, and their surfaces.
 
 use crate::LabelVolume;
 
-/// A box of voxels: from `start` on, `shape` long.
+/// An axis-aligned box of voxels: its first voxel and its size along each axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Region {
     pub start: [usize; 3],
@@ -14,8 +14,9 @@ impl Region {
         self.shape.iter().product()
     }
 
-    /// The smallest box around every voxel of a class, in either of two volumes of one shape.
-    pub fn around(volumes: [&LabelVolume<'_>; 2], class: u8) -> Option<Self> {
+    /// The bounding box of the voxels of a class in two volumes of the same shape; `None` if the
+    /// class is absent from both.
+    pub fn bounding(volumes: [&LabelVolume<'_>; 2], class: u8) -> Option<Self> {
         let shape = volumes[0].shape();
         let (mut low, mut high) = ([usize::MAX; 3], [0; 3]);
         for volume in volumes {
@@ -26,22 +27,19 @@ impl Region {
                 };
                 let last = labels.iter().rposition(|&l| l == class).unwrap_or(first);
                 let (slice, line) = (row / shape[1], row % shape[1]);
-                for (axis, [from, to]) in [[slice; 2], [line; 2], [first, last]]
-                    .into_iter()
-                    .enumerate()
+                for (axis, [from, to]) in
+                    [[slice; 2], [line; 2], [first, last]].into_iter().enumerate()
                 {
                     low[axis] = low[axis].min(from);
                     high[axis] = high[axis].max(to + 1);
                 }
             }
         }
-        (low[0] != usize::MAX).then(|| Self {
-            start: low,
-            shape: std::array::from_fn(|axis| high[axis] - low[axis]),
-        })
+        (low[0] != usize::MAX)
+            .then(|| Self { start: low, shape: std::array::from_fn(|axis| high[axis] - low[axis]) })
     }
 
-    /// Which of the region's voxels are of the class.
+    /// The mask of the class within the region, in the order of the volume.
     pub fn mask(&self, volume: &LabelVolume<'_>, class: u8) -> Vec<bool> {
         let [_, height, width] = volume.shape();
         let mut mask = Vec::with_capacity(self.len());
@@ -57,8 +55,8 @@ impl Region {
     }
 }
 
-/// The voxels of a mask that have a face neighbour outside it, by index. The region holds the whole mask, so what lies
-/// beyond the region is outside.
+/// The indices of the mask's voxels that have a face neighbour outside the mask. The region
+/// contains the whole mask, so everything beyond the region counts as outside.
 pub(crate) fn surface(mask: &[bool], [slices, lines, width]: [usize; 3]) -> Vec<usize> {
     let plane = lines * width;
     let mut surface = Vec::new();

@@ -1,4 +1,5 @@
-/// A volume of class labels with its voxel spacing. The last axis runs fastest, as in a C array or NumPy.
+/// A volume of class labels with its voxel spacing. The last axis is contiguous, as in a C array or
+/// NumPy.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelVolume<'a> {
     labels: &'a [u8],
@@ -6,17 +7,17 @@ pub struct LabelVolume<'a> {
     spacing: [f64; 3],
 }
 
-/// Why label volumes cannot be, or cannot be compared.
+/// Why a label volume is invalid, or why two volumes cannot be compared.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VolumeError {
-    /// The labels do not fill the shape.
+    /// The number of labels does not match the shape.
     #[error("a label volume of shape {shape:?} needs {expected} labels, found {found}")]
     Length {
         /// The shape.
         shape: [usize; 3],
-        /// Its number of voxels; none if it is beyond what can be counted.
-        expected: Expected,
+        /// Its number of voxels.
+        expected: VoxelCount,
         /// The number of labels.
         found: usize,
     },
@@ -27,7 +28,7 @@ pub enum VolumeError {
         found: [f64; 3],
     },
     /// Prediction and label have different shapes.
-    #[error("prediction and label must have one shape, found {prediction:?} and {label:?}")]
+    #[error("prediction and label must have the same shape, found {prediction:?} and {label:?}")]
     Shapes {
         /// The prediction's shape.
         prediction: [usize; 3],
@@ -35,7 +36,7 @@ pub enum VolumeError {
         label: [usize; 3],
     },
     /// Prediction and label have different spacings.
-    #[error("prediction and label must have one spacing, found {prediction:?} and {label:?}")]
+    #[error("prediction and label must have the same spacing, found {prediction:?} and {label:?}")]
     Spacings {
         /// The prediction's spacing.
         prediction: [f64; 3],
@@ -44,57 +45,53 @@ pub enum VolumeError {
     },
 }
 
-/// A number of voxels.
+/// A number of voxels; `None` if it overflows `usize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected(Option<usize>);
+pub struct VoxelCount(Option<usize>);
 
-impl std::fmt::Display for Expected {
+impl std::fmt::Display for VoxelCount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some(count) => write!(f, "{count}"),
-            None => write!(f, "more than can be counted"),
+            None => write!(f, "more than {}", usize::MAX),
         }
     }
 }
 
 impl<'a> LabelVolume<'a> {
-    /// A volume measured in voxels: spacing 1 along each axis.
+    /// Creates a volume measured in voxels: spacing 1 along each axis.
     ///
     /// # Errors
     ///
-    /// [`VolumeError::Length`] if `labels` do not fill `shape`.
+    /// [`VolumeError::Length`] if the number of labels does not match `shape`.
     pub fn in_voxels(labels: &'a [u8], shape: [usize; 3]) -> Result<Self, VolumeError> {
         Self::in_mm(labels, shape, [1.0; 3])
     }
 
-    /// A volume measured in millimetres: `spacing_mm` between voxel centres along each axis.
+    /// Creates a volume measured in millimetres, with `spacing_mm` between voxel centres along each
+    /// axis.
     ///
     /// # Errors
     ///
-    /// [`VolumeError::Length`] if `labels` do not fill `shape`, [`VolumeError::Spacing`] if a spacing is not positive.
+    /// [`VolumeError::Length`] if the number of labels does not match `shape`,
+    /// [`VolumeError::Spacing`] if a spacing is not positive and finite.
     pub fn in_mm(
         labels: &'a [u8],
         shape: [usize; 3],
         spacing_mm: [f64; 3],
     ) -> Result<Self, VolumeError> {
-        let count = shape
-            .iter()
-            .try_fold(1_usize, |n, &axis| n.checked_mul(axis));
+        let count = shape.iter().try_fold(1_usize, |n, &axis| n.checked_mul(axis));
         if count != Some(labels.len()) {
             return Err(VolumeError::Length {
                 shape,
-                expected: Expected(count),
+                expected: VoxelCount(count),
                 found: labels.len(),
             });
         }
         if !spacing_mm.iter().all(|s| s.is_finite() && *s > 0.0) {
             return Err(VolumeError::Spacing { found: spacing_mm });
         }
-        Ok(Self {
-            labels,
-            shape,
-            spacing: spacing_mm,
-        })
+        Ok(Self { labels, shape, spacing: spacing_mm })
     }
 
     /// Number of voxels along each axis.
@@ -102,7 +99,8 @@ impl<'a> LabelVolume<'a> {
         self.shape
     }
 
-    /// Distance between voxel centres along each axis, in millimetres or voxels, as the volume was made.
+    /// Distance between voxel centres along each axis, in voxels for a volume from
+    /// [`in_voxels`](Self::in_voxels) and in millimetres for one from [`in_mm`](Self::in_mm).
     pub fn spacing(&self) -> [f64; 3] {
         self.spacing
     }

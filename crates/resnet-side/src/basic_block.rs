@@ -6,7 +6,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-/// A convolution without bias, initialised as torchvision does (He et al., arXiv 1502.01852, over the outputs).
+/// Creates a convolution without bias, initialised as in torchvision (He et al., arXiv 1502.01852,
+/// with the fan-out).
 pub(crate) fn conv(
     [channels_in, channels_out]: [usize; 2],
     kernel: usize,
@@ -25,26 +26,28 @@ pub(crate) fn conv(
         .init(device)
 }
 
-/// A convolution of [`conv`] on a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+/// Applies a convolution from [`conv`] to a channels-last tensor `[B, H, W, C]` for which
+/// [`sam_lst_cpu_kernels::is_supported`] is true.
 pub(crate) fn conv_channels_last(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
     let ([stride, _], [kernel, _]) = (conv.stride, conv.kernel_size);
-    cpu_kernels::conv2d(input, conv.weight.val(), stride, kernel / 2)
+    sam_lst_cpu_kernels::conv2d(input, conv.weight.val(), stride, kernel / 2)
 }
 
 /// Configuration of [`BasicBlock`].
 #[derive(Config, Debug)]
 pub struct BasicBlockConfig {
-    /// Channels in and out.
+    /// Channels of input and output.
     pub channels: [usize; 2],
     /// Stride of the first convolution.
     #[config(default = 1)]
     pub stride: usize,
 }
 
-/// Two 3 x 3 convolutions beside a short cut: `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`.
+/// Two 3 x 3 convolutions with a shortcut connection:
+/// `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`.
 #[derive(Module, Debug)]
 pub struct BasicBlock {
-    /// First convolution, which carries the stride.
+    /// First convolution, which has the block's stride.
     pub conv1: Conv2d,
     /// Norm after the first convolution.
     pub bn1: BatchNorm2d,
@@ -52,16 +55,17 @@ pub struct BasicBlock {
     pub conv2: Conv2d,
     /// Norm after the second convolution.
     pub bn2: BatchNorm2d,
-    /// Fits the short cut where channels or size change.
+    /// Projection of the shortcut; `None` if the block changes neither channels nor size.
     pub downsample: Option<Downsample>,
 }
 
-/// The short cut of a block that changes channels or size: a strided 1 x 1 convolution and a norm.
+/// The projection shortcut of a block that changes channels or size: a strided 1 x 1 convolution
+/// and a norm.
 #[derive(Module, Debug)]
 pub struct Downsample {
     /// Strided 1 x 1 convolution.
     pub conv: Conv2d,
-    /// Norm after it.
+    /// Norm after the convolution.
     pub norm: BatchNorm2d,
 }
 
@@ -70,13 +74,13 @@ impl BasicBlockConfig {
     pub fn init(&self, device: &Device) -> BasicBlock {
         let [channels_in, channels_out] = self.channels;
         let norm = BatchNorm2dConfig::new(channels_out);
-        let changes = self.stride != 1 || channels_in != channels_out;
+        let needs_projection = self.stride != 1 || channels_in != channels_out;
         BasicBlock {
             conv1: conv(self.channels, 3, self.stride, device),
             bn1: norm.init(device),
             conv2: conv([channels_out; 2], 3, 1, device),
             bn2: norm.init(device),
-            downsample: changes.then(|| Downsample {
+            downsample: needs_projection.then(|| Downsample {
                 conv: conv(self.channels, 1, self.stride, device),
                 norm: norm.init(device),
             }),
@@ -85,14 +89,16 @@ impl BasicBlockConfig {
 }
 
 impl BasicBlock {
+    /// Applies the block.
+    ///
     /// # Shapes
     ///
-    /// - input: `[B, channels in, H, W]`
-    /// - output: `[B, channels out, H / stride, W / stride]`
+    /// - input: `[B, input channels, H, W]`
+    /// - output: `[B, output channels, H / stride, W / stride]`
     ///
     /// # Panics
     ///
-    /// If the second axis of `input` is not the number of channels in.
+    /// If the second axis of `input` is not the number of input channels.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.downsample {
             Some(Downsample { conv, norm }) => norm.forward(conv.forward(input.clone())),
@@ -103,19 +109,19 @@ impl BasicBlock {
         relu(residual + shortcut)
     }
 
-    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+    /// [`forward`](Self::forward) on a channels-last tensor `[B, H, W, C]` for which
+    /// [`sam_lst_cpu_kernels::is_supported`] is true.
     pub(crate) fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.downsample {
             Some(Downsample { conv, norm }) => {
-                let fitted = conv_channels_last(conv, input.clone());
-                norm.forward_channels_last(fitted, None, false)
+                let projected = conv_channels_last(conv, input.clone());
+                norm.forward_channels_last(projected, None, false)
             }
             None => input.clone(),
         };
         let residual = conv_channels_last(&self.conv1, input);
         let residual = self.bn1.forward_channels_last(residual, None, true);
         let residual = conv_channels_last(&self.conv2, residual);
-        self.bn2
-            .forward_channels_last(residual, Some(shortcut), true)
+        self.bn2.forward_channels_last(residual, Some(shortcut), true)
     }
 }

@@ -3,7 +3,7 @@ use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm, batch_norm_train};
 use burn::tensor::{Device, Tensor, assert_shape};
-use cpu_kernels::Statistics;
+use sam_lst_cpu_kernels::Statistics;
 
 /// Configuration of [`BatchNorm2d`].
 #[derive(Config, Debug)]
@@ -13,17 +13,19 @@ pub struct BatchNorm2dConfig {
     /// Added to the variance.
     #[config(default = 1e-5)]
     pub epsilon: f64,
-    /// Share of the new batch in the running statistics.
+    /// Weight of the current batch in the update of the running statistics.
     #[config(default = 0.1)]
     pub momentum: f64,
 }
 
 /// Batch normalisation over a `[B, C, H, W]` tensor, as PyTorch computes it.
 ///
-/// Unlike Burn's own layer it keeps the *unbiased* variance in the running statistics (the batch itself is normalised
-/// by the biased one), so that a network trained here evaluates as one trained in PyTorch does.
+/// Unlike Burn's batch norm, it stores the *unbiased* variance in the running statistics (the batch
+/// itself is normalised by the biased variance), so that a network trained here evaluates exactly
+/// like one trained in PyTorch.
 ///
-/// Batch statistics are used on an autodiff device, running statistics off it or where the layer is frozen.
+/// Batch statistics are used on a device with autodiff; running statistics are used without
+/// autodiff or if the layer is frozen.
 #[derive(Module, Debug)]
 pub struct BatchNorm2d {
     /// Scale, `[C]`.
@@ -56,6 +58,9 @@ impl BatchNorm2dConfig {
 }
 
 impl BatchNorm2d {
+    /// Normalises each channel, with batch statistics when training and running statistics
+    /// otherwise.
+    ///
     /// # Shapes
     ///
     /// - input: `[B, C, H, W]`
@@ -89,11 +94,13 @@ impl BatchNorm2d {
         result.output
     }
 
-    /// Takes a batch's mean and biased variance, of so many samples, into the running statistics.
+    /// Updates the running statistics with the mean and the biased variance of a batch of `samples`
+    /// values per channel.
     fn update(&self, mean: Tensor<1>, variance: Tensor<1>, samples: usize) {
         let device = mean.device();
         let samples = samples as f64;
-        // A single sample has no unbiased variance; PyTorch refuses such a batch, we keep the biased one.
+        // A single sample has no unbiased variance. PyTorch raises an error for such a batch; here
+        // the biased variance is used.
         let unbiased = samples / (samples - 1.0).max(1.0);
         let blend = |running: Tensor<1>, new: Tensor<1>| {
             running.to_device(&device) * (1.0 - self.momentum) + new.detach() * self.momentum
@@ -104,8 +111,9 @@ impl BatchNorm2d {
         self.running_var.update(variance.detach());
     }
 
-    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`], then a short cut's sum and ReLU
-    /// where asked for.
+    /// [`forward`](Self::forward) on a channels-last tensor `[B, H, W, C]` for which
+    /// [`sam_lst_cpu_kernels::is_supported`] is true; then adds `shortcut`, if any, and applies
+    /// ReLU if `rectify` is set.
     pub(crate) fn forward_channels_last(
         &self,
         input: Tensor<4>,
@@ -114,26 +122,20 @@ impl BatchNorm2d {
     ) -> Tensor<4> {
         let [batch, height, width, _] = input.dims();
         let parameters = [self.weight.val(), self.bias.val()];
-        let trains = input.is_autodiff() && self.training.is_enabled();
-        let statistics = match trains {
-            true => {
-                let statistics = cpu_kernels::moments(&input);
-                let Statistics { mean, variance } = statistics.clone();
-                self.update(mean, variance, batch * height * width);
-                statistics
-            }
-            false => {
-                let device = input.device().inner();
-                let running = |value: &RunningState<Tensor<1>>| value.value().to_device(&device);
-                Statistics {
-                    mean: running(&self.running_mean),
-                    variance: running(&self.running_var),
-                }
-            }
+        let is_training = input.is_autodiff() && self.training.is_enabled();
+        let statistics = if is_training {
+            let statistics = sam_lst_cpu_kernels::moments(&input);
+            let Statistics { mean, variance } = statistics.clone();
+            self.update(mean, variance, batch * height * width);
+            statistics
+        } else {
+            let device = input.device().inner();
+            let running = |value: &RunningState<Tensor<1>>| value.value().to_device(&device);
+            Statistics { mean: running(&self.running_mean), variance: running(&self.running_var) }
         };
-        if trains || !input.is_autodiff() {
+        if is_training || !input.is_autodiff() {
             let epsilon = self.epsilon;
-            return cpu_kernels::batch_norm(
+            return sam_lst_cpu_kernels::batch_norm(
                 input,
                 &statistics,
                 parameters,
@@ -142,7 +144,8 @@ impl BatchNorm2d {
                 rectify,
             );
         }
-        // Frozen on the tape: constant statistics.
+        // A frozen layer with autodiff: the statistics are constants, which the kernel's gradient
+        // does not support.
         let constant = |values: Tensor<1>| Tensor::from_inner(values).reshape([1, 1, 1, -1]);
         let [weight, bias] = parameters.map(|values| values.reshape([1, 1, 1, -1]));
         let deviation = constant(statistics.variance.add_scalar(self.epsilon).sqrt());

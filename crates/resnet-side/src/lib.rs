@@ -1,8 +1,13 @@
-//! The side network: a ResNet (He et al., *Deep Residual Learning*, arXiv 1512.03385) up to `layer3`, as torchvision
-//! builds it, without `layer4` and the classifier.
+//! The side network: torchvision's ResNet (He et al., *Deep Residual Learning*, arXiv 1512.03385)
+//! up to `layer3`, without `layer4` and the classifier.
 //!
-//! A `[B, 3, S, S]` image becomes `[B, 4 w, S / 16, S / 16]`, for a stem of `w` channels (64 in the published networks):
-//! the size of SAM's image embedding.
+//! It maps an image `[B, 3, S, S]` to `[B, 4 w, S / 16, S / 16]`, the grid size of SAM's image
+//! embedding.
+//!
+//! # Notation
+//!
+//! `B` batch, `S` input size in pixels, `C` channels, `H` and `W` height and width, `w` channels of
+//! the stem (64 in the published networks).
 
 mod basic_block;
 mod batch_norm;

@@ -20,12 +20,13 @@ pub struct ResNetSideConfig {
 }
 
 impl ResNetSideConfig {
-    /// ResNet18 through `layer3`: 2,782,784 parameters, the published method's side network.
+    /// ResNet18 up to `layer3`: 2,782,784 parameters. It is the side network of the published
+    /// method.
     pub fn resnet18() -> Self {
         Self::new([2, 2, 2])
     }
 
-    /// ResNet34 through `layer3`.
+    /// ResNet34 up to `layer3`.
     pub fn resnet34() -> Self {
         Self::new([3, 4, 6])
     }
@@ -35,7 +36,7 @@ impl ResNetSideConfig {
         4 * self.width
     }
 
-    /// Creates the network with random weights, drawn as torchvision draws them.
+    /// Creates the network with random weights from the same distributions as in torchvision.
     ///
     /// # Panics
     ///
@@ -44,7 +45,7 @@ impl ResNetSideConfig {
         assert!(self.width > 0, "width must be positive");
         assert!(
             self.blocks.iter().all(|&count| count > 0),
-            "each layer needs a block, found {:?}",
+            "each layer must have at least one block, found {:?}",
             self.blocks
         );
         let layer = |index: usize, channels: [usize; 2], stride: usize| -> Vec<BasicBlock> {
@@ -78,15 +79,17 @@ pub struct ResNetSide {
     /// Norm after the stem's convolution.
     pub bn1: BatchNorm2d,
     max_pool: MaxPool2d,
-    /// Blocks at a quarter of the input's size.
+    /// Blocks at 1/4 of the input's size.
     pub layer1: Vec<BasicBlock>,
-    /// Blocks at an eighth.
+    /// Blocks at 1/8 of the input's size.
     pub layer2: Vec<BasicBlock>,
-    /// Blocks at a sixteenth.
+    /// Blocks at 1/16 of the input's size.
     pub layer3: Vec<BasicBlock>,
 }
 
 impl ResNetSide {
+    /// Computes the features of `layer3`.
+    ///
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, `S` a multiple of 16
@@ -94,32 +97,30 @@ impl ResNetSide {
     ///
     /// # Panics
     ///
-    /// If the image has other than 3 channels.
+    /// If the image does not have 3 channels.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         assert_shape!(image, [_, 3, _, _]);
-        match cpu_kernels::serves(&image) {
-            true => self.forward_channels_last(image),
-            false => self.forward_channels_first(image),
+        if sam_lst_cpu_kernels::is_supported(&image) {
+            self.forward_channels_last(image)
+        } else {
+            self.forward_channels_first(image)
         }
     }
 
     fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
-        self.blocks()
-            .fold(pooled, |features, block| block.forward(features))
+        self.blocks().fold(pooled, |features, block| block.forward(features))
     }
 
-    /// The same on the CPU, where other kernels than Burn's take channels last.
+    /// The same with channels-last kernels, on the CPU.
     fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
         let image = image.permute([0, 2, 3, 1]); // [B, S, S, 3]
         let stem = conv_channels_last(&self.conv1, image);
         let stem = self.bn1.forward_channels_last(stem, None, true); // [B, S/2, S/2, w]
-        let pooled = cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
+        let pooled = sam_lst_cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
         self.blocks()
-            .fold(pooled, |features, block| {
-                block.forward_channels_last(features)
-            })
+            .fold(pooled, |features, block| block.forward_channels_last(features))
             .permute([0, 3, 1, 2]) // [B, 4w, S/16, S/16]
     }
 
@@ -135,8 +136,8 @@ mod tests {
     use burn::module::{ModuleMapper, ModuleVisitor, Param};
     use burn::tensor::{TensorData, Tolerance};
 
-    /// Counts parameters without the running statistics, which `num_params` includes.
-    fn trained_parameters(network: &ResNetSide) -> usize {
+    /// The number of parameters without the running statistics, which `num_params` includes.
+    fn num_trainable_params(network: &ResNetSide) -> usize {
         struct Count(usize);
         impl ModuleVisitor for Count {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -151,19 +152,18 @@ mod tests {
     }
 
     #[test]
-    fn the_published_networks_have_their_published_sizes() {
+    fn published_networks_have_the_published_parameter_counts() {
         let device = Device::flex();
         // Counted in torchvision's `resnet18` and `resnet34` without `layer4` and `fc`.
-        for (config, parameters) in [
-            (ResNetSideConfig::resnet18(), 2_782_784),
-            (ResNetSideConfig::resnet34(), 8_170_304),
-        ] {
+        for (config, parameters) in
+            [(ResNetSideConfig::resnet18(), 2_782_784), (ResNetSideConfig::resnet34(), 8_170_304)]
+        {
             let network = config.init(&device).train();
-            assert_eq!(trained_parameters(&network), parameters);
+            assert_eq!(num_trainable_params(&network), parameters);
         }
     }
 
-    /// Values between `-bound` and `bound`.
+    /// Deterministic pseudo-random values between `-bound` and `bound`.
     fn fixed(shape: [usize; 4], bound: f32, seed: u64) -> TensorData {
         let count: usize = shape.iter().product();
         let values = (0..count as u64).map(|i| {
@@ -176,12 +176,12 @@ mod tests {
         TensorData::new(values.collect::<Vec<f32>>(), shape)
     }
 
-    /// Gives convolutions fixed weights of the size that initial ones have.
-    struct Fixed {
+    /// Replaces the weights of convolutions by fixed values of the scale of initial weights.
+    struct FixWeights {
         tensors: u64,
     }
 
-    impl ModuleMapper for Fixed {
+    impl ModuleMapper for FixWeights {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Ok(shape) = <[usize; 4]>::try_from(param.dims().as_slice()) else {
                 return param;
@@ -195,33 +195,31 @@ mod tests {
     }
 
     fn weights(network: &ResNetSide) -> Vec<Tensor<4>> {
-        network
-            .blocks()
-            .map(|block| block.conv2.weight.val())
-            .collect()
+        network.blocks().map(|block| block.conv2.weight.val()).collect()
     }
 
     #[test]
-    fn channels_last_is_channels_first() {
+    fn channels_last_equals_channels_first() {
         let device = Device::flex().autodiff();
-        // The same values each time, whatever other tests draw: a ReLU may be at its kink.
+        // Fixed values, independent of the random numbers of other tests: gradients are sensitive
+        // to ReLU inputs near zero.
         let network = ResNetSideConfig::resnet18().with_width(4).init(&device);
-        let network = network.map(&mut Fixed { tensors: 0 });
+        let network = network.map(&mut FixWeights { tensors: 0 });
         let image = Tensor::from_data(fixed([2, 3, 48, 32], 1.73, 0), &device) + 0.5;
         let image = image.detach().require_grad(); // mean 0.5, deviation 1
         let score = |output: Tensor<4>| (output.clone() * output).sum();
-        // Six blocks and their batch norms, each summed in another order, with ReLUs at their kinks between them: single
-        // values differ by more than they are, but not by more than this of the largest.
+        // The two paths sum in different orders through six blocks with batch norms and ReLUs, so
+        // the relative difference of single values can exceed 1. Differences are therefore bounded
+        // relative to the largest value.
         let close = |ours: Tensor<4>, theirs: Tensor<4>| {
             let theirs = theirs.into_data();
-            let largest = theirs
-                .iter::<f64>()
-                .fold(0.0, |max: f64, x| max.max(x.abs()));
-            assert!(largest > 0.0, "zeros show nothing");
+            let largest = theirs.iter::<f64>().fold(0.0, |max: f64, x| max.max(x.abs()));
+            assert!(largest > 0.0, "all expected values are zero");
             let tolerance = Tolerance::absolute(5e-5 * largest);
             ours.into_data().assert_approx_eq::<f32>(&theirs, tolerance);
         };
-        // Trained, which moves the running statistics, then with these, on the tape and off it.
+        // With autodiff: in training, which updates the running statistics, then frozen with these
+        // statistics.
         for (network, gradients) in [(network.clone(), 7), (network.clone().freeze(), 1)] {
             let ours = network.forward_channels_last(image.clone());
             let theirs = network.forward_channels_first(image.clone());
@@ -238,19 +236,17 @@ mod tests {
                 }
             }
         }
+        // Without autodiff.
         let (network, image) = (network.valid(), image.inner());
         let theirs = network.forward_channels_first(image.clone());
         close(network.forward(image), theirs);
     }
 
     #[test]
-    fn output_is_a_sixteenth_of_the_input() {
+    fn output_side_is_a_sixteenth_of_the_input_side() {
         let device = Device::flex();
         let config = ResNetSideConfig::resnet18().with_width(4);
         let image = Tensor::ones([2, 3, 48, 48], &device);
-        assert_eq!(
-            config.init(&device).forward(image).dims(),
-            [2, config.out_channels(), 3, 3]
-        );
+        assert_eq!(config.init(&device).forward(image).dims(), [2, config.out_channels(), 3, 3]);
     }
 }

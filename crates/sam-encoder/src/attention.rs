@@ -4,7 +4,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
-use sam_nn::{in_precision_of, linear, resize_linear, rows};
+use sam_lst_sam_nn::{cast_like, flatten_leading, linear, resize_linear};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -13,32 +13,33 @@ pub struct AttentionConfig {
     pub embed_dim: usize,
     /// Number of heads; divides `embed_dim`.
     pub num_heads: usize,
-    /// Grid size in tokens at which the position tables were trained.
+    /// Grid size in tokens at which the position embeddings were trained.
     pub pretrained_grid: usize,
-    /// Side of a window in tokens, or none for attention over the whole grid.
+    /// Side of a window in tokens; `None` for global attention.
     #[config(default = "None")]
     pub window_size: Option<usize>,
 }
 
-/// Multi-head self attention over windows or the whole grid, with decomposed relative positions.
+/// Multi-head self-attention, windowed or global, with decomposed relative position embeddings.
 ///
-/// `softmax(q k^T / sqrt(d) + q R_h + q R_w) v`: the position terms come from the *unscaled* query.
+/// `softmax(q k^T / sqrt(d) + q R_h + q R_w) v`: the position terms use the *unscaled* query.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// Query, key and value of each head, `C -> 3 C`.
+    /// Queries, keys and values of all heads, `C -> 3 C`.
     pub qkv: Linear,
-    /// Mixes the heads, `C -> C`.
+    /// Output projection, `C -> C`.
     pub proj: Linear,
-    /// Relative positions along the height, `[2 s - 1, d]`, for a window or training grid of side `s`.
+    /// Relative position embeddings along the height, `[2 s - 1, d]`, for a window or a training
+    /// grid of side `s`.
     pub rel_pos_h: Param<Tensor<2>>,
-    /// Relative positions along the width, `[2 s - 1, d]`.
+    /// Relative position embeddings along the width, `[2 s - 1, d]`.
     pub rel_pos_w: Param<Tensor<2>>,
     num_heads: usize,
     window_size: Option<usize>,
 }
 
 impl AttentionConfig {
-    /// Creates the layer with random projections and zero relative positions.
+    /// Creates the layer with random projections and zero relative position embeddings.
     ///
     /// # Panics
     ///
@@ -64,7 +65,8 @@ impl AttentionConfig {
 }
 
 impl Attention {
-    /// Computes in the precision of the weights and gives back that of the tokens.
+    /// Applies the layer. It computes in the float type of the weights and returns the float type
+    /// of the tokens.
     ///
     /// # Shapes
     ///
@@ -76,7 +78,7 @@ impl Attention {
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
         let dtype = FloatDType::from(tokens.dtype());
-        let tokens = in_precision_of(tokens, &self.qkv.weight);
+        let tokens = cast_like(tokens, &self.qkv.weight);
         let [batch, grid, width, channels] = tokens.dims();
         assert_eq!(
             grid,
@@ -85,21 +87,23 @@ impl Attention {
             tokens.dims()
         );
         let side = self.window_size.unwrap_or(grid);
-        // SAM pads the tokens with zeros *before* `qkv`, so a padded token's query, key and value are the bias. The
-        // same comes from padding afterwards, without multiplying the zeros. What is attended for padded tokens is thrown
-        // away before `proj`.
-        let qkv = linear(&self.qkv, rows(tokens)).reshape([batch, grid, grid, 3 * channels]);
-        let attended = match cpu_kernels::serves_off_tape(&qkv) {
-            true => cpu_kernels::window_attention(
+        // SAM pads the tokens with zeros *before* `qkv`, so the query, key and value of a padding
+        // token are the bias. Padding `qkv` with the bias afterwards gives the same result without
+        // multiplying zeros. The outputs of padding tokens are dropped before `proj`.
+        let qkv =
+            linear(&self.qkv, flatten_leading(tokens)).reshape([batch, grid, grid, 3 * channels]);
+        let attended = if sam_lst_cpu_kernels::is_supported_without_autodiff(&qkv) {
+            sam_lst_cpu_kernels::window_attention(
                 qkv,
                 self.qkv_bias(),
                 [&self.rel_pos_h, &self.rel_pos_w]
                     .map(|table| resize_linear(table.val(), 2 * side - 1)),
                 self.num_heads,
-            ),
-            false => self.attend_windows(qkv, side),
-        };
-        linear(&self.proj, rows(attended))
+            )
+        } else {
+            self.attend_windows(qkv, side)
+        }; // [B, G, G, C]
+        linear(&self.proj, flatten_leading(attended))
             .reshape([batch, grid, grid, channels])
             .cast(dtype)
     }
@@ -107,11 +111,11 @@ impl Attention {
     fn qkv_bias(&self) -> Tensor<1> {
         match &self.qkv.bias {
             Some(bias) => bias.val(),
-            None => unreachable!("AttentionConfig::init gives qkv a bias"),
+            None => unreachable!("AttentionConfig::init creates qkv with a bias"),
         }
     }
 
-    /// Attention within each window of side `side`.
+    /// Splits the grid into windows of side `side` and applies attention within each.
     ///
     /// # Shapes
     ///
@@ -133,7 +137,7 @@ impl Attention {
                 self.num_heads,
                 channels / self.num_heads,
             ])
-            .permute([4, 0, 2, 5, 1, 3, 6]) // [3, B * rows, columns, heads, s, s, d]
+            .permute([4, 0, 2, 5, 1, 3, 6]) // [3, B * P / s, P / s, heads, s, s, d]
             .reshape([
                 3,
                 batch * windows * windows,
@@ -150,12 +154,13 @@ impl Attention {
                 side,
                 channels / self.num_heads,
             ])
-            .permute([0, 3, 1, 4, 2, 5]) // [B * rows, s, columns, s, heads, d]
+            .permute([0, 3, 1, 4, 2, 5]) // [B * P / s, s, P / s, s, heads, d]
             .reshape([batch, padded, padded, channels])
             .slice([0..batch, 0..grid, 0..grid]) // [B, G, G, C]
     }
 
-    /// Pads `[B, G, G, 3 C]` to `[B, P, P, 3 C]` on the right and at the bottom with the bias of `qkv`.
+    /// Pads `[B, G, G, 3 C]` on the right and at the bottom to `[B, P, P, 3 C]` with the bias of
+    /// `qkv`.
     fn pad(&self, qkv: Tensor<4>, padded: usize) -> Tensor<4> {
         let [batch, grid, _, width] = qkv.dims();
         if padded == grid {
@@ -167,11 +172,13 @@ impl Attention {
         Tensor::cat(vec![Tensor::cat(vec![qkv, right], 2), bottom], 1)
     }
 
-    /// Attention within each window of side `side`.
+    /// Attention among the tokens of each window of side `side`.
     ///
-    /// The position terms are folded into the product of query and key, so that the bias `[.., N, N]`, which at an
-    /// input of 1024 would take as much memory as the scores, is never written out: a query carries its `2 s` position
-    /// terms behind its `d` values, and a key carries two unit vectors that pick the terms of its row and its column.
+    /// The position terms are folded into the product of query and key, so that the position bias
+    /// `[.., N, N]`, which would take as much memory as the scores at an input of 1024, is never
+    /// materialised. The `2 s` position terms of a query are appended to its `d` values, and two
+    /// one-hot vectors, which select the terms of the key's row and column, are appended to each
+    /// key.
     ///
     /// # Shapes
     ///
@@ -188,23 +195,23 @@ impl Attention {
         let by_column = by_row.clone().swap_dims(1, 2);
         let terms = [batch, heads, tokens, side];
         let row_terms = position_terms(by_row, self.rel_pos_h.val()).reshape(terms);
-        let column_terms = position_terms(by_column, self.rel_pos_w.val())
-            .swap_dims(1, 2)
-            .reshape(terms);
+        let column_terms =
+            position_terms(by_column, self.rel_pos_w.val()).swap_dims(1, 2).reshape(terms);
         let scale = (head_dim as f64).powf(-0.5);
-        let query = Tensor::cat(vec![query * scale, row_terms, column_terms], 3); // [B, heads, N, d + 2 s]
+        // [B, heads, N, d + 2 s]
+        let query = Tensor::cat(vec![query * scale, row_terms, column_terms], 3);
 
-        let picks = key_picks(side, &device)
+        let selectors = key_selectors(side, &device)
             .cast(FloatDType::from(key.dtype()))
             .reshape([1, 1, tokens, 2 * side])
             .expand([batch, heads, tokens, 2 * side]);
-        let key = Tensor::cat(vec![key, picks], 3); // [B, heads, N, d + 2 s]
+        let key = Tensor::cat(vec![key, selectors], 3); // [B, heads, N, d + 2 s]
 
         scaled_attention(query, key, value)
     }
 }
 
-/// `softmax(q k^T) v`, the scale already in the query.
+/// `softmax(q k^T) v`; the query is already scaled.
 ///
 /// # Shapes
 ///
@@ -213,23 +220,22 @@ impl Attention {
 fn scaled_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
     let [.., width] = query.dims();
     if query.dtype() == DType::F32 {
-        let options = AttentionModuleOptions {
-            scale: Some(1.0),
-            ..Default::default()
-        };
+        let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
         return attention(query, key, value, None, None, options);
     }
-    // With the scale that it would take anyway, Burn may choose a kernel that writes no scores: those refuse another, and
-    // round to 16 bits.
+    // Burn's fused attention kernels, which do not materialise the scores, support only the default
+    // scale `1 / sqrt(e)`, so the query is multiplied by its inverse. They round to 16 bits, so
+    // they are not used for 32-bit inputs.
     let query = query * (width as f64).sqrt();
     attention(query, key, value, None, None, Default::default())
 }
 
-/// The products of each query with the relative positions from its line to each line: `R[y, k] = table[y - k + s - 1]`.
+/// The products of each query with the relative position embeddings from its line `y` to each line
+/// `k` of keys, `R[y, k] = table[y - k + s - 1]`. A line is a row or a column of the window.
 ///
 /// # Shapes
 ///
-/// - query: `[B, s, s, d]`, its lines along the second axis
+/// - query: `[B, s, s, d]`, lines along the second axis
 /// - table: `[L, d]`, resized to `[2 s - 1, d]`
 /// - output: `[B, s, s, s]`, the last axis over the lines of the keys
 fn position_terms(query: Tensor<4>, table: Tensor<2>) -> Tensor<4> {
@@ -251,8 +257,8 @@ fn position_terms(query: Tensor<4>, table: Tensor<2>) -> Tensor<4> {
         .swap_dims(0, 1)
 }
 
-/// Two unit vectors per key, for its row and its column: `[N, 2 s]`.
-fn key_picks(side: usize, device: &Device) -> Tensor<2> {
+/// Two one-hot vectors per key, for its row and its column: `[N, 2 s]`.
+fn key_selectors(side: usize, device: &Device) -> Tensor<2> {
     let unit = Tensor::<2>::eye(side, device);
     let rows = unit.clone().reshape([side, 1, side]).expand([side; 3]);
     let columns = unit.reshape([1, side, side]).expand([side; 3]);

@@ -3,7 +3,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
-use sam_nn::{Activation, Mlp, MlpConfig};
+use sam_lst_sam_nn::{Activation, MlpBlock, MlpBlockConfig};
 
 /// Configuration of [`Block`].
 #[derive(Config, Debug)]
@@ -14,9 +14,9 @@ pub struct BlockConfig {
     pub num_heads: usize,
     /// Hidden width of the MLP as a multiple of `embed_dim`.
     pub mlp_ratio: usize,
-    /// Grid size in tokens at which the position tables were trained.
+    /// Grid size in tokens at which the position embeddings were trained.
     pub pretrained_grid: usize,
-    /// Side of an attention window in tokens, or none for attention over the whole grid.
+    /// Side of an attention window in tokens; `None` for global attention.
     #[config(default = "None")]
     pub window_size: Option<usize>,
 }
@@ -24,14 +24,14 @@ pub struct BlockConfig {
 /// A pre-norm transformer block: `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before the attention.
+    /// Norm before attention.
     pub norm1: LayerNorm,
     /// Windowed or global attention.
     pub attn: Attention,
     /// Norm before the MLP.
     pub norm2: LayerNorm,
     /// Feed-forward network with exact GELU.
-    pub mlp: Mlp,
+    pub mlp: MlpBlock,
 }
 
 impl BlockConfig {
@@ -49,12 +49,14 @@ impl BlockConfig {
                 .with_window_size(self.window_size)
                 .init(device),
             norm2: norm.init(device),
-            mlp: MlpConfig::new(self.embed_dim, hidden_dim, Activation::Gelu).init(device),
+            mlp: MlpBlockConfig::new(self.embed_dim, hidden_dim, Activation::Gelu).init(device),
         }
     }
 }
 
 impl Block {
+    /// Applies the block.
+    ///
     /// # Shapes
     ///
     /// - tokens: `[B, G, G, C]`

@@ -4,13 +4,10 @@ use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_nn::{LayerNorm2d, LayerNorm2dConfig, in_precision_of, resize_bilinear};
+use sam_lst_sam_nn::{LayerNorm2d, LayerNorm2dConfig, PATCH_SIZE, cast_like, resize_bilinear};
 
-/// Side of a square patch in pixels: one token stands for 16 x 16 pixels in every variant of SAM.
-pub const PATCH_SIZE: usize = 16;
-
-/// Configuration of [`SamEncoder`]. The published variants are [`vit_b`](Self::vit_b), [`vit_l`](Self::vit_l) and
-/// [`vit_h`](Self::vit_h).
+/// Configuration of [`SamEncoder`]. The published variants are [`vit_b`](Self::vit_b),
+/// [`vit_l`](Self::vit_l) and [`vit_h`](Self::vit_h).
 #[derive(Config, Debug, PartialEq)]
 pub struct SamEncoderConfig {
     /// Embedding width `C` of a token.
@@ -19,7 +16,7 @@ pub struct SamEncoderConfig {
     pub depth: usize,
     /// Number of attention heads; divides `embed_dim`.
     pub num_heads: usize,
-    /// Indices of the blocks that attend over the whole grid instead of over windows.
+    /// Indices of the blocks with global instead of windowed attention.
     pub global_blocks: Vec<usize>,
     /// Side of an attention window in tokens.
     #[config(default = 14)]
@@ -27,16 +24,16 @@ pub struct SamEncoderConfig {
     /// Hidden width of a block's MLP, as a multiple of `embed_dim`.
     #[config(default = 4)]
     pub mlp_ratio: usize,
-    /// Channels of the image embedding that comes out of the neck.
+    /// Channels of the image embedding, the output of the neck.
     #[config(default = 256)]
     pub out_channels: usize,
-    /// Input size in pixels at which the position tables were trained.
+    /// Input size in pixels at which the position embeddings were trained.
     #[config(default = 1024)]
     pub pretrained_size: usize,
 }
 
 impl SamEncoderConfig {
-    /// ViT-B: 89.7 M parameters at its training size, the published method's foundation.
+    /// ViT-B: 89.7 M parameters at its training size. It is the foundation of the published method.
     pub fn vit_b() -> Self {
         Self::new(768, 12, 12, vec![2, 5, 8, 11])
     }
@@ -51,8 +48,8 @@ impl SamEncoderConfig {
         Self::new(1280, 32, 16, vec![7, 15, 23, 31])
     }
 
-    /// A model for tests and demonstrations that has every kind of part at a thousandth of the cost. There are no
-    /// published weights for it.
+    /// A small model for tests and demonstrations. It has every kind of layer at a thousandth of
+    /// the cost; there are no published weights for it.
     pub fn tiny() -> Self {
         Self::new(32, 4, 2, vec![1, 3])
             .with_window_size(5)
@@ -60,12 +57,13 @@ impl SamEncoderConfig {
             .with_pretrained_size(128)
     }
 
-    /// Creates the encoder with random weights; the relative positions start at zero, as SAM's do.
+    /// Creates the encoder with random weights. Relative position embeddings are initialised to
+    /// zero, as in SAM.
     ///
     /// # Panics
     ///
-    /// If `num_heads` does not divide `embed_dim`, a global block's index is not below `depth`, `pretrained_size` is
-    /// no positive multiple of 16, or `window_size` is zero.
+    /// If `num_heads` does not divide `embed_dim`, the index of a global block is not below
+    /// `depth`, `pretrained_size` is not a positive multiple of 16, or `window_size` is zero.
     pub fn init(&self, device: &Device) -> SamEncoder {
         assert!(
             self.pretrained_size > 0 && self.pretrained_size.is_multiple_of(PATCH_SIZE),
@@ -74,10 +72,7 @@ impl SamEncoderConfig {
         );
         assert!(self.window_size > 0, "window_size must be positive");
         if let Some(index) = self.global_blocks.iter().find(|&&i| i >= self.depth) {
-            panic!(
-                "global_blocks names block {index}, but depth is {}",
-                self.depth
-            );
+            panic!("global_blocks contains block {index}, but depth is {}", self.depth);
         }
         let grid = self.pretrained_size / PATCH_SIZE;
         let blocks = (0..self.depth)
@@ -89,10 +84,7 @@ impl SamEncoderConfig {
                     .init(device)
             })
             .collect();
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: 0.02,
-        };
+        let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
         SamEncoder {
             patch_embed: Conv2dConfig::new([3, self.embed_dim], [PATCH_SIZE; 2])
                 .with_stride([PATCH_SIZE; 2])
@@ -107,27 +99,26 @@ impl SamEncoderConfig {
 /// SAM's image encoder, the frozen foundation of ladder side-tuning.
 #[derive(Module, Debug)]
 pub struct SamEncoder {
-    /// 16 x 16 convolution that turns each patch into a token.
+    /// 16 x 16 convolution that projects each patch to a token.
     pub patch_embed: Conv2d,
-    /// Absolute positions `[1, G0, G0, C]`, at the grid size `G0` of the training.
+    /// Absolute position embeddings `[1, G0, G0, C]`, for the grid size `G0` at which they were
+    /// trained.
     pub pos_embed: Param<Tensor<4>>,
     /// Transformer blocks.
     pub blocks: Vec<Block>,
-    /// Projects tokens to the image embedding.
+    /// Projects the tokens to the image embedding.
     pub neck: Neck,
 }
 
 impl SamEncoder {
-    /// Rounds the weights of linear layers and convolutions to `dtype`, in which they and the attention are then computed.
-    /// Norms, positions and the sum that runs from block to block keep 32 bits.
+    /// Rounds the weights of linear layers and convolutions to `dtype`. These layers and attention
+    /// then compute in `dtype`; norms, position embeddings and the residual stream remain in 32
+    /// bits.
     pub fn with_precision(self, dtype: FloatDType) -> Self {
-        self.map(&mut Rounded {
-            dtype,
-            keeping: false,
-        })
+        self.map(&mut WeightCast { dtype, skip: false })
     }
 
-    /// Encodes images. Pixels are taken as they are: scaling them is the caller's.
+    /// Encodes images. Pixel values are not normalised; the caller scales them.
     ///
     /// # Shapes
     ///
@@ -136,7 +127,8 @@ impl SamEncoder {
     ///
     /// # Panics
     ///
-    /// If the image is not square, has other than 3 channels, or its side is no positive multiple of 16.
+    /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
+    /// of 16.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         let mut tokens = self.embed(image); // [B, G, G, C]
         for block in &self.blocks {
@@ -145,7 +137,8 @@ impl SamEncoder {
         self.neck.forward(tokens)
     }
 
-    /// Patches with their absolute positions, the input of the first block.
+    /// Projects patches to tokens and adds the absolute position embeddings: the input of the first
+    /// block.
     ///
     /// # Shapes
     ///
@@ -159,7 +152,8 @@ impl SamEncoder {
         let [_, channels, height, width] = image.dims();
         assert!(
             channels == 3 && height == width && height > 0 && height.is_multiple_of(PATCH_SIZE),
-            "SamEncoder expects an image [B, 3, S, S] whose side S is a positive multiple of {PATCH_SIZE}, found {:?}",
+            "SamEncoder expects an image [B, 3, S, S] whose side S is a positive multiple of \
+             {PATCH_SIZE}, found {:?}",
             image.dims()
         );
         let grid = height / PATCH_SIZE;
@@ -173,7 +167,8 @@ impl SamEncoder {
         self.patches(image) + positions
     }
 
-    /// The patch convolution. Its windows do not overlap, so it is one product of patches and weights.
+    /// The patch convolution. Its windows do not overlap, so it is a single product of patches and
+    /// weights.
     fn patches(&self, image: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, _] = image.dims();
         let grid = height / PATCH_SIZE;
@@ -183,7 +178,7 @@ impl SamEncoder {
             .permute([0, 2, 4, 1, 3, 5]) // [B, G, G, 3, 16, 16]
             .reshape([batch * grid * grid, values]);
         let dtype = FloatDType::from(patches.dtype());
-        let patches = in_precision_of(patches, &self.patch_embed.weight);
+        let patches = cast_like(patches, &self.patch_embed.weight);
         let weight = self.patch_embed.weight.val(); // [C, 3, 16, 16]
         let [width, ..] = weight.dims();
         let tokens = patches.matmul(weight.reshape([width, values]).transpose());
@@ -195,28 +190,25 @@ impl SamEncoder {
     }
 }
 
-/// Casts parameters, but for norms and positions.
-struct Rounded {
+/// Casts all parameters except those of norms and position embeddings.
+struct WeightCast {
     dtype: FloatDType,
-    /// Whether what is visited keeps its precision.
-    keeping: bool,
+    /// Whether the visited parameters are left unchanged.
+    skip: bool,
 }
 
-impl ModuleMapper for Rounded {
+impl ModuleMapper for WeightCast {
     fn enter_module(&mut self, name: &str, container: &str) {
         let position = matches!(name, "pos_embed" | "rel_pos_h" | "rel_pos_w");
-        self.keeping = container.contains("LayerNorm") || position;
+        self.skip = container.contains("LayerNorm") || position;
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.keeping = false;
+        self.skip = false;
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.keeping {
-            true => param,
-            false => param.map(|tensor| tensor.cast(self.dtype)),
-        }
+        if self.skip { param } else { param.map(|tensor| tensor.cast(self.dtype)) }
     }
 }
 
@@ -247,9 +239,7 @@ impl NeckConfig {
     pub fn init(&self, device: &Device) -> Neck {
         let out = self.out_channels;
         Neck {
-            conv1: Conv2dConfig::new([self.embed_dim, out], [1, 1])
-                .with_bias(false)
-                .init(device),
+            conv1: Conv2dConfig::new([self.embed_dim, out], [1, 1]).with_bias(false).init(device),
             norm1: LayerNorm2dConfig::new(out).init(device),
             conv2: Conv2dConfig::new([out, out], [3, 3])
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
@@ -261,6 +251,8 @@ impl NeckConfig {
 }
 
 impl Neck {
+    /// Projects tokens to the image embedding.
+    ///
     /// # Shapes
     ///
     /// - tokens: `[B, G, G, C]`
@@ -272,7 +264,7 @@ impl Neck {
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
         let dtype = FloatDType::from(tokens.dtype());
         let convolve = |convolution: &Conv2d, input| {
-            let input = in_precision_of(input, &convolution.weight);
+            let input = cast_like(input, &convolution.weight);
             convolution.forward(input).cast(dtype)
         };
         let embedding = convolve(&self.conv1, tokens.permute([0, 3, 1, 2])); // [B, out, G, G]
@@ -287,7 +279,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     #[test]
-    fn the_published_variants_have_their_published_sizes() {
+    fn published_variants_have_the_published_parameter_counts() {
         // Counted in the state dict of segment-anything's `image_encoder`.
         for (config, parameters) in [
             (SamEncoderConfig::vit_b(), 89_670_912),
@@ -299,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn any_multiple_of_sixteen_is_encoded() {
+    fn any_multiple_of_the_patch_size_is_encoded() {
         let device = Device::flex();
         let encoder = SamEncoderConfig::tiny().init(&device);
         for size in [16, 80, 128, 208] {
@@ -313,15 +305,15 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "multiple of 16, found [1, 3, 100, 100]")]
-    fn other_sizes_are_refused() {
+    fn other_input_sizes_panic() {
         let device = Device::flex();
         let encoder = SamEncoderConfig::tiny().init(&device);
         encoder.forward(Tensor::zeros([1, 3, 100, 100], &device));
     }
 
     #[test]
-    #[should_panic(expected = "global_blocks names block 4, but depth is 4")]
-    fn a_global_block_beyond_the_depth_is_refused() {
+    #[should_panic(expected = "global_blocks contains block 4, but depth is 4")]
+    fn global_block_beyond_the_depth_panics() {
         SamEncoderConfig::new(8, 4, 2, vec![4]).init(&Device::flex());
     }
 }

@@ -1,66 +1,33 @@
 #![doc = include_str!("../../../README.md")]
 
-mod batches;
-mod config;
-mod embedder;
-mod embedding_cache;
-mod evaluation;
-mod foundation;
-mod ladder;
-mod memory;
-mod model;
-mod optimization;
-mod pictures;
-mod sam;
-mod segmentation;
-mod side_encoder;
-mod task;
-mod threads;
-mod training;
+pub mod devices;
+pub mod embeddings;
+pub mod evaluation;
+pub mod inference;
+pub mod model;
+mod system;
+pub mod training;
 pub mod weights;
 
-pub use batches::{Batch, Batches, Waiting};
-pub use config::{ConfigError, PixelScale, SamLstConfig, SideConfig};
-pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Volume};
-pub use embedder::{CachedViews, CachedViewsError, Embedder, SliceHash, SliceView};
-pub use embedding_cache::{
-    CacheError, CachePrecision, EmbeddingCache, EmbeddingKey, EmbeddingKind, Insertion,
-};
-pub use evaluation::{EvaluationError, FolderEvaluation, evaluate_folders, write_reports};
-pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
-pub use gated_fusion::Fusion;
-pub use ladder::Ladder;
-pub use losses::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts, SoftDiceLoss};
-pub use mask_decoder::{
-    DecoderTuning, MaskDecoderConfig, MaskPrediction, PointLabel, Points, Prompts,
-};
-pub use memory::peak_memory_bytes;
-pub use metrics::{Protocol, Report};
-pub use model::SamLst;
-pub use optimization::{OptimizationConfig, OptimizationError, OptimizerConfig, WarmupPolynomial};
-pub use pictures::{outlined, radiological, side_by_side};
-pub use resnet_side::{ResNetSide, ResNetSideConfig};
-pub use sam::{Sam, SamConfig};
-pub use sam_encoder::{SamEncoder, SamEncoderConfig};
-pub use segmentation::{OutputResampling, SegmentationConfig, Segmenter};
-pub use side_encoder::SideEncoder;
-pub use task::{SliceGeometry, Task};
-pub use threads::compute_on_this_thread;
-#[cfg(feature = "tui")]
-pub use training::TrainingScreen;
-pub use training::{
-    CacheConfig, Trained, TrainingConfig, TrainingConfigError, TrainingError, TrainingEvent,
-    TrainingFolders, TrainingPlan, TrainingStep, TrainingValidation, embed, train, train_beside,
-};
+pub use sam_lst_datasets as datasets;
+pub use sam_lst_gated_fusion as gated_fusion;
+pub use sam_lst_losses as losses;
+pub use sam_lst_mask_decoder as mask_decoder;
+pub use sam_lst_metrics as metrics;
+pub use sam_lst_resnet_side as resnet_side;
+pub use sam_lst_sam_encoder as sam_encoder;
+pub use sam_lst_sam_nn as sam_nn;
 
-/// The rooms of the house, each for itself.
-pub mod rooms {
-    pub use datasets;
-    pub use gated_fusion;
-    pub use losses;
-    pub use mask_decoder;
-    pub use metrics;
-    pub use resnet_side;
-    pub use sam_encoder;
-    pub use sam_nn;
-}
+pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Split, Volume};
+pub use embeddings::{CachedViews, EmbeddingCache};
+pub use evaluation::evaluate_folders;
+pub use gated_fusion::Fusion;
+pub use inference::{SegmentationConfig, Segmenter};
+pub use losses::CrossEntropyDiceLossConfig;
+pub use mask_decoder::DecoderTuning;
+pub use metrics::{Protocol, Report};
+pub use model::{
+    Foundation, FoundationPrecision, Ladder, Sam, SamLst, SamLstConfig, SideEncoder, SliceGeometry,
+};
+pub use system::{compute_on_current_thread, peak_memory_bytes};
+pub use training::{Outcome, Trained, Training, TrainingConfig, TrainingEvent, TrainingFolders};

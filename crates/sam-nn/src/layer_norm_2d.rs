@@ -12,9 +12,10 @@ pub struct LayerNorm2dConfig {
     pub epsilon: f64,
 }
 
-/// Layer normalisation over the channels of each pixel of a `[B, C, H, W]` tensor.
+/// Layer normalisation over the channels of each pixel of a `[B, C, H, W]` tensor, SAM's
+/// `LayerNorm2d`.
 ///
-/// `y = (x - mean_c(x)) / sqrt(var_c(x) + epsilon) * weight + bias`, SAM's `LayerNorm2d`.
+/// `y = (x - mean_c(x)) / sqrt(var_c(x) + epsilon) * weight + bias`
 #[derive(Module, Debug)]
 pub struct LayerNorm2d {
     /// Scale, `[C]`.
@@ -56,12 +57,13 @@ impl LayerNorm2d {
         normed * self.weight.val().reshape(per_channel) + self.bias.val().reshape(per_channel)
     }
 
-    /// [`forward`](Self::forward) of a `[B, H, W, C]` tensor that [`cpu_kernels::serves`].
+    /// [`forward`](Self::forward) on a channels-last tensor `[B, H, W, C]` for which
+    /// [`sam_lst_cpu_kernels::is_supported`] is true.
     ///
     /// # Panics
     ///
-    /// If the last axis of `input` is not `C`, or no kernel serves it.
+    /// If the last axis of `input` is not `C`, or no CPU kernel supports `input`.
     pub fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
-        cpu_kernels::layer_norm(input, [self.weight.val(), self.bias.val()], self.epsilon)
+        sam_lst_cpu_kernels::layer_norm(input, [self.weight.val(), self.bias.val()], self.epsilon)
     }
 }

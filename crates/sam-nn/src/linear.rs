@@ -1,20 +1,20 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
-/// Applies a linear layer to rows.
+/// Applies a linear layer to the rows of a matrix.
 ///
 /// # Shapes
 ///
-/// - input: `[N, inputs]`, of the weight's type
+/// - input: `[N, inputs]`, with the float type of the weight
 /// - output: `[N, outputs]`
 ///
 /// # Panics
 ///
-/// If the input has another width than the layer's.
+/// If the last axis of the input is not `inputs`.
 pub fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
-    if !cpu_kernels::serves(&input) {
+    if !sam_lst_cpu_kernels::is_supported(&input) {
         return layer.forward(input);
     }
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    cpu_kernels::linear(input, layer.weight.val(), bias)
+    sam_lst_cpu_kernels::linear(input, layer.weight.val(), bias)
 }

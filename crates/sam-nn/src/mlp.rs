@@ -1,35 +1,35 @@
-use crate::{Activation, in_precision_of, linear, rows};
+use crate::{Activation, cast_like, flatten_leading, linear};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
 
-/// Configuration of [`Mlp`].
+/// Configuration of [`MlpBlock`].
 #[derive(Config, Debug)]
-pub struct MlpConfig {
+pub struct MlpBlockConfig {
     /// Width of input and output.
     pub embed_dim: usize,
     /// Width between the two layers.
     pub hidden_dim: usize,
-    /// Nonlinearity between the two layers.
+    /// Activation between the two layers.
     pub activation: Activation,
 }
 
-/// The transformer blocks' feed-forward network, SAM's `MLPBlock`: `lin2(activation(lin1(x)))`.
+/// The feed-forward network of a transformer block, SAM's `MLPBlock`: `lin2(activation(lin1(x)))`.
 #[derive(Module, Debug)]
-pub struct Mlp {
-    /// Expands, `embed_dim -> hidden_dim`.
+pub struct MlpBlock {
+    /// Expanding layer, `embed_dim -> hidden_dim`.
     pub lin1: Linear,
-    /// Contracts, `hidden_dim -> embed_dim`.
+    /// Contracting layer, `hidden_dim -> embed_dim`.
     pub lin2: Linear,
     #[module(skip)]
     activation: Activation,
 }
 
-impl MlpConfig {
-    /// Creates the network with Burn's default initialisation, which is PyTorch's.
-    pub fn init(&self, device: &Device) -> Mlp {
-        Mlp {
+impl MlpBlockConfig {
+    /// Creates the network with Burn's default initialisation, which equals PyTorch's.
+    pub fn init(&self, device: &Device) -> MlpBlock {
+        MlpBlock {
             lin1: LinearConfig::new(self.embed_dim, self.hidden_dim).init(device),
             lin2: LinearConfig::new(self.hidden_dim, self.embed_dim).init(device),
             activation: self.activation,
@@ -37,8 +37,9 @@ impl MlpConfig {
     }
 }
 
-impl Mlp {
-    /// Applies the network to the last axis, in the precision of the weights, and gives back that of the input.
+impl MlpBlock {
+    /// Applies the network to the last axis. It computes in the float type of the weights and
+    /// returns the float type of the input.
     ///
     /// # Shapes
     ///
@@ -51,10 +52,8 @@ impl Mlp {
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let shape = input.dims();
         let dtype = FloatDType::from(input.dtype());
-        let input = in_precision_of(input, &self.lin1.weight);
-        let hidden = linear(&self.lin1, rows(input));
-        linear(&self.lin2, self.activation.forward(hidden))
-            .reshape(shape)
-            .cast(dtype)
+        let input = cast_like(input, &self.lin1.weight);
+        let hidden = linear(&self.lin1, flatten_leading(input));
+        linear(&self.lin2, self.activation.forward(hidden)).reshape(shape).cast(dtype)
     }
 }

@@ -1,9 +1,11 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// The matrix `[to, from]` whose product with a signal of length `from` is its linear interpolation at `to` points with
-/// half-pixel centres, without antialiasing: row `i` reads position `(i + 0.5) * from / to - 0.5`, clamped at 0.
+/// Creates the matrix `[to, from]` that linearly interpolates a signal of length `from` at `to`
+/// points, with half-pixel centres and without antialiasing: row `i` samples position `(i + 0.5) *
+/// from / to - 0.5`, clamped at 0.
 ///
-/// Equal to `torch.nn.functional.interpolate(mode="linear", align_corners=False)`, which is what SAM resizes with.
+/// Equal to `torch.nn.functional.interpolate(mode="linear", align_corners=False)`, which SAM uses
+/// for resizing.
 ///
 /// # Panics
 ///
@@ -28,8 +30,9 @@ pub fn interpolation_matrix(from: usize, to: usize, device: &Device) -> Tensor<2
 
 /// Resizes the last two axes bilinearly with half-pixel centres, without antialiasing.
 ///
-/// Two products with constant matrices rather than Burn's `interpolate`, whose bilinear mode has no backward pass on
-/// GPU backends. An axis that already has its size is left alone.
+/// Implemented as two products with constant matrices, because the bilinear mode of Burn's
+/// `interpolate` has no backward pass on GPU backends. An axis that already has its target size is
+/// not processed.
 ///
 /// # Shapes
 ///
@@ -41,7 +44,7 @@ pub fn interpolation_matrix(from: usize, to: usize, device: &Device) -> Tensor<2
 /// If an axis of the input, `height` or `width` is zero.
 pub fn resize_bilinear(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
     let [batch, channels, from_height, from_width] = input.dims();
-    // Constants stay off the tape: the expression takes them as such.
+    // The matrices are constants, so they are created on the device without autodiff.
     let device = input.device().inner();
     let mut output = input;
     if from_width != width {
@@ -80,7 +83,7 @@ mod tests {
     use burn::tensor::{Distribution, Tolerance};
 
     #[test]
-    fn equals_burns_own_interpolation_both_ways() {
+    fn resize_bilinear_equals_burns_interpolation() {
         let device = Device::flex();
         for (from, to) in [([8, 8], [5, 11]), ([3, 7], [12, 28]), ([6, 6], [6, 3])] {
             let input = Tensor::<4>::random(
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_sum_to_one_and_equal_sizes_are_the_identity() {
+    fn matrix_rows_sum_to_one_and_equal_lengths_give_the_identity() {
         let device = Device::flex();
         let matrix = interpolation_matrix(127, 63, &device);
         let ones = Tensor::<1>::ones([63], &device).into_data();
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "cannot interpolate from 0 to 4 points")]
-    fn an_empty_axis_is_refused() {
+    fn interpolating_from_zero_points_panics() {
         interpolation_matrix(0, 4, &Device::flex());
     }
 }

@@ -1,23 +1,23 @@
-//! Files that are wrong: each is an error that names the file and what is wrong with it, and none is a panic.
+//! Invalid files: each gives an error that names the file and the cause, and none a panic.
 
 use crate::support::fixture;
-use datasets::{
+use proptest::prelude::*;
+use sam_lst_datasets::{
     Dataset, DatasetDescription, DatasetError, LabelMap, Orientation, ReadError, Split, prepare,
     read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
 };
-use proptest::prelude::*;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
-    tempfile::tempdir().expect("a folder")
+    tempfile::tempdir().expect("temporary folder")
 }
 
-/// Writes `bytes` into a folder of its own.
+/// Writes `bytes` to a file in `folder`.
 fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(name);
-    std::fs::write(&path, bytes).expect("room");
+    std::fs::write(&path, bytes).expect("write file");
     path
 }
 
@@ -27,217 +27,140 @@ fn nifti_bytes() -> Vec<u8> {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).expect("memory");
-    encoder.finish().expect("memory")
+    encoder.write_all(bytes).expect("write to memory");
+    encoder.finish().expect("write to memory")
 }
 
-/// The message that a NIfTI file with some bytes replaced gives.
-#[track_caller]
+/// The message for a compressed NIfTI file whose bytes from `at` are replaced; the uncompressed
+/// file must give an error too.
 fn nifti_error(at: usize, replacement: &[u8]) -> String {
     let mut bytes = nifti_bytes();
     bytes[at..at + replacement.len()].copy_from_slice(replacement);
     let folder = folder();
-    for (name, bytes) in [("wrong.nii", bytes.clone()), ("wrong.nii.gz", gzip(&bytes))] {
-        let path = file(&folder, name, &bytes);
-        let error = read_nifti_image(&path, Orientation::Axial)
-            .expect_err("it is wrong")
+    let read = |name: &str, bytes: &[u8]| {
+        let error = read_nifti_image(file(&folder, name, bytes), Orientation::Axial)
+            .expect_err("an invalid file")
             .to_string();
-        assert!(error.contains(name), "{error}");
-        if name == "wrong.nii.gz" {
-            return error;
-        }
-    }
-    unreachable!()
+        assert!(error.contains(name), "byte {at}: {error}");
+        error
+    };
+    read("invalid.nii", &bytes);
+    read("invalid.nii.gz", &gzip(&bytes))
 }
 
 #[test]
-fn nifti_headers_that_lie() {
+fn invalid_nifti_headers_are_reported() {
     let short = |n: i16| n.to_le_bytes();
     let single = |x: f32| x.to_le_bytes();
     for (at, replacement, expected) in [
-        (
-            42,
-            &short(10_000)[..],
-            "announces 300000 bytes of voxels, but a file of its size",
-        ),
+        (42, &short(10_000)[..], "declares 300000 bytes of voxels, but a file of its size"),
         (
             42,
             &[short(20_000), short(20_000), short(3_000)].concat(),
-            "holds 1200000000000 voxels; at most",
+            "its 1200000000000 voxels exceed the limit of 1073741824;",
         ),
         (40, &short(0), "Inconsistent value"),
         (42, &short(0), "must be positive"),
         (
             40,
             &[short(4), short(4), short(5), short(3), short(2)].concat(),
-            "expected one volume of three axes",
+            "expected one volume with three axes;",
         ),
-        (42, &short(3), "goes on after the 90 bytes of voxels"),
-        (
-            70,
-            &short(32),
-            "voxels of type Complex64; integers and floats are read",
-        ),
-        (70, &short(99), "voxels of type number 99"),
-        (
-            80,
-            &single(0.0),
-            "voxel spacing must be positive and finite",
-        ),
-        (
-            80,
-            &single(f32::NAN),
-            "voxel spacing must be positive and finite",
-        ),
-        (
-            84,
-            &single(-1.0),
-            "voxel spacing must be positive and finite",
-        ),
+        (42, &short(3), "it continues after the 90 bytes of voxels"),
+        (70, &short(32), "voxel type Complex64 is not supported; convert"),
+        (70, &short(99), "voxel type code 99 is not supported"),
+        (80, &single(0.0), "voxel spacing must be positive and finite"),
+        (80, &single(f32::NAN), "voxel spacing must be positive and finite"),
+        (84, &single(-1.0), "voxel spacing must be positive and finite"),
         (108, &single(3.5), "its voxels start at byte 3.5"),
         (108, &single(f32::INFINITY), "its voxels start at byte inf"),
-        (108, &single(1e6), "truncated"),
+        (108, &single(1e6), "the file is truncated"),
         (280, &[single(0.0); 3].concat(), "cannot be inverted"),
         (280, &single(f32::NAN), "spacing"),
-        (344, b"ni1\0", "file pair"),
+        (344, b"ni1\0", "file pair (.hdr and .img); convert the pair to one file"),
         (344, b"nii\0", "does not begin with a NIfTI-1 header"),
-        (0, &540_i32.to_le_bytes(), "NIfTI-2"),
+        (0, &540_i32.to_le_bytes(), "a NIfTI-2 file; convert it to NIfTI-1"),
     ] {
-        let mut error = nifti_error(at, replacement);
-        if at == 108 && error.contains("can hold at most") {
-            error = "truncated".to_owned(); // the plain file is found out earlier
-        }
+        let error = nifti_error(at, replacement);
         assert!(error.contains(expected), "byte {at}: {error}");
     }
 }
 
 #[test]
-fn nifti_files_that_are_cut_or_something_else() {
+fn truncated_and_foreign_nifti_files_are_reported() {
     let folder = folder();
     let whole = nifti_bytes();
     let zipped = gzip(&whole);
-    let cut = [
-        (
-            "cut.nii",
-            whole[..whole.len() - 7].to_vec(),
-            "file of its size can hold at most 113",
-        ),
-        (
-            "cut_header.nii",
-            whole[..100].to_vec(),
-            "it ends after 100 bytes",
-        ),
+    let cases = [
+        ("cut.nii", whole[..whole.len() - 7].to_vec(), "file of its size can hold at most 113"),
+        ("cut_header.nii", whole[..100].to_vec(), "it ends after 100 bytes"),
         (
             "cut_early.nii.gz",
             zipped[..zipped.len() / 3].to_vec(),
-            "cut_early.nii.gz is",
+            "cut_early.nii.gz: not a valid compressed file:",
         ),
         (
             "cut_voxels.nii.gz",
             zipped[..zipped.len() - 30].to_vec(),
-            "is truncated: its header announces 120 bytes",
+            "is truncated: its header declares 120 bytes",
         ),
-        (
-            "cut_checksum.nii.gz",
-            zipped[..zipped.len() - 4].to_vec(),
-            "is truncated",
-        ),
-        (
-            "text.nii",
-            b"this is no image\n".to_vec(),
-            "it ends after 17 bytes",
-        ),
+        ("cut_checksum.nii.gz", zipped[..zipped.len() - 4].to_vec(), "is truncated"),
+        ("text.nii", b"not a NIfTI file\n".to_vec(), "it ends after 17 bytes"),
         ("empty.nii.gz", Vec::new(), "ends after 0 bytes"),
     ];
-    for (name, bytes, expected) in cut {
+    for (name, bytes, expected) in cases {
         let error = read_nifti_image(file(&folder, name, &bytes), Orientation::Stored)
             .expect_err(name)
             .to_string();
-        assert!(
-            error.contains(expected) && error.contains(name),
-            "{name}: {error}"
-        );
+        assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
     }
     let mut flipped = zipped;
     let checksum = flipped.len() - 6;
     flipped[checksum] ^= 1;
-    let error = read_nifti_image(
-        file(&folder, "flipped.nii.gz", &flipped),
-        Orientation::Stored,
-    );
-    assert!(
-        matches!(error, Err(ReadError::Format { .. })),
-        "the checksum is checked"
-    );
+    let error = read_nifti_image(file(&folder, "flipped.nii.gz", &flipped), Orientation::Stored);
+    assert!(matches!(error, Err(ReadError::Format { .. })), "the checksum must be verified");
     let missing = folder.path().join("missing.nii");
-    let error = read_nifti_image(&missing, Orientation::Stored)
-        .expect_err("missing")
-        .to_string();
-    assert!(
-        error.contains("cannot read") && error.contains("missing.nii"),
-        "{error}"
-    );
+    let error = read_nifti_image(&missing, Orientation::Stored).expect_err("missing").to_string();
+    assert!(error.contains("cannot read") && error.contains("missing.nii"), "{error}");
 }
 
 #[test]
-fn voxels_that_are_no_numbers() {
+fn invalid_voxels_are_reported() {
     let mut bytes = std::fs::read(fixture("nifti/f4_little.nii")).expect("fixture");
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         // Voxel (1, 2, 0) of a file of 4 x 5 x 3.
         bytes[352 + 4 * (1 + 2 * 4)..][..4].copy_from_slice(&value.to_le_bytes());
         let folder = folder();
-        let error = read_nifti_image(file(&folder, "odd.nii", &bytes), Orientation::Axial)
+        let error = read_nifti_image(file(&folder, "invalid.nii", &bytes), Orientation::Axial)
             .expect_err("not finite");
-        assert!(
-            matches!(
-                &error,
-                ReadError::NonFinite {
-                    voxel: [1, 2, 0],
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        assert!(
-            error.to_string().contains("odd.nii: voxel [1, 2, 0] is"),
-            "{error}"
-        );
+        assert!(matches!(&error, ReadError::NonFinite { voxel: [1, 2, 0], .. }), "{error}");
+        assert!(error.to_string().contains("invalid.nii: voxel (1, 2, 0) is"), "{error}");
     }
     let map = LabelMap::identity(9);
     let error = read_nifti_labels(fixture("nifti/f4_little.nii"), Orientation::Stored, &map)
         .expect_err("fractions");
+    assert!(matches!(&error, ReadError::Label { voxel: [0, 0, 0], .. }), "{error}");
     assert!(
-        matches!(
-            &error,
-            ReadError::Label {
-                voxel: [0, 0, 0],
-                ..
-            }
+        error.to_string().ends_with(
+            "; labels are integers from 0 to 255, so correct the file or choose another one"
         ),
         "{error}"
     );
     let error = read_nifti_labels(fixture("nifti/i1_little.nii"), Orientation::Stored, &map)
         .expect_err("negative");
-    assert!(
-        error.to_string().contains("the description knows 0 to 8"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("which has labels 0 to 8;"), "{error}");
 }
 
-/// An npz file of these members.
+/// An npz file with these members.
 fn npz(folder: &TempDir, members: &[(&str, &[u8])]) -> PathBuf {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in members {
         archive
             .start_file(*name, zip::write::SimpleFileOptions::default())
-            .expect("memory");
-        archive.write_all(bytes).expect("memory");
+            .expect("write to memory");
+        archive.write_all(bytes).expect("write to memory");
     }
-    file(
-        folder,
-        "slice.npz",
-        &archive.finish().expect("memory").into_inner(),
-    )
+    file(folder, "slice.npz", &archive.finish().expect("write to memory").into_inner())
 }
 
 fn npy(header: &str, data: &[u8]) -> Vec<u8> {
@@ -248,96 +171,59 @@ fn npy(header: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn npz_files_that_are_wrong() {
-    let map = LabelMap::identity(9);
-    let plane = |descr: &str, shape: &str, bytes: usize| {
-        npy(
-            &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"),
-            &vec![1; bytes],
-        )
-    };
-    let label = plane("'|u1'", "(2, 3)", 6);
+/// An npy stream with these header entries and `bytes` bytes of ones.
+fn plane(descr: &str, shape: &str, bytes: usize) -> Vec<u8> {
+    npy(
+        &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"),
+        &vec![1; bytes],
+    )
+}
+
+type Members = Vec<(&'static str, Vec<u8>)>;
+
+/// Members of invalid npz files, with the expected message. A valid label is added where it is not
+/// what is tested.
+fn invalid_npz_cases() -> Vec<(Members, &'static str)> {
     let image = plane("'|u1'", "(2, 3)", 6);
-    type Members = Vec<(&'static str, Vec<u8>)>;
-    let cases: Vec<(Members, &str)> = vec![
-        (
-            vec![("image.npy", image.clone())],
-            "has no array `label`; it has image",
-        ),
-        (vec![], "has no array `image`; it has none"),
+    vec![
+        (vec![("image.npy", image.clone())], "array `label` is missing, found image;"),
+        (vec![], "array `image` is missing, found none;"),
         (
             vec![("image.npy", plane("'|u1'", "(3, 2)", 6))],
             "`image` has shape [3, 2] and `label` [2, 3]",
         ),
-        (
-            vec![("image.npy", plane("'|u1'", "(2, 3)", 5))],
-            "is truncated",
-        ),
-        (
-            vec![("image.npy", plane("'|u1'", "(2, 3)", 7))],
-            "goes on after the 6 bytes",
-        ),
-        (
-            vec![("image.npy", plane("'<f8'", "(20000, 20000)", 6))],
-            "announces 3200000000 bytes",
-        ),
+        (vec![("image.npy", plane("'|u1'", "(2, 3)", 5))], "is truncated"),
+        (vec![("image.npy", plane("'|u1'", "(2, 3)", 7))], "it continues after the 6 bytes"),
+        (vec![("image.npy", plane("'<f8'", "(20000, 20000)", 6))], "declares 3200000000 bytes"),
         (
             vec![("image.npy", plane("'<f8'", "(4000000000, 4000000000)", 6))],
-            "holds 16000000000000000000 voxels",
+            "its 16000000000000000000 voxels exceed the limit",
         ),
         (
             vec![("image.npy", plane("'<f8'", "(99999999999999999999, 9)", 6))],
-            "its shape is none",
+            "its shape is not a tuple of axis lengths",
         ),
         (
             vec![("image.npy", plane("'<f8'", "(-1, 9)", 6))],
-            "its shape is none",
+            "its shape is not a tuple of axis lengths",
         ),
-        (
-            vec![("image.npy", plane("'<f8'", "(0, 9)", 6))],
-            "expected some rows and columns",
-        ),
-        (
-            vec![("image.npy", plane("'<f8'", "(2, 3, 1)", 48))],
-            "expected rows and columns",
-        ),
-        (
-            vec![("image.npy", plane("'<c8'", "(2, 3)", 48))],
-            "voxels of type '<c8'",
-        ),
-        (
-            vec![("image.npy", plane("'|O'", "(2, 3)", 48))],
-            "voxels of type '|O'",
-        ),
-        (
-            vec![("image.npy", plane("[('a', '<f4')]", "(2, 3)", 24))],
-            "voxels of type [(",
-        ),
+        (vec![("image.npy", plane("'<f8'", "(0, 9)", 6))], "expected at least one row and column"),
+        (vec![("image.npy", plane("'<f8'", "(2, 3, 1)", 48))], "expected [rows, columns];"),
+        (vec![("image.npy", plane("'<c8'", "(2, 3)", 48))], "voxel type '<c8' is not supported"),
+        (vec![("image.npy", plane("'|O'", "(2, 3)", 48))], "voxel type '|O' is not supported"),
+        (vec![("image.npy", plane("[('a', '<f4')]", "(2, 3)", 24))], "voxel type [("),
         (
             vec![("image.npy", npy("{'descr': '<f4'}", &[]))],
             "lacks `descr`, `fortran_order` or `shape`",
         ),
-        (
-            vec![("image.npy", npy(&"(".repeat(4000), &[]))],
-            "describes no plain array",
-        ),
-        (
-            vec![("image.npy", npy("nonsense", &[]))],
-            "no Python literal",
-        ),
+        (vec![("image.npy", npy(&"(".repeat(4000), &[]))], "does not describe a plain array"),
+        (vec![("image.npy", npy("nonsense", &[]))], "not a Python literal"),
         (
             vec![("image.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec())],
-            "its header is 4294967295 bytes long",
+            "its header has 4294967295 bytes, which exceeds the limit of 4096",
         ),
-        (
-            vec![("image.npy", b"\x93NUMPY\x07\x00".to_vec())],
-            "unknown version 7",
-        ),
-        (
-            vec![("image.npy", b"PK nonsense".to_vec())],
-            "does not begin as NumPy's arrays do",
-        ),
+        (vec![("image.npy", b"\x93NUMPY\x07\x00".to_vec())], "unknown npy version 7"),
+        (vec![("image.npy", b"PK nonsense".to_vec())], "not begin with NumPy's magic string"),
         (
             vec![
                 ("image.npy", plane("'<f4'", "(2, 3)", 24)),
@@ -356,50 +242,43 @@ fn npz_files_that_are_wrong() {
                     ),
                 ),
             ],
-            "voxel [2, 1, 0] has label 9; the description knows 0 to 8",
+            "label 9 at voxel (2, 1, 0) is not in the dataset description, which has labels 0 to \
+             8; add it to an organ's labels or to ignored_labels",
         ),
-    ];
-    for (mut members, expected) in cases {
-        if !members.iter().any(|(name, _)| *name == "label.npy") && !expected.starts_with("has no")
-        {
-            members.push(("label.npy", label.clone()));
-        }
-        let members: Vec<(&str, &[u8])> = members
-            .iter()
-            .map(|(name, bytes)| (*name, bytes.as_slice()))
-            .collect();
-        let folder = folder();
-        let error = read_npz_slice(npz(&folder, &members), &map)
-            .expect_err(expected)
-            .to_string();
-        assert!(
-            error.contains(expected) && error.contains("slice.npz"),
-            "{expected}: {error}"
-        );
-    }
-    let folder = folder();
-    let error = read_npz_slice(file(&folder, "no.npz", b"no archive"), &map)
-        .expect_err("no archive")
-        .to_string();
-    assert!(
-        error.contains("no.npz is not a readable npz file"),
-        "{error}"
-    );
+    ]
 }
 
 #[test]
-fn h5_files_that_are_wrong() {
+fn invalid_npz_files_are_reported() {
+    let map = LabelMap::identity(9);
+    for (mut members, expected) in invalid_npz_cases() {
+        let has_label = members.iter().any(|(name, _)| *name == "label.npy");
+        if !has_label && !expected.contains("is missing") {
+            members.push(("label.npy", plane("'|u1'", "(2, 3)", 6)));
+        }
+        let members: Vec<(&str, &[u8])> =
+            members.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        let folder = folder();
+        let error = read_npz_slice(npz(&folder, &members), &map).expect_err(expected).to_string();
+        assert!(error.contains(expected) && error.contains("slice.npz"), "{expected}: {error}");
+    }
+    let folder = folder();
+    let error = read_npz_slice(file(&folder, "no.npz", b"text"), &map)
+        .expect_err("not an archive")
+        .to_string();
+    assert!(error.contains("no.npz: not a valid npz file:"), "{error}");
+}
+
+#[test]
+fn invalid_h5_files_are_reported() {
     let map = LabelMap::identity(9);
     let write = |folder: &TempDir, datasets: &[(&str, &[f32], &[u64])]| {
         let mut builder = hdf5_pure::FileBuilder::new();
         for (name, data, shape) in datasets {
-            builder
-                .create_dataset(name)
-                .with_f32_data(data)
-                .with_shape(shape);
+            builder.create_dataset(name).with_f32_data(data).with_shape(shape);
         }
         let path = folder.path().join("volume.npy.h5");
-        builder.write(&path).expect("room");
+        builder.write(&path).expect("write file");
         path
     };
     let ones = [1.0; 8];
@@ -407,51 +286,37 @@ fn h5_files_that_are_wrong() {
     for (datasets, expected) in [
         (
             vec![("image", &ones[..], cube), ("mask", &ones[..], cube)],
-            "has no array `label`; it has image, mask",
+            "array `label` is missing, found image, mask;",
         ),
-        (
-            vec![
-                ("image", &ones[..], cube),
-                ("label", &ones[..4], &[1, 2, 2]),
-            ],
-            "`label` [1, 2, 2]",
-        ),
+        (vec![("image", &ones[..], cube), ("label", &ones[..4], &[1, 2, 2])], "`label` [1, 2, 2]"),
         (
             vec![("image", &ones[..], &[4, 2]), ("label", &ones[..], cube)],
-            "expected slices, rows and columns",
+            "expected [slices, rows, columns];",
         ),
         (
             vec![
                 ("image", &ones[..], cube),
                 ("label", &[1.0, 2.0, 3.5, 0.0, 0.0, 0.0, 0.0, 0.0][..], cube),
             ],
-            "voxel [0, 1, 0] has label 3.5",
+            "label 3.5 at voxel (0, 1, 0) is not in the dataset description",
         ),
         (
             vec![
-                (
-                    "image",
-                    &[1.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0][..],
-                    cube,
-                ),
+                ("image", &[1.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0][..], cube),
                 ("label", &ones[..], cube),
             ],
-            "voxel [0, 0, 1] is NaN",
+            "voxel (0, 0, 1) is NaN",
         ),
     ] {
         let folder = folder();
-        let error = read_h5_volume(write(&folder, &datasets), &map)
-            .expect_err(expected)
-            .to_string();
-        assert!(
-            error.contains(expected) && error.contains("volume.npy.h5"),
-            "{expected}: {error}"
-        );
+        let error =
+            read_h5_volume(write(&folder, &datasets), &map).expect_err(expected).to_string();
+        assert!(error.contains(expected) && error.contains("volume.npy.h5"), "{expected}: {error}");
     }
     let whole =
         std::fs::read(fixture("synapse/prepared/test_vol_h5/case0001.npy.h5")).expect("fixture");
     let folder = folder();
-    for bytes in [&whole[..whole.len() - 100], &whole[..300], b"no HDF5", b""] {
+    for bytes in [&whole[..whole.len() - 100], &whole[..300], b"text", b""] {
         let path = file(&folder, "cut.h5", bytes);
         let error = read_h5_volume(&path, &map).expect_err("cut").to_string();
         assert!(error.contains("cut.h5"), "{error}");
@@ -459,66 +324,54 @@ fn h5_files_that_are_wrong() {
 }
 
 fn copy_synapse(to: &Path) {
-    for part in [
-        "img/img0001",
-        "img/img0005",
-        "label/label0001",
-        "label/label0005",
-    ] {
+    for part in ["img/img0001", "img/img0005", "label/label0001", "label/label0005"] {
         let file = format!("RawData/Training/{part}.nii.gz");
         let destination = to.join(&file);
-        std::fs::create_dir_all(destination.parent().expect("a folder")).expect("room");
+        std::fs::create_dir_all(destination.parent().expect("a folder")).expect("write file");
         std::fs::copy(fixture("synapse").join(&file), destination).expect("fixture");
     }
 }
 
 #[test]
-fn folders_that_are_wrong() {
+fn invalid_dataset_folders_are_reported() {
     let folder = folder();
     let open = || Dataset::open(folder.path(), DatasetDescription::synapse());
-    let error = open().expect_err("there is nothing").to_string();
+    let error = open().expect_err("no image folder").to_string();
+    assert!(error.contains("cannot read") && error.contains("RawData/Training/img"), "{error}");
+    std::fs::create_dir_all(folder.path().join("RawData/Training/img")).expect("write file");
+    let error = open().expect_err("no images").to_string();
     assert!(
-        error.contains("cannot read") && error.contains("RawData/Training/img"),
-        "{error}"
-    );
-    std::fs::create_dir_all(folder.path().join("RawData/Training/img")).expect("room");
-    let error = open().expect_err("there is nothing").to_string();
-    assert!(
-        error.contains("no case found") && error.contains("img{case}.nii.gz"),
+        error.contains("cannot find any case at") && error.contains("img{case}.nii.gz"),
         "{error}"
     );
 
     copy_synapse(folder.path());
     let raw = folder.path().join("RawData/Training");
     assert!(open().is_ok());
-    std::fs::write(raw.join("img/._img0007.nii.gz"), "an archive's leftover").expect("room");
-    assert_eq!(
-        open().expect("hidden files are no cases").all_cases().len(),
-        2
-    );
+    std::fs::write(raw.join("img/._img0007.nii.gz"), "an archive's hidden file")
+        .expect("write file");
+    assert_eq!(open().expect("hidden files are ignored").all_cases().len(), 2);
     let error = open()
-        .expect("two")
+        .expect("two cases")
         .cases(Split::Validation)
-        .expect_err("none validates")
+        .expect_err("no validation cases")
         .to_string();
     assert!(
-        error.contains("the validation split") && error.contains("its cases are 0001, 0005"),
+        error.contains("cannot use the validation split")
+            && error.contains("the dataset's cases are 0001, 0005;"),
         "{error}"
     );
 
-    // Label and image of different shape, then of different geometry.
+    // Label and image with different shapes, then with different geometries.
     let nifti = fixture("nifti/bare.nii");
     let read_first = || {
-        let dataset = open().expect("found");
+        let dataset = open().expect("two cases");
         let case = dataset.all_cases()[0].clone();
-        dataset
-            .read(&case)
-            .expect_err("they do not fit")
-            .to_string()
+        dataset.read(&case).expect_err("image and label differ").to_string()
     };
     let volume = read_nifti_image(&nifti, Orientation::Stored).expect("fixture");
     let labels = volume.with_voxels(volume.voxels().mapv(|_| 0_u8));
-    datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("room");
+    sam_lst_datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("write file");
     let error = read_first();
     assert!(
         error.contains("img0001.nii.gz is [3, 6, 7]")
@@ -529,80 +382,60 @@ fn folders_that_are_wrong() {
         read_nifti_image(raw.join("img/img0001.nii.gz"), Orientation::Stored).expect("fixture");
     let mut affine = image.geometry().expect("NIfTI has one").affine_mm();
     affine[2][3] += 1.5;
-    let moved = datasets::Geometry::new(image.shape(), affine);
-    let labels = datasets::Volume::new(image.voxels().mapv(|_| 0_u8), Some(moved));
-    datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("room");
+    let moved = sam_lst_datasets::Geometry::new(image.shape(), affine);
+    let labels = sam_lst_datasets::Volume::new(image.voxels().mapv(|_| 0_u8), Some(moved));
+    sam_lst_datasets::write_nifti(raw.join("label/label0001.nii.gz"), &labels).expect("write file");
     let error = read_first();
-    assert!(
-        error.contains("up to 1.500 mm apart") && error.contains("label0001"),
-        "{error}"
-    );
+    assert!(error.contains("up to 1.500 mm apart") && error.contains("label0001"), "{error}");
 
-    std::fs::remove_file(raw.join("label/label0001.nii.gz")).expect("it was there");
+    std::fs::remove_file(raw.join("label/label0001.nii.gz")).expect("an existing file");
     let error = open().expect_err("a label is missing").to_string();
     assert!(
-        error.contains("case 0001 has an image and no label") && error.contains("label0001.nii.gz"),
+        error.contains("cannot read case 0001: its image has no label file")
+            && error.contains("label0001.nii.gz"),
         "{error}"
     );
 }
 
 #[test]
-fn prepared_folders_that_are_wrong() {
+fn invalid_prepared_folders_are_reported() {
     let folder = folder();
     let open = || Dataset::open(folder.path(), DatasetDescription::synapse_prepared());
     assert!(matches!(open(), Err(DatasetError::NoCases { .. })));
     let raw = Dataset::open(fixture("synapse"), DatasetDescription::synapse()).expect("fixture");
-    prepare(&raw, folder.path(), |_| {}).expect("room");
+    prepare(&raw, folder.path(), |_| {}).expect("write file");
     assert!(open().is_ok());
     let lists = folder.path().join("lists/lists_Synapse");
     for (list, line, expected) in [
-        (
-            "train.txt",
-            "case0005-000",
-            "`case0005-000` is not a name like case0005_slice000",
-        ),
-        (
-            "train.txt",
-            "case0009_slice000",
-            "names case0009_slice000, but",
-        ),
-        (
-            "test_vol.txt",
-            "volume7",
-            "`volume7` is not a name like case0001",
-        ),
+        ("train.txt", "case0005-000", "`case0005-000` is not a name like case0005_slice000"),
+        ("train.txt", "case0009_slice000", "names case0009_slice000, but"),
+        ("test_vol.txt", "volume7", "`volume7` is not a name like case0001"),
         ("test_vol.txt", "case0005", "is missing"),
     ] {
         let path = lists.join(list);
         let before = std::fs::read_to_string(&path).expect("written");
-        std::fs::write(&path, format!("{before}{line}\n")).expect("room");
+        std::fs::write(&path, format!("{before}{line}\n")).expect("write file");
         let error = open().expect_err(expected).to_string();
         assert!(error.contains(expected) && error.contains(list), "{error}");
-        std::fs::write(&path, before).expect("room");
+        std::fs::write(&path, before).expect("write file");
     }
     let volumes = folder.path().join("test_vol_h5");
-    std::fs::copy(
-        volumes.join("case0001.npy.h5"),
-        volumes.join("case0005.npy.h5"),
-    )
-    .expect("room");
-    std::fs::write(lists.join("test_vol.txt"), "case0005\n").expect("room");
-    let error = open().expect_err("0005 trains").to_string();
-    assert!(
-        error.contains("case 0005 is in two splits, training and test"),
-        "{error}"
-    );
+    std::fs::copy(volumes.join("case0001.npy.h5"), volumes.join("case0005.npy.h5"))
+        .expect("write file");
+    std::fs::write(lists.join("test_vol.txt"), "case0005\n").expect("write file");
+    let error = open().expect_err("0005 is a training case").to_string();
+    assert!(error.contains("case 0005 is in two splits, training and test"), "{error}");
 }
 
-/// Some bytes changed, and perhaps the end cut off.
+/// Changes some bytes, and truncates at `cut`.
 fn damaged(
     mut bytes: Vec<u8>,
     changes: &[(prop::sample::Index, u8)],
     cut: Option<prop::sample::Index>,
 ) -> Vec<u8> {
-    for (place, value) in changes {
-        let place = place.index(bytes.len());
-        bytes[place] = *value;
+    for (position, value) in changes {
+        let position = position.index(bytes.len());
+        bytes[position] = *value;
     }
     if let Some(cut) = cut {
         bytes.truncate(cut.index(bytes.len()));
@@ -614,7 +447,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn no_reader_panics(
+    fn readers_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         early in prop::collection::vec((0_usize..352, any::<u8>()), 0..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
@@ -622,8 +455,8 @@ proptest! {
         let folder = folder();
         let map = LabelMap::identity(9);
         let mut plain = damaged(nifti_bytes(), &changes, cut);
-        for (place, value) in early {
-            if let Some(byte) = plain.get_mut(place) {
+        for (position, value) in early {
+            if let Some(byte) = plain.get_mut(position) {
                 *byte = value;
             }
         }
@@ -636,11 +469,13 @@ proptest! {
         }
         for name in ["compressed.npz", "train_npz/case0005_slice000.npz"] {
             let whole = std::fs::read(fixture("synapse/prepared").join(name)).expect("fixture");
-            let _ = read_npz_slice(file(&folder, "damaged.npz", &damaged(whole, &changes, cut)), &map);
+            let path = file(&folder, "damaged.npz", &damaged(whole, &changes, cut));
+            let _ = read_npz_slice(path, &map);
         }
         for name in ["chunked.npy.h5", "test_vol_h5/case0001.npy.h5"] {
             let whole = std::fs::read(fixture("synapse/prepared").join(name)).expect("fixture");
-            let _ = read_h5_volume(file(&folder, "damaged.h5", &damaged(whole, &changes, cut)), &map);
+            let path = file(&folder, "damaged.h5", &damaged(whole, &changes, cut));
+            let _ = read_h5_volume(path, &map);
         }
         let text = damaged(DatasetDescription::synapse().to_toml().into_bytes(), &changes, cut);
         let _ = DatasetDescription::from_toml(&String::from_utf8_lossy(&text));

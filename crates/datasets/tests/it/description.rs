@@ -1,6 +1,6 @@
-//! Datasets in words.
+//! Dataset descriptions and splits.
 
-use datasets::{
+use sam_lst_datasets::{
     Color, Dataset, DatasetDescription, DatasetError, DescriptionError, Intensity, PhantomConfig,
     Split, Validation,
 };
@@ -24,8 +24,8 @@ color = "#0080ff"
 "##;
 
 #[test]
-fn a_description_is_what_its_file_says_and_is_written_as_it_was_read() {
-    let lungs = DatasetDescription::from_toml(LUNGS).expect("a description");
+fn descriptions_survive_a_round_trip_through_toml() {
+    let lungs = DatasetDescription::from_toml(LUNGS).expect("a valid description");
     assert_eq!(lungs.classes(), 3);
     assert_eq!(lungs.intensity, Intensity::Window([-1000.0, 400.0]));
     assert_eq!(lungs.label_map().class_of(4), Some(2));
@@ -34,38 +34,21 @@ fn a_description_is_what_its_file_says_and_is_written_as_it_was_read() {
     assert_eq!(lungs.color(2), Color([0, 128, 255]));
     assert_ne!(lungs.color(1), lungs.color(2));
     let mut with_validation = lungs.clone();
-    with_validation.split.validation = Validation::Fraction {
-        fraction: 0.25,
-        seed: 3,
-    };
+    with_validation.split.validation = Validation::Fraction { fraction: 0.25, seed: 3 };
     let mut with_cases = lungs.clone();
-    with_cases.split.validation = Validation::Cases {
-        cases: vec!["7".to_owned()],
-    };
-    let built_in = [
-        DatasetDescription::synapse(),
-        DatasetDescription::synapse_prepared(),
-    ];
-    for description in [lungs, with_validation, with_cases]
-        .into_iter()
-        .chain(built_in)
-    {
+    with_cases.split.validation = Validation::Cases { cases: vec!["7".to_owned()] };
+    let built_in = [DatasetDescription::synapse(), DatasetDescription::synapse_prepared()];
+    for description in [lungs, with_validation, with_cases].into_iter().chain(built_in) {
         let text = description.to_toml();
-        assert_eq!(
-            DatasetDescription::from_toml(&text).expect(&text),
-            description
-        );
+        assert_eq!(DatasetDescription::from_toml(&text).expect(&text), description);
     }
 }
 
 #[test]
-fn reports_show_synapses_organs_in_table_ones_order() {
+fn reports_list_synapse_organs_in_the_order_of_table_1() {
     let synapse = DatasetDescription::synapse();
-    let names: Vec<&str> = synapse
-        .report_classes()
-        .iter()
-        .map(|&class| synapse.organ(class).name.as_str())
-        .collect();
+    let names: Vec<&str> =
+        synapse.report_classes().iter().map(|&class| synapse.organ(class).name.as_str()).collect();
     assert_eq!(
         names,
         [
@@ -84,84 +67,56 @@ fn reports_show_synapses_organs_in_table_ones_order() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told() {
-    let wrong = |from: &str, to: &str| {
+fn invalid_values_are_reported() {
+    let message = |from: &str, to: &str| {
         assert!(LUNGS.contains(from));
         match DatasetDescription::from_toml(&LUNGS.replacen(from, to, 1)) {
-            Ok(_) => panic!("`{to}` was taken"),
+            Ok(_) => panic!("`{to}` was accepted"),
             Err(error) => error.to_string(),
         }
     };
     for (from, to, expected) in [
-        (
-            "labels = [3, 4, 5]",
-            "labels = [2, 4]",
-            "label 2 is given to `left` and to `right`",
-        ),
+        ("labels = [3, 4, 5]", "labels = [2, 4]", "label 2 is assigned to `left` and to `right`"),
         (
             "labels = [3, 4, 5]",
             "labels = [9]",
-            "label 9 is given to the ignored labels and to `right`",
+            "label 9 is assigned to the ignored labels and to `right`",
         ),
-        (
-            "labels = [3, 4, 5]",
-            "labels = [0]",
-            "label 0 is given to the background",
-        ),
-        (
-            "labels = [3, 4, 5]",
-            "labels = []",
-            "organ `right` has no labels",
-        ),
+        ("labels = [3, 4, 5]", "labels = [0]", "label 0 is assigned to the background"),
+        ("labels = [3, 4, 5]", "labels = []", "organ `right` has no labels"),
         ("labels = [3, 4, 5]", "labels = [300]", "300"),
-        (
-            "name = \"right\"",
-            "name = \"left\"",
-            "two organs are called `left`",
-        ),
-        ("#0080ff", "blue", "`blue` is no colour"),
-        ("#0080ff", "#é80f", "is no colour"),
-        ("[-1000, 400]", "[400, -1000]", "found 400 to -1000"),
-        ("[-1000, 400]", "[nan, 1]", "`intensity` must go"),
+        ("name = \"right\"", "name = \"left\"", "two organs are named `left`"),
+        ("#0080ff", "blue", "invalid colour `blue`"),
+        ("#0080ff", "#é80f", "invalid colour `#é80f`"),
+        ("[-1000, 400]", "[400, -1000]", "`intensity` range 400 to -1000 is invalid"),
+        ("[-1000, 400]", "[nan, 1]", "`intensity` range NaN to 1 is invalid"),
         (
             "window = [-1000, 400]",
             "percentiles = [-1, 99]",
-            "`intensity` must go",
+            "`intensity` range -1 to 99 is invalid",
         ),
         (
             "\"{case}/ct.nii.gz\"",
             "\"ct.nii.gz\"",
             "`images = \"ct.nii.gz\"` must contain `{case}` exactly once",
         ),
-        (
-            "ignored_labels",
-            "ignore_labels",
-            "unknown field `ignore_labels`",
-        ),
-        (
-            "intensity = { window = [-1000, 400] }",
-            "",
-            "missing field `intensity`",
-        ),
+        ("ignored_labels", "ignore_labels", "unknown field `ignore_labels`"),
+        ("intensity = { window = [-1000, 400] }", "", "missing field `intensity`"),
         (
             "name = \"lungs\"",
             "name = \"lungs\"\norientation = \"LLS\"",
-            "`LLS` is no orientation",
+            "invalid orientation `LLS`",
         ),
-        (
-            "name = \"lungs\"",
-            "name = \"lungs\"\nreport_order = [\"left\"]",
-            "`right` is not there",
-        ),
+        ("name = \"lungs\"", "name = \"lungs\"\nreport_order = [\"left\"]", "`right` is missing"),
         (
             "name = \"lungs\"",
             "name = \"lungs\"\nreport_order = [\"left\", \"left\"]",
-            "`left` is there twice",
+            "`left` is listed twice",
         ),
         (
             "name = \"lungs\"",
             "name = \"lungs\"\nreport_order = [\"liver\"]",
-            "`liver` is no organ",
+            "`liver` is not an organ",
         ),
         (
             "name = \"lungs\"",
@@ -174,24 +129,13 @@ fn what_makes_no_sense_is_told() {
             "case 2 is in two splits",
         ),
     ] {
-        let message = wrong(from, to);
+        let message = message(from, to);
         assert!(message.contains(expected), "{to}: {message}");
     }
-    let none = LUNGS
-        .split("[[organs]]")
-        .next()
-        .expect("a start")
-        .to_owned()
-        + "organs = []";
-    let error = DatasetDescription::from_toml(&none).expect_err("none");
+    let no_organs = LUNGS.split("[[organs]]").next().expect("a start").to_owned() + "organs = []";
+    let error = DatasetDescription::from_toml(&no_organs).expect_err("no organs");
     assert!(
-        matches!(
-            &error,
-            DatasetError::Description {
-                source: DescriptionError::NoOrgans,
-                ..
-            }
-        ),
+        matches!(&error, DatasetError::Description { source: DescriptionError::NoOrgans, .. }),
         "{error}"
     );
 }
@@ -202,64 +146,37 @@ fn phantoms(folder: &Path, train: usize) {
         spacing_mm: [90.0, 45.0, 45.0],
         ..PhantomConfig::small(2)
     };
-    config
-        .write_dataset(folder, train, 1, |_| {})
-        .expect("room");
+    config.write_dataset(folder, train, 1, |_| {}).expect("write files");
 }
 
 #[test]
 fn validation_is_taken_from_training_by_patient() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("temporary folder");
     phantoms(folder.path(), 10);
     let mut description = DatasetDescription::synapse();
-    description.split.validation = Validation::Fraction {
-        fraction: 0.3,
-        seed: 5,
-    };
-    for (case, patient) in [
-        ("0005", "A"),
-        ("0006", "A"),
-        ("0007", "A"),
-        ("0009", "B"),
-        ("0010", "B"),
-    ] {
-        description
-            .split
-            .patients
-            .insert(case.to_owned(), patient.to_owned());
+    description.split.validation = Validation::Fraction { fraction: 0.3, seed: 5 };
+    for (case, patient) in
+        [("0005", "A"), ("0006", "A"), ("0007", "A"), ("0009", "B"), ("0010", "B")]
+    {
+        description.split.patients.insert(case.to_owned(), patient.to_owned());
     }
     let splits = |description: &DatasetDescription| -> Vec<(String, String, Split)> {
         let dataset = Dataset::open(folder.path(), description.clone()).expect("phantoms");
         let cases = dataset.all_cases().iter();
-        cases
-            .map(|case| (case.name.clone(), case.patient.clone(), case.split))
-            .collect()
+        cases.map(|case| (case.name.clone(), case.patient.clone(), case.split)).collect()
     };
     let first = splits(&description);
     assert_eq!(first, splits(&description));
     let patients = |split| -> BTreeSet<String> {
-        first
-            .iter()
-            .filter(|case| case.2 == split)
-            .map(|case| case.1.clone())
-            .collect()
+        first.iter().filter(|case| case.2 == split).map(|case| case.1.clone()).collect()
     };
     assert!(patients(Split::Train).is_disjoint(&patients(Split::Validation)));
-    // Seven patients train or validate.
-    assert_eq!(
-        (
-            patients(Split::Train).len(),
-            patients(Split::Validation).len()
-        ),
-        (5, 2)
-    );
+    // Training and validation have seven patients together.
+    assert_eq!((patients(Split::Train).len(), patients(Split::Validation).len()), (5, 2));
     assert_eq!(patients(Split::Test).len(), 1);
     let others: BTreeSet<_> = (0..20)
         .map(|seed| {
-            description.split.validation = Validation::Fraction {
-                fraction: 0.3,
-                seed,
-            };
+            description.split.validation = Validation::Fraction { fraction: 0.3, seed };
             splits(&description)
         })
         .collect::<Vec<_>>()
@@ -272,57 +189,47 @@ fn validation_is_taken_from_training_by_patient() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    assert!(others.len() > 5, "the seed draws the patients");
+    assert!(others.len() > 5, "the patients depend on the seed");
 
-    description.split.validation = Validation::Cases {
-        cases: vec!["0006".to_owned()],
-    };
-    let error = Dataset::open(folder.path(), description.clone()).expect_err("A trains too");
+    description.split.validation = Validation::Cases { cases: vec!["0006".to_owned()] };
+    let error =
+        Dataset::open(folder.path(), description.clone()).expect_err("A is in training too");
     assert_eq!(
         error.to_string(),
-        "patient A is in two splits: case 0005 is in training, case 0006 in validation"
+        "patient A is in two splits: case 0005 is in training, case 0006 in validation; assign all \
+         cases of a patient to one split"
     );
     description.split.patients.clear();
     assert!(Dataset::open(folder.path(), description).is_ok());
 }
 
 #[test]
-fn percentiles_bring_any_scale_to_one() {
-    let mut voxels = datasets::ndarray::Array3::from_shape_fn((2, 10, 5), |(z, y, x)| {
+fn percentiles_normalise_any_scale() {
+    let mut voxels = sam_lst_datasets::ndarray::Array3::from_shape_fn((2, 10, 5), |(z, y, x)| {
         (z * 50 + y * 5 + x) as f32 * 7.0
     });
     Intensity::Percentiles([10.0, 90.0]).apply(&mut voxels);
     assert_eq!(voxels[(0, 0, 0)], 0.0);
     assert_eq!(voxels[(1, 9, 4)], 1.0);
-    let inside = voxels
-        .iter()
-        .filter(|&&voxel| voxel > 0.0 && voxel < 1.0)
-        .count();
+    let inside = voxels.iter().filter(|&&voxel| voxel > 0.0 && voxel < 1.0).count();
     assert_eq!(inside, 78);
-    let mut flat = datasets::ndarray::Array3::from_elem((1, 2, 2), 5.0);
+    let mut flat = sam_lst_datasets::ndarray::Array3::from_elem((1, 2, 2), 5.0);
     Intensity::Percentiles([1.0, 99.0]).apply(&mut flat);
     assert!(flat.iter().all(|voxel| *voxel == 0.0));
 }
 
 #[test]
-fn the_prepared_layout_takes_no_setting_that_would_do_nothing() {
-    let wrong = |change: fn(&mut DatasetDescription)| {
+fn the_prepared_layout_rejects_settings_without_effect() {
+    let message = |change: fn(&mut DatasetDescription)| {
         let mut description = DatasetDescription::synapse_prepared();
         assert_eq!(description.check(), Ok(()));
         change(&mut description);
-        description
-            .check()
-            .expect_err("it would do nothing")
-            .to_string()
+        description.check().expect_err("a setting without effect").to_string()
     };
-    assert!(
-        wrong(|d| d.intensity = Intensity::Window([0.0, 1.0]))
-            .starts_with("`intensity` has no part")
-    );
-    assert!(
-        wrong(|d| d.split.test.push("0005".to_owned())).starts_with("`split.test` has no part")
-    );
-    assert!(
-        wrong(|d| d.split.train.push("0005".to_owned())).starts_with("`split.train` has no part")
-    );
+    let intensity = message(|d| d.intensity = Intensity::Window([0.0, 1.0]));
+    assert!(intensity.starts_with("`intensity` has no effect"), "{intensity}");
+    let test = message(|d| d.split.test.push("0005".to_owned()));
+    assert!(test.starts_with("`split.test` has no effect"), "{test}");
+    let train = message(|d| d.split.train.push("0005".to_owned()));
+    assert!(train.starts_with("`split.train` has no effect"), "{train}");
 }

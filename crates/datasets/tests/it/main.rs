@@ -1,4 +1,4 @@
-//! The datasets against nibabel, numpy, h5py, scipy and torch, and against files that are wrong.
+//! Tests against nibabel, numpy, h5py, scipy and torch, and with invalid files.
 
 mod bad_input;
 mod description;

@@ -2,15 +2,13 @@ use ndarray::{Array2, Array3};
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
 
-pub use datasets::ndarray;
+pub use sam_lst_datasets::ndarray;
 
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/it/fixtures")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name)
 }
 
-/// What other programs computed.
+/// Expected arrays that other programs computed.
 pub struct Cases(Vec<u8>);
 
 impl Cases {
@@ -23,19 +21,15 @@ impl Cases {
         tensors.names().into_iter().map(str::to_owned).collect()
     }
 
-    /// The numbers of a tensor, and its shape.
+    /// The numbers of a tensor and its shape.
     pub fn numbers(&self, name: &str) -> (Vec<f64>, Vec<usize>) {
         let tensors = SafeTensors::deserialize(&self.0).expect("fixture");
-        let tensor = tensors
-            .tensor(name)
-            .unwrap_or_else(|_| panic!("fixture has no {name}"));
+        let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("fixture has no {name}"));
         let bytes = tensor.data();
         macro_rules! numbers {
             ($type:ty) => {{
                 let chunks = bytes.as_chunks::<{ size_of::<$type>() }>().0.iter();
-                chunks
-                    .map(|&chunk| <$type>::from_le_bytes(chunk) as f64)
-                    .collect()
+                chunks.map(|&chunk| <$type>::from_le_bytes(chunk) as f64).collect()
             }};
         }
         let numbers = match tensor.dtype() {

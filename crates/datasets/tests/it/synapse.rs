@@ -1,7 +1,8 @@
-//! Synapse: from raw files and from the preprocessed form, which is equal to what numpy and h5py write.
+//! Synapse from raw files and in the preprocessed form, compared with files by numpy and h5py.
 
 use crate::support::fixture;
-use datasets::{
+use sam_lst_datasets::ndarray::Axis;
+use sam_lst_datasets::{
     CaseVolumes, Dataset, DatasetDescription, LabelMap, SliceStore, Split, prepare, read_h5_volume,
     read_npz_slice,
 };
@@ -13,24 +14,15 @@ fn raw() -> Dataset {
 }
 
 fn read(dataset: &Dataset, name: &str) -> CaseVolumes {
-    let case = dataset
-        .all_cases()
-        .iter()
-        .find(|case| case.name == name)
-        .expect("fixture");
+    let case = dataset.all_cases().iter().find(|case| case.name == name).expect("fixture");
     dataset.read(case).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
-fn raw_cases_are_found_split_and_read_as_the_common_preprocessing_does() {
+fn raw_cases_match_the_common_preprocessing() {
     let dataset = raw();
     let names = |split| -> Vec<&str> {
-        dataset
-            .cases(split)
-            .expect("fixture")
-            .iter()
-            .map(|case| case.name.as_str())
-            .collect()
+        dataset.cases(split).expect("fixture").iter().map(|case| case.name.as_str()).collect()
     };
     assert_eq!(names(Split::Train), ["0005"]);
     assert_eq!(names(Split::Test), ["0001"]);
@@ -47,20 +39,9 @@ fn raw_cases_are_found_split_and_read_as_the_common_preprocessing_does() {
     for i in 0..3 {
         let file = prepared.join(format!("train_npz/case0005_slice{i:03}.npz"));
         let slice = read_npz_slice(file, &classes).expect("numpy's");
-        assert_eq!(
-            train
-                .label
-                .voxels()
-                .index_axis(datasets::ndarray::Axis(0), i),
-            slice.label
-        );
-        for (ours, theirs) in train
-            .image
-            .voxels()
-            .index_axis(datasets::ndarray::Axis(0), i)
-            .iter()
-            .zip(&slice.image)
-        {
+        assert_eq!(train.label.voxels().index_axis(Axis(0), i), slice.label);
+        let image = train.image.voxels().index_axis(Axis(0), i);
+        for (ours, theirs) in image.iter().zip(&slice.image) {
             assert!((ours - theirs).abs() <= 1e-6);
         }
     }
@@ -68,7 +49,7 @@ fn raw_cases_are_found_split_and_read_as_the_common_preprocessing_does() {
 }
 
 #[test]
-fn every_way_to_store_a_slice_or_volume_is_read() {
+fn all_storage_variants_of_slices_and_volumes_are_read() {
     let classes = LabelMap::identity(9);
     let prepared = fixture("synapse/prepared");
     let plain = read_npz_slice(prepared.join("train_npz/case0005_slice000.npz"), &classes)
@@ -81,9 +62,8 @@ fn every_way_to_store_a_slice_or_volume_is_read() {
         );
     }
     let (image, label) = read_h5_volume(prepared.join("chunked.npy.h5"), &classes).expect("h5py's");
-    let first = datasets::ndarray::Axis(0);
-    assert_eq!(image.voxels().index_axis(first, 0), plain.image);
-    assert_eq!(label.voxels().index_axis(first, 0), plain.label);
+    assert_eq!(image.voxels().index_axis(Axis(0), 0), plain.image);
+    assert_eq!(label.voxels().index_axis(Axis(0), 0), plain.label);
     assert_eq!(image.spacing_mm(), None);
 }
 
@@ -93,11 +73,8 @@ fn files(folder: &Path) -> BTreeSet<String> {
         let entry = entry.expect("a folder");
         if entry.path().is_dir() {
             let below = files(&entry.path());
-            names.extend(
-                below
-                    .iter()
-                    .map(|name| format!("{}/{name}", entry.file_name().display())),
-            );
+            names
+                .extend(below.iter().map(|name| format!("{}/{name}", entry.file_name().display())));
         } else {
             names.insert(entry.file_name().display().to_string());
         }
@@ -106,16 +83,13 @@ fn files(folder: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_is_prepared_is_read_back_the_same() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn prepared_files_are_read_back_unchanged() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = raw();
     let mut done = Vec::new();
     let count =
-        prepare(&dataset, folder.path(), |case| done.push(case.name.clone())).expect("room");
-    assert_eq!(
-        (count.train_cases, count.train_slices, count.test_cases),
-        (1, 3, 1)
-    );
+        prepare(&dataset, folder.path(), |case| done.push(case.name.clone())).expect("write files");
+    assert_eq!((count.train_cases, count.train_slices, count.test_cases), (1, 3, 1));
     assert_eq!(done, ["0001", "0005"]);
     let names = [
         "lists/lists_Synapse/test_vol.txt",
@@ -133,17 +107,17 @@ fn what_is_prepared_is_read_back_the_same() {
         assert_eq!(ours.image.voxels(), raw.image.voxels());
         assert_eq!(ours.label.voxels(), raw.label.voxels());
     }
-    assert_eq!(prepared.cases(Split::Test).expect("one").len(), 1);
+    assert_eq!(prepared.cases(Split::Test).expect("one case").len(), 1);
 }
 
 #[test]
-fn single_slices_come_in_any_order_and_are_kept_for_the_next_run() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn slices_are_read_in_any_order_and_cached_for_later_runs() {
+    let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = raw();
     let cases: Vec<_> = dataset.all_cases().iter().collect();
     let mut ready = Vec::new();
-    let store =
-        SliceStore::open(&dataset, &cases, folder.path(), |count| ready.push(count)).expect("room");
+    let store = SliceStore::open(&dataset, &cases, folder.path(), |count| ready.push(count))
+        .expect("write files");
     assert_eq!(ready, [1, 2]);
     assert_eq!(store.len(), 6);
     assert!(!store.is_empty());
@@ -154,65 +128,55 @@ fn single_slices_come_in_any_order_and_are_kept_for_the_next_run() {
             [("0001", index), ("0005", index.wrapping_sub(3))][index / 3]
         );
         let volumes = read(&dataset, &origin.case);
-        let axis = datasets::ndarray::Axis(0);
-        let slice = store.slice(index).expect("kept");
-        assert_eq!(
-            volumes.image.voxels().index_axis(axis, origin.slice),
-            slice.image
-        );
-        assert_eq!(
-            volumes.label.voxels().index_axis(axis, origin.slice),
-            slice.label
-        );
+        let slice = store.slice(index).expect("a cached slice");
+        assert_eq!(volumes.image.voxels().index_axis(Axis(0), origin.slice), slice.image);
+        assert_eq!(volumes.label.voxels().index_axis(Axis(0), origin.slice), slice.label);
     }
     let times = || -> Vec<_> {
         let entries = std::fs::read_dir(folder.path()).expect("a folder");
         entries
             .map(|entry| {
-                entry
-                    .expect("a folder")
-                    .metadata()
-                    .expect("a file")
-                    .modified()
-                    .expect("a time")
+                entry.expect("a folder").metadata().expect("a file").modified().expect("a time")
             })
             .collect()
     };
     let before = times();
     assert_eq!(before.len(), 2);
-    SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect("kept");
+    SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect("cached files");
     assert_eq!(times(), before, "nothing is decoded twice");
 
-    // Another window is another file; a damaged one is an error that says what to do.
+    // Another window uses another file, and a damaged file is an error with a remedy.
     let mut other = DatasetDescription::synapse();
-    other.intensity = datasets::Intensity::Window([-100.0, 300.0]);
+    other.intensity = sam_lst_datasets::Intensity::Window([-100.0, 300.0]);
     let other = Dataset::open(fixture("synapse"), other).expect("fixture");
     let all: Vec<_> = other.all_cases().iter().collect();
-    SliceStore::open(&other, &all, folder.path(), |_| {}).expect("room");
+    SliceStore::open(&other, &all, folder.path(), |_| {}).expect("write files");
     assert_eq!(times().len(), 4);
     for entry in std::fs::read_dir(folder.path()).expect("a folder") {
         let path = entry.expect("a folder").path();
         let bytes = std::fs::read(&path).expect("a file");
-        std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("room");
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("write files");
     }
     let error =
-        SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect_err("it is too short");
+        SliceStore::open(&dataset, &cases, folder.path(), |_| {}).expect_err("a truncated file");
     assert!(
-        error.to_string().contains("delete it, it is made again"),
+        error.to_string().contains(
+            "its length does not match its header; delete the file and it will be created again"
+        ),
         "{error}"
     );
 }
 
 #[test]
-fn prepared_slices_need_no_second_copy() {
-    let folder = tempfile::tempdir().expect("a folder");
-    prepare(&raw(), folder.path(), |_| {}).expect("room");
+fn prepared_slices_are_not_cached() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    prepare(&raw(), folder.path(), |_| {}).expect("write files");
     let prepared =
         Dataset::open(folder.path(), DatasetDescription::synapse_prepared()).expect("just written");
-    let cases = prepared.cases(Split::Train).expect("one");
-    let kept = folder.path().join("kept");
-    let store = SliceStore::open(&prepared, &cases, &kept, |_| {}).expect("nothing to do");
+    let cases = prepared.cases(Split::Train).expect("one case");
+    let cache = folder.path().join("cache");
+    let store = SliceStore::open(&prepared, &cases, &cache, |_| {}).expect("prepared slices");
     assert_eq!(store.len(), 3);
-    assert_eq!(store.slice(1).expect("there").image.dim(), (6, 7));
-    assert!(!kept.exists());
+    assert_eq!(store.slice(1).expect("a prepared slice").image.dim(), (6, 7));
+    assert!(!cache.exists());
 }

@@ -1,14 +1,16 @@
 use super::TrainingConfigError;
+use crate::embeddings::CacheError;
+use crate::evaluation::EvaluationError;
+use crate::model::{ModelError, PrecisionError, SamLstConfig};
 use crate::weights::WeightsError;
-use crate::{CacheError, PrecisionError, SamLstConfig};
-use datasets::{DatasetError, WriteError};
+use sam_lst_datasets::{DatasetError, WriteError};
 use std::path::{Path, PathBuf};
 
-/// Why training stopped, or did not start. What was saved before stays good.
+/// Why training failed or did not start. Checkpoints saved before remain valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainingError {
-    /// A setting that cannot be.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] TrainingConfigError),
     /// The data cannot be read.
@@ -17,115 +19,122 @@ pub enum TrainingError {
     /// The embedding cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The device does not compute in the foundation's precision.
+    /// The device does not support the foundation's precision.
     #[error("foundation_precision: {0}")]
     Precision(#[from] PrecisionError),
+    /// The trained model cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
     /// Reports cannot be written.
     #[error(transparent)]
     Reports(#[from] WriteError),
     /// A ladder cannot be saved or loaded.
     #[error(transparent)]
-    Weights(#[from] WeightsError),
+    Model(#[from] ModelError),
     /// A file of the run cannot be written.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file of the run cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A checkpoint cannot be written or, later, read. The one before it is still there while one is written.
-    #[error("{}: cannot be written or read: {reason}", path.display())]
+    /// A checkpoint cannot be written or read. The previous one exists until the next is complete.
+    #[error("cannot write or read checkpoint {}: {reason}", path.display())]
     Checkpoint {
         /// Its folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// Another process trains into the folder.
-    #[error("{}: another process trains into this folder; choose another, or wait", folder.display())]
+    /// Another process is training in the folder.
+    #[error(
+        "cannot use run folder {}: another process is training in it; choose another folder or wait",
+        folder.display()
+    )]
     InUse {
         /// The run's folder.
         folder: PathBuf,
     },
-    /// The folder has a run with other settings.
+    /// The folder contains a run with other settings.
     #[error(
-        "{} has a run with other settings: `{found}`, asked for is `{asked}`; choose another folder, or remove it",
+        "cannot resume: {} has `{found}`, but the current settings have `{requested}`; use the \
+         settings and the version that the run was started with, or choose another run folder",
         file.display()
     )]
     OtherSettings {
-        /// Where they are written.
+        /// The file that differs.
         file: PathBuf,
-        /// The first line that differs, in the folder.
+        /// Its first line that differs.
         found: String,
-        /// The same line of what is asked for.
-        asked: String,
+        /// The same line of the current settings.
+        requested: String,
     },
-    /// The model is another than the configuration's.
-    #[error("the model was made from another configuration than the training's `model`")]
+    /// The model was created from another configuration.
+    #[error("the model's configuration differs from the training configuration's `model`")]
     OtherModel {
-        /// The model's.
+        /// The model's configuration.
         found: Box<SamLstConfig>,
     },
-    /// The model cannot be trained where it is.
-    #[error("the model is on a device without autodiff; make it on `device.autodiff()`")]
+    /// The model is on a device without autodiff.
+    #[error("the model is on a device without autodiff; create it on `device.autodiff()`")]
     NoAutodiff,
-    /// The model has no tensor that trains.
-    #[error("nothing trains with `fusion = \"Untrained\"`: evaluate the model as it is")]
-    NothingTrains,
-    /// The model has not one mask for each class.
+    /// The model has no trainable parameter.
     #[error(
-        "the dataset `{dataset}` has {classes} classes, background included, but the model draws {masks} masks"
+        "the model has no trainable parameter: `fusion = \"Untrained\"` is for evaluation only"
+    )]
+    NothingTrains,
+    /// The number of masks differs from the number of classes.
+    #[error(
+        "the dataset `{dataset}` has {classes} classes including the background, but the model \
+         predicts {masks} masks"
     )]
     Classes {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
-        /// Its classes.
+        /// Its number of classes, background included.
         classes: usize,
-        /// The model's masks.
+        /// The model's number of masks.
         masks: usize,
     },
-    /// The batches of a step cannot be shared evenly.
+    /// The first device is not the model's.
+    #[error("the first of the training devices is not the device of the model")]
+    FirstDevice,
+    /// The devices cannot share the batches of a step evenly.
     #[error(
-        "{devices} devices cannot share the {batches} batches of a step evenly; set accumulated_batches to a multiple of {devices}"
+        "{devices} devices cannot share the {batches} batches of a step evenly; set \
+         accumulated_batches to a multiple of {devices}"
     )]
     UnevenDevices {
-        /// Devices.
+        /// Number of devices.
         devices: usize,
-        /// Batches of a step.
+        /// Batches in a step.
         batches: usize,
     },
-    /// Embeddings are asked for, but none is kept.
+    /// Embeddings are to be precomputed, but the settings cache none.
     #[error(
-        "with these settings no embedding is kept: cache.views is 0, or the fusion does without the foundation"
+        "these settings cache no embeddings: cache.views is 0, or the fusion does not use the \
+         foundation"
     )]
-    NothingKept,
+    NothingToCache,
     /// The training cases have no slices.
     #[error("the training cases of `{dataset}` have no slices")]
     NoSlices {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
     },
-    /// The program asked the run to stop.
+    /// The loss or a parameter is NaN or infinite.
     #[error(
-        "stopped after step {steps}, which is saved; the same settings in the same folder go on from there"
-    )]
-    Stopped {
-        /// Steps done.
-        steps: u64,
-    },
-    /// The loss, or a weight, is no number any more.
-    #[error(
-        "step {step} (epoch {epoch}): {what} is not finite; slices {slices}. The last good checkpoint is kept. \
-         Lower optimization.schedule.base, and look at these slices",
+        "training diverged at step {step} (epoch {epoch}): {what} is not finite, in slices {slices}; \
+         lower optimization.schedule.base or check these slices; the last checkpoint is intact",
         slices = slices.join(", ")
     )]
     NotFinite {
@@ -133,11 +142,17 @@ pub enum TrainingError {
         step: u64,
         /// Its epoch, from 0.
         epoch: u64,
-        /// What is not.
+        /// What is not finite.
         what: &'static str,
-        /// The batch: case and slice.
+        /// Case and slice of each slice in the batch.
         slices: Vec<String>,
     },
+}
+
+impl From<WeightsError> for TrainingError {
+    fn from(error: WeightsError) -> Self {
+        Self::Model(error.into())
+    }
 }
 
 impl TrainingError {

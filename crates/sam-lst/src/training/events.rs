@@ -1,36 +1,36 @@
-//! What a run tells of itself.
+//! Progress of a run, as its callback receives it.
 
-use crate::CacheError;
+use crate::embeddings::CacheError;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// What is known of a run before its first step.
+/// What a run will do, known before its first step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingPlan {
     /// Training cases.
-    pub cases: usize,
-    /// Their slices.
+    pub training_cases: usize,
+    /// Slices of the training cases.
     pub slices: usize,
     /// Validation cases.
     pub validation_cases: usize,
-    /// Values that train.
-    pub trained_values: usize,
+    /// Trained parameters.
+    pub trained_parameters: usize,
     /// Steps in an epoch.
-    pub epoch_steps: u64,
-    /// Steps in all.
-    pub steps: u64,
-    /// Steps that were done when the run was last interrupted.
-    pub steps_done: u64,
-    /// Different embeddings that the steps ahead ask for and that are kept, if there is room.
-    pub kept_embeddings: usize,
-    /// Of these, how many were kept before.
-    pub found_embeddings: usize,
-    /// Embeddings that the steps ahead ask for and that are not kept, counted as often as they do.
-    pub unkept_embeddings: usize,
-    /// What the kept ones take on disk.
-    pub kept_bytes: u64,
-    /// What the foundation takes for one embedding, measured; none where nothing is left for it to do.
-    pub embedding_time: Option<Duration>,
+    pub steps_per_epoch: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Steps completed by earlier processes.
+    pub completed_steps: u64,
+    /// Different embeddings that the remaining steps need and that belong in the cache.
+    pub cacheable_embeddings: usize,
+    /// How many of these are in the cache already.
+    pub cached_embeddings: usize,
+    /// Embeddings that the remaining steps need and that are not cached, counted with repetition.
+    pub uncached_embeddings: usize,
+    /// Bytes on disk of the cacheable embeddings.
+    pub cache_bytes: u64,
+    /// Measured time of one embedding; `None` if none has to be computed.
+    pub time_per_embedding: Option<Duration>,
     /// Devices that share the work.
     pub devices: usize,
     /// The organs of a validation, in its order.
@@ -38,94 +38,119 @@ pub struct TrainingPlan {
 }
 
 impl TrainingPlan {
-    /// Times that the foundation has to be run on an image.
+    /// Images that the foundation has to embed.
     pub fn missing_embeddings(&self) -> usize {
-        self.kept_embeddings - self.found_embeddings + self.unkept_embeddings
+        self.cacheable_embeddings - self.cached_embeddings + self.uncached_embeddings
+    }
+
+    /// Epochs of the whole run.
+    pub fn epochs(&self) -> u64 {
+        self.total_steps / self.steps_per_epoch
     }
 }
 
-/// A step that was done.
+/// A completed step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingStep {
-    /// Its number in the run, from 0.
+    /// Index of the step in the run, from 0.
     pub step: u64,
-    /// Its epoch, from 0.
+    /// Index of its epoch, from 0.
     pub epoch: u64,
-    /// The mixture of losses, the mean over the step's batches.
+    /// Mixture of the losses, mean over the step's batches.
     pub loss: f64,
-    /// Cross entropy alone.
+    /// Cross entropy.
     pub cross_entropy: f64,
-    /// Soft Dice loss alone.
+    /// Soft Dice loss.
     pub dice_loss: f64,
-    /// The step's learning rate.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Weight of SAM's embedding after the step; none without a gate.
+    /// Weight of SAM's embedding after the step; `None` without a gate.
     pub gate: Option<f32>,
-    /// Embeddings that this process has computed so far, not found.
+    /// Embeddings that this process has computed so far.
     pub computed_embeddings: usize,
 }
 
 /// Scores of the validation cases.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingValidation {
-    /// Epochs done.
+    /// Completed epochs.
     pub epochs: u64,
-    /// Mean DSC over organs.
+    /// Mean DSC over organs, in `[0, 1]`.
     pub mean_dsc: f64,
-    /// Each organ's mean DSC over the cases, in the order of [`TrainingPlan::organs`]; none where no case has it.
+    /// Mean DSC of each organ over the cases, in the order of [`TrainingPlan::organs`]; `None` for
+    /// an organ that no case has.
     pub organ_dsc: Vec<Option<f64>>,
-    /// Whether it is the best so far.
+    /// Whether this is the best validation so far.
     pub best: bool,
 }
 
-/// What a run tells while it goes on.
+/// Progress of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TrainingEvent<'a> {
-    /// Cases are decoded: how many of how many.
-    Reading(usize, usize),
-    /// Slices are looked up in the cache: how many of how many.
-    Planning(usize, usize),
-    /// Work is about to begin.
+    /// Cases are being decoded.
+    ReadingCases {
+        /// Decoded cases.
+        done: usize,
+        /// All cases.
+        total: usize,
+    },
+    /// Slices are being looked up in the embedding cache.
+    CheckingCache {
+        /// Slices that were looked up.
+        done: usize,
+        /// All slices.
+        total: usize,
+    },
+    /// The plan is known; work is about to begin.
     Planned(&'a TrainingPlan),
-    /// Embeddings that are to be kept are computed, here or by other processes: how many of how many are there.
-    Embedding(usize, usize),
-    /// A step was done.
-    Stepped(&'a TrainingStep),
-    /// A case is validated: its name, how many of its slices are done, and how many it has.
-    Validating(&'a str, usize, usize),
-    /// All are.
+    /// Missing embeddings are being computed, here or by other processes.
+    Precomputing {
+        /// Embeddings that are present by now.
+        done: usize,
+        /// All embeddings that were missing.
+        total: usize,
+    },
+    /// A step is complete.
+    Step(&'a TrainingStep),
+    /// A validation case is being segmented.
+    Validating {
+        /// Name of the case.
+        case: &'a str,
+        /// Segmented slices.
+        done: usize,
+        /// All slices of the case.
+        total: usize,
+    },
+    /// A validation is complete.
     Validated(&'a TrainingValidation),
-    /// Nothing more is kept in the cache: training goes on, computing what is not there.
+    /// No more embeddings are written to the cache; training continues and computes them instead.
     CacheFull(&'a CacheError),
 }
 
-/// Who is told, whether they asked the run to stop, and what is told once.
-pub(super) struct Told<'a> {
-    events: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
-    pub stop: bool,
-    /// Whether it was said that the cache takes no more.
+/// Passes events to the callback and remembers what it answered.
+pub(super) struct EventSink<'a> {
+    callback: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
+    /// Whether the callback has requested a stop.
+    pub stop_requested: bool,
+    /// Whether a full cache was reported; it is reported once.
     pub cache_full: bool,
 }
 
-impl<'a> Told<'a> {
-    pub fn new(events: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>) -> Self {
-        Self {
-            events,
-            stop: false,
-            cache_full: false,
-        }
+impl<'a> EventSink<'a> {
+    pub fn new(callback: &'a mut dyn FnMut(TrainingEvent<'_>) -> ControlFlow<()>) -> Self {
+        Self { callback, stop_requested: false, cache_full: false }
     }
 
-    pub fn tell(&mut self, event: TrainingEvent<'_>) {
-        self.stop |= (self.events)(event).is_break();
+    pub fn emit(&mut self, event: TrainingEvent<'_>) {
+        self.stop_requested |= (self.callback)(event).is_break();
     }
 
-    /// Says why the cache takes no more, if that is so and was not said before.
-    pub fn tell_full(&mut self, why: Option<&CacheError>) {
-        if let (Some(error), false) = (why, self.cache_full) {
+    /// Reports that the cache takes no more embeddings, if `error` says so and it was not reported.
+    pub fn emit_cache_full(&mut self, error: Option<&CacheError>) {
+        if let (Some(error), false) = (error, self.cache_full) {
             self.cache_full = true;
-            self.tell(TrainingEvent::CacheFull(error));
+            self.emit(TrainingEvent::CacheFull(error));
         }
     }
 }

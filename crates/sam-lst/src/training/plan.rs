@@ -1,10 +1,12 @@
-//! What a run will do, before it does it.
+//! What a run will do, worked out before it starts.
 
-use super::folder::Position;
-use super::{Told, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan};
-use crate::{Batches, EmbeddingCache, SamLst, SideEncoder, SliceHash};
+use super::checkpoint::Position;
+use super::events::EventSink;
+use super::{Batches, Shard, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan};
+use crate::embeddings::{EmbeddingCache, SliceHash};
+use crate::model::{SamLst, SideEncoder};
 use burn::tensor::Tensor;
-use datasets::{Dataset, DatasetError, SliceStore, Split, View};
+use sam_lst_datasets::{Dataset, DatasetError, SliceStore, Split, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(super) type ViewsBySlice = BTreeMap<usize, BTreeSet<View>>;
 
-/// All that a plan is made from.
+/// The inputs of a plan.
 pub(super) struct Planner<'a, S: SideEncoder> {
     pub model: &'a SamLst<S>,
     pub dataset: &'a Dataset,
@@ -22,43 +24,50 @@ pub(super) struct Planner<'a, S: SideEncoder> {
     pub cache: Option<&'a EmbeddingCache>,
     pub position: &'a Position,
     pub devices: usize,
+    /// The part of the slices to plan for; all of them without.
+    pub shard: Option<Shard>,
+}
+
+/// Result of looking up a slice's embeddings in the cache.
+struct Lookup {
+    slice: usize,
+    /// Views to embed in this shard, cached or not.
+    views: usize,
+    missing: BTreeSet<View>,
 }
 
 impl<S: SideEncoder> Planner<'_, S> {
-    /// The plan, and the embeddings to be kept that are not there yet.
-    pub fn plan(&self, told: &mut Told<'_>) -> Result<(TrainingPlan, ViewsBySlice), TrainingError> {
+    /// Returns the plan, and the embeddings that belong in the cache and are not there yet.
+    pub fn plan(
+        &self,
+        events: &mut EventSink<'_>,
+    ) -> Result<(TrainingPlan, ViewsBySlice), TrainingError> {
         let config = self.config;
-        let epoch_steps = self.batches.steps().div_ceil(config.accumulated_batches) as u64;
-        let (kept, unkept) = self.embeddings(epoch_steps);
-        let missing = self.missing(&kept, told)?;
+        let steps_per_epoch = self.batches.steps().div_ceil(config.accumulated_batches) as u64;
+        let (cacheable, uncached) = self.needed_embeddings(steps_per_epoch);
+        let (missing, cacheable_embeddings) = self.missing_embeddings(cacheable, events)?;
         let trained = self.model.ladder.trained_tensors();
         let description = self.dataset.description();
         let organ = |class| description.organ(class).name.clone();
         let embedding_bytes = self.cache.map_or(0, EmbeddingCache::embedding_bytes);
-        let count = |views: &ViewsBySlice| views.values().map(BTreeSet::len).sum::<usize>();
-        let kept_embeddings = count(&kept);
         let mut plan = TrainingPlan {
-            cases: self.cases(Split::Train),
+            training_cases: self.cases(Split::Train),
             slices: self.store.len(),
             validation_cases: self.cases(Split::Validation),
-            trained_values: trained.iter().map(|(_, values)| values).sum(),
-            epoch_steps,
-            steps: epoch_steps * config.epochs,
-            steps_done: self.position.steps,
-            kept_embeddings,
-            found_embeddings: kept_embeddings - count(&missing),
-            unkept_embeddings: unkept,
-            kept_bytes: embedding_bytes * kept_embeddings as u64,
-            embedding_time: None,
+            trained_parameters: trained.iter().map(|(_, values)| values).sum(),
+            steps_per_epoch,
+            total_steps: steps_per_epoch * config.epochs,
+            completed_steps: self.position.steps,
+            cacheable_embeddings,
+            cached_embeddings: cacheable_embeddings - count(&missing),
+            uncached_embeddings: uncached,
+            cache_bytes: embedding_bytes * cacheable_embeddings as u64,
+            time_per_embedding: None,
             devices: self.devices,
-            organs: description
-                .report_classes()
-                .into_iter()
-                .map(organ)
-                .collect(),
+            organs: description.report_classes().into_iter().map(organ).collect(),
         };
         if plan.missing_embeddings() > 0 {
-            plan.embedding_time = Some(self.embedding_time());
+            plan.time_per_embedding = Some(self.time_per_embedding());
         }
         Ok((plan, missing))
     }
@@ -68,69 +77,72 @@ impl<S: SideEncoder> Planner<'_, S> {
         cases.filter(|case| case.split == split).count()
     }
 
-    /// The embeddings that the steps ahead ask for: those that are kept, and how often others.
-    fn embeddings(&self, epoch_steps: u64) -> (ViewsBySlice, usize) {
-        let (mut kept, mut unkept) = (ViewsBySlice::new(), 0);
+    /// The embeddings that the remaining steps need: those that belong in the cache, and the number
+    /// of times that others are needed.
+    fn needed_embeddings(&self, steps_per_epoch: u64) -> (ViewsBySlice, usize) {
+        let (mut cacheable, mut uncached) = (ViewsBySlice::new(), 0);
         if self.position.finished || !self.config.model.fusion.uses_sam() {
-            return (kept, unkept);
+            return (cacheable, uncached);
         }
+        let slices_per_step = self.config.accumulated_batches * self.config.batch_size;
         for epoch in self.position.epochs..self.config.epochs {
-            let steps_done = self.position.steps.saturating_sub(epoch * epoch_steps) as usize;
-            let slices_done = steps_done * self.config.accumulated_batches * self.config.batch_size;
-            for (slice, view) in self.batches.epoch(epoch).into_iter().skip(slices_done) {
-                match self.cache.is_some() && self.config.cache.views.keeps(view) {
-                    true => _ = kept.entry(slice).or_default().insert(view),
-                    false => unkept += 1,
+            let completed = self.position.steps.saturating_sub(epoch * steps_per_epoch) as usize;
+            let remaining = self.batches.epoch(epoch).into_iter().skip(completed * slices_per_step);
+            for (slice, view) in remaining {
+                if self.cache.is_some() && self.config.cache.views.contains(view) {
+                    cacheable.entry(slice).or_default().insert(view);
+                } else {
+                    uncached += 1;
                 }
             }
         }
-        (kept, unkept)
+        (cacheable, uncached)
     }
 
-    /// Which of these are not in the cache. Their keys are known from the slices' pixels alone, so each slice is read.
-    fn missing(
+    /// The cacheable embeddings that are not in the cache, and the number of all cacheable ones in
+    /// this shard. A key depends on the slice's pixels, so each slice is read.
+    fn missing_embeddings(
         &self,
-        kept: &ViewsBySlice,
-        told: &mut Told<'_>,
-    ) -> Result<ViewsBySlice, TrainingError> {
-        let Some(cache) = self.cache.filter(|cache| !cache.is_empty()) else {
-            return Ok(kept.clone());
-        };
-        let missing = |slice: usize, views: &BTreeSet<View>| -> Result<_, DatasetError> {
-            let hash = SliceHash::new(self.store.slice(slice)?.image.view());
-            let is_missing = |&&view: &&View| !cache.contains(&self.batches.view(hash, view).key());
-            let views: BTreeSet<View> = views.iter().filter(is_missing).copied().collect();
-            Ok((slice, views))
-        };
-        let slices = Mutex::new(kept.iter());
+        cacheable: ViewsBySlice,
+        events: &mut EventSink<'_>,
+    ) -> Result<(ViewsBySlice, usize), TrainingError> {
+        let total = count(&cacheable);
+        let Some(cache) = self.cache else { return Ok((cacheable, total)) };
+        if self.shard.is_none() && cache.is_empty()? {
+            return Ok((cacheable, total));
+        }
+        let slices = Mutex::new(cacheable.iter());
+        let (store, batches, shard) = (self.store, self.batches, self.shard);
         std::thread::scope(|scope| {
             let (sender, receiver) = channel();
             for _ in 0..self.config.workers {
-                let (sender, slices, missing) = (sender.clone(), &slices, &missing);
+                let (sender, slices) = (sender.clone(), &slices);
                 scope.spawn(move || {
                     let next = || slices.lock().ok()?.next();
                     while let Some((&slice, views)) = next() {
-                        // The other end is gone when a slice could not be read.
-                        if sender.send(missing(slice, views)).is_err() {
+                        // The receiver is gone after a slice that could not be read.
+                        let lookup = look_up(store, batches, shard, cache, slice, views);
+                        if sender.send(lookup).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(sender);
-            let mut all = ViewsBySlice::new();
-            for (done, found) in receiver.into_iter().enumerate() {
-                let (slice, views) = found?;
-                if !views.is_empty() {
-                    all.insert(slice, views);
+            let (mut missing, mut in_shard) = (ViewsBySlice::new(), 0);
+            for (done, lookup) in (1..).zip(receiver) {
+                let lookup = lookup?;
+                in_shard += lookup.views;
+                if !lookup.missing.is_empty() {
+                    missing.insert(lookup.slice, lookup.missing);
                 }
-                told.tell(TrainingEvent::Planning(done + 1, kept.len()));
+                events.emit(TrainingEvent::CheckingCache { done, total: cacheable.len() });
             }
-            Ok(all)
+            Ok((missing, in_shard))
         })
     }
 
-    fn embedding_time(&self) -> Duration {
+    fn time_per_embedding(&self) -> Duration {
         let device = self.model.foundation.device();
         let size = self.config.model.input_size;
         let embed = || {
@@ -139,7 +151,28 @@ impl<S: SideEncoder> Planner<'_, S> {
             self.model.foundation.embed(image).into_data();
             start.elapsed()
         };
-        embed(); // the first time has work of its own
+        embed(); // warm-up: the first call also compiles kernels and allocates
         embed()
     }
+}
+
+fn look_up(
+    store: &SliceStore<'_>,
+    batches: &Batches<'_>,
+    shard: Option<Shard>,
+    cache: &EmbeddingCache,
+    slice: usize,
+    views: &BTreeSet<View>,
+) -> Result<Lookup, DatasetError> {
+    let hash = SliceHash::new(store.slice(slice)?.image.view());
+    if shard.is_some_and(|shard| hash.shard(shard.count()) != shard.index()) {
+        return Ok(Lookup { slice, views: 0, missing: BTreeSet::new() });
+    }
+    let is_missing = |&&view: &&View| !cache.contains(&batches.view(hash, view).key());
+    let missing = views.iter().filter(is_missing).copied().collect();
+    Ok(Lookup { slice, views: views.len(), missing })
+}
+
+fn count(views: &ViewsBySlice) -> usize {
+    views.values().map(BTreeSet::len).sum()
 }

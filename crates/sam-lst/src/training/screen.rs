@@ -1,4 +1,4 @@
-//! burn-train's view of a run on its way.
+//! Shows a run with burn-train's renderer.
 
 use super::{TrainingEvent, TrainingPlan, TrainingStep, TrainingValidation};
 use burn_train::Interrupter;
@@ -11,22 +11,24 @@ use burn_train::renderer::{MetricState, MetricsRenderer};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Shows a run on a renderer of burn-train, above all on its full screen: curves of losses, learning rate, gate and each
-/// organ's validation DSC, progress and time left, and a key to stop.
+/// Shows a run with burn-train's full-screen terminal interface, or another of its renderers: curves of
+/// losses, learning rate, gate and the validation DSC of each organ, progress, time left, and a key to
+/// stop.
 ///
 /// ```no_run
 /// # fn example(
 /// #     model: sam_lst::SamLst,
 /// #     dataset: &sam_lst::Dataset,
-/// #     config: &sam_lst::TrainingConfig,
-/// #     folders: &sam_lst::TrainingFolders,
-/// # ) -> Result<(), sam_lst::TrainingError> {
+/// #     training: &sam_lst::Training,
+/// # ) -> Result<(), sam_lst::training::TrainingError> {
+/// use sam_lst::training::TrainingScreen;
+///
 /// let mut screen = None;
-/// let trained = sam_lst::train(model, dataset, config, folders, |event| {
-///     screen.get_or_insert_with(sam_lst::TrainingScreen::full).show(&event)
+/// let outcome = training.run(model, dataset, |event| {
+///     screen.get_or_insert_with(TrainingScreen::full).show(&event)
 /// });
-/// drop(screen); // gives the terminal back
-/// trained?;
+/// drop(screen); // restores the terminal
+/// outcome?;
 /// # Ok(())
 /// # }
 /// ```
@@ -37,7 +39,7 @@ pub struct TrainingScreen {
     split: Option<Split>,
 }
 
-/// What is in progress.
+/// The kind of work in progress.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Split {
     Embedding,
@@ -54,45 +56,41 @@ const EMBEDDINGS: &str = "Embeddings computed";
 const MEAN_DSC: &str = "Mean DSC";
 
 impl TrainingScreen {
-    /// Takes the whole terminal, until this is dropped.
+    /// Takes over the terminal until dropped.
     ///
     /// # Panics
     ///
-    /// If standard output is no terminal.
+    /// If standard output is not a terminal.
     pub fn full() -> Self {
         use std::io::IsTerminal;
-        assert!(std::io::stdout().is_terminal(), "it is shown on a terminal");
+        assert!(std::io::stdout().is_terminal(), "standard output is a terminal");
         let interrupter = Interrupter::new();
         let renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         Self::with_renderer(Box::new(renderer), interrupter)
     }
 
-    /// Shows runs on a renderer. The run stops when `interrupter` is told to.
+    /// Shows runs on a renderer. The run stops when `interrupter` is signalled.
     pub fn with_renderer(renderer: Box<dyn MetricsRenderer>, interrupter: Interrupter) -> Self {
-        Self {
-            renderer,
-            interrupter,
-            plan: None,
-            split: None,
-        }
+        Self { renderer, interrupter, plan: None, split: None }
     }
 
-    /// Shows what happened. Breaks once the user asked for the run to stop.
+    /// Shows an event. Breaks once the user has requested a stop.
     pub fn show(&mut self, event: &TrainingEvent<'_>) -> ControlFlow<()> {
         match event {
             TrainingEvent::Planned(plan) => self.begin((*plan).clone()),
-            TrainingEvent::Stepped(step) => self.step(step),
-            TrainingEvent::Validating(_, done, slices) => self.validating(*done, *slices),
+            TrainingEvent::Step(step) => self.step(step),
+            TrainingEvent::Validating { done, total, .. } => self.validating(*done, *total),
             TrainingEvent::Validated(validation) => self.validated(validation),
             TrainingEvent::CacheFull(_) => {
                 self.renderer.log_event_training("cache full".to_owned());
             }
-            TrainingEvent::Embedding(done, all) => self.embedding(*done, *all),
-            TrainingEvent::Reading(..) | TrainingEvent::Planning(..) => {}
+            TrainingEvent::Precomputing { done, total } => self.precomputing(*done, *total),
+            TrainingEvent::ReadingCases { .. } | TrainingEvent::CheckingCache { .. } => {}
         }
-        match self.interrupter.should_stop() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if self.interrupter.should_stop() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 
@@ -115,18 +113,14 @@ impl TrainingScreen {
             description: None,
             attributes: MetricAttributes::None,
         });
-        let epochs = plan.steps / plan.epoch_steps;
-        let epochs_done = plan.steps_done / plan.epoch_steps;
-        self.renderer
-            .start(epochs as usize, epochs_done as usize, None, None);
+        // burn-train counts epochs from 1.
+        let current_epoch = plan.completed_steps / plan.steps_per_epoch + 1;
+        self.renderer.start(plan.epochs() as usize, current_epoch as usize, None, None);
         self.plan = Some(plan);
     }
 
     fn register(&mut self, name: &str, unit: Option<&str>, higher_is_better: bool) {
-        let attributes = NumericAttributes {
-            unit: unit.map(str::to_owned),
-            higher_is_better,
-        };
+        let attributes = NumericAttributes { unit: unit.map(str::to_owned), higher_is_better };
         self.renderer.register_metric(MetricDefinition {
             metric_id: id(name),
             name: Arc::new(name.to_owned()),
@@ -135,7 +129,7 @@ impl TrainingScreen {
         });
     }
 
-    /// Goes over to training or validation.
+    /// Switches the progress bar to another kind of work.
     fn enter(&mut self, split: Split, items: usize) {
         if self.split == Some(split) {
             return;
@@ -152,8 +146,8 @@ impl TrainingScreen {
     }
 
     fn step(&mut self, step: &TrainingStep) {
-        let epoch_steps = self.plan.as_ref().map_or(1, |plan| plan.epoch_steps);
-        self.enter(Split::Training, epoch_steps as usize);
+        let steps_per_epoch = self.plan.as_ref().map_or(1, |plan| plan.steps_per_epoch);
+        self.enter(Split::Training, steps_per_epoch as usize);
         let numbers = [
             (LOSS, step.loss),
             (CROSS_ENTROPY, step.cross_entropy),
@@ -167,26 +161,25 @@ impl TrainingScreen {
             self.renderer.update_train(number(GATE, gate.into(), ""));
         }
         let computed = step.computed_embeddings.to_string();
-        self.renderer
-            .update_train(MetricState::Generic(MetricEntry::new(
-                id(EMBEDDINGS),
-                SerializedEntry::new(computed.clone(), computed),
-            )));
-        let done = step.step + 1 - step.epoch * epoch_steps;
+        self.renderer.update_train(MetricState::Generic(MetricEntry::new(
+            id(EMBEDDINGS),
+            SerializedEntry::new(computed.clone(), computed),
+        )));
+        let done = step.step + 1 - step.epoch * steps_per_epoch;
         self.renderer.update_split(done as usize);
-        if done == epoch_steps {
-            self.renderer.update_epoch(step.epoch as usize);
+        if done == steps_per_epoch {
+            self.renderer.update_epoch(step.epoch as usize + 1);
         }
     }
 
-    fn embedding(&mut self, done: usize, all: usize) {
-        self.enter(Split::Embedding, all);
+    fn precomputing(&mut self, done: usize, total: usize) {
+        self.enter(Split::Embedding, total);
         self.renderer.update_split(done);
     }
 
     fn validating(&mut self, done: usize, slices: usize) {
         if done == 0 && self.split == Some(Split::Validation) {
-            // Each case is counted for itself.
+            // The progress bar starts again with each case.
             self.renderer.end_split();
             self.split = None;
         }

@@ -1,30 +1,29 @@
-use crate::ConfigError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why weights could not be loaded or saved. Every message names the file, what was found and what was expected.
+/// Why weights could not be loaded or saved. Every message names the file and the cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// There is no such file.
-    #[error("{path}: no such file{hint}", path = path.display(), hint = Hint(hint))]
+    /// The file does not exist.
+    #[error("cannot load {path}: no such file{hint}", path = path.display(), hint = Hint(hint))]
     NotFound {
         /// The file.
         path: PathBuf,
-        /// Where the official one is published, if its name is official.
+        /// Where to download the file, if its name is that of an official file.
         hint: Option<String>,
     },
-    /// The operating system could not read the file.
-    #[error("{path}: cannot be read: {source}", path = path.display())]
+    /// The file exists, but the operating system cannot read it.
+    #[error("cannot load {path}: {source}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// The cause.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The file could not be written. What was at its place before is still there.
-    #[error("{path}: cannot be written: {reason}", path = path.display())]
+    /// The file cannot be written. An existing file of that name is unchanged.
+    #[error("cannot write {path}: {reason}", path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -32,25 +31,32 @@ pub enum WeightsError {
         reason: String,
     },
     /// The file is neither a PyTorch checkpoint nor safetensors.
-    #[error("{path}: not a checkpoint: expected a PyTorch .pth or safetensors file, found {found}", path = path.display())]
+    #[error(
+        "cannot load {path}: expected a PyTorch .pth or safetensors file, found {found}",
+        path = path.display()
+    )]
     NotACheckpoint {
         /// The file.
         path: PathBuf,
-        /// What its contents look like.
+        /// What the file appears to be.
         found: String,
     },
-    /// The file ends too early, or its contents contradict themselves.
-    #[error("{path}: truncated or damaged ({reason}); download or copy it again", path = path.display())]
+    /// The file is incomplete or inconsistent.
+    #[error(
+        "cannot load {path}: the file is truncated or damaged ({reason}); download or copy it \
+         again",
+        path = path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The inconsistency.
         reason: String,
     },
-    /// The file bears an official name, but is not that file.
+    /// The file has the name of an official file, but not its SHA-256.
     #[error(
-        "{path}: a broken download: its SHA-256 is {found}, but that of {name} begins with {expected}; \
-         download it again from {url}",
+        "cannot load {path}: its SHA-256 is {found}, but that of the official {name} begins with \
+         {expected}; download it again from {url}",
         path = path.display()
     )]
     BrokenDownload {
@@ -58,47 +64,60 @@ pub enum WeightsError {
         path: PathBuf,
         /// The official name.
         name: &'static str,
-        /// The digits in the name.
+        /// The first digits of the official SHA-256, which are part of the name.
         expected: &'static str,
         /// The file's SHA-256 in hexadecimal.
         found: String,
         /// Where the official file is published.
         url: String,
     },
-    /// The file has other weights than when it was first read.
-    #[error("{path}: it was changed while it was in use; start again", path = path.display())]
+    /// The file's weights are not those that were first loaded from it.
+    #[error(
+        "cannot load {path}: its weights have changed since they were first loaded; restore the \
+         file, or restart with the new weights",
+        path = path.display()
+    )]
     Changed {
         /// The file.
         path: PathBuf,
     },
-    /// The file holds other tensors than were asked for.
-    #[error("{path}: expected {expected}, found {found}", path = path.display())]
+    /// The file contains another kind of model than expected.
+    #[error("cannot load {path}: expected {expected}, found {found}", path = path.display())]
     WrongKind {
         /// The file.
         path: PathBuf,
-        /// What was asked for.
+        /// The expected kind.
         expected: String,
-        /// What the file holds.
+        /// The kind that the file contains.
         found: String,
     },
-    /// Tensors that the model needs are not in the file.
-    #[error("{path}: {count} missing: {names}", path = path.display(), count = Count(names), names = List(names))]
+    /// The file lacks tensors of the model.
+    #[error(
+        "cannot load {path}: {count} missing: {names}",
+        path = path.display(), count = Count(names), names = List(names)
+    )]
     Missing {
         /// The file.
         path: PathBuf,
         /// The tensors' names in the file.
         names: Vec<String>,
     },
-    /// The file holds tensors that the model has no use for.
-    #[error("{path}: {count} without a place in the model: {names}", path = path.display(), count = Count(names), names = List(names))]
+    /// The file contains tensors that are not in the model.
+    #[error(
+        "cannot load {path}: {count} not in the model: {names}",
+        path = path.display(), count = Count(names), names = List(names)
+    )]
     Unused {
         /// The file.
         path: PathBuf,
         /// The tensors' names in the file.
         names: Vec<String>,
     },
-    /// A tensor has another shape than the model's.
-    #[error("{path}: tensor {name} has shape {found:?}, expected {expected:?}", path = path.display())]
+    /// A tensor's shape differs from that of the model.
+    #[error(
+        "cannot load {path}: tensor {name} has shape {found:?}, expected {expected:?}",
+        path = path.display()
+    )]
     Shape {
         /// The file.
         path: PathBuf,
@@ -106,22 +125,27 @@ pub enum WeightsError {
         name: String,
         /// Its shape in the file.
         found: Vec<usize>,
-        /// The shape that the model needs.
+        /// Its shape in the model.
         expected: Vec<usize>,
     },
     /// A tensor's values are not floating-point numbers.
-    #[error("{path}: tensor {name} holds {found}, expected floating-point numbers", path = path.display())]
+    #[error(
+        "cannot load {path}: tensor {name} has element type {found}, expected a floating-point \
+         type",
+        path = path.display()
+    )]
     NotFloat {
         /// The file.
         path: PathBuf,
         /// The tensor's name in the file.
         name: String,
-        /// Its type.
+        /// Its element type.
         found: String,
     },
     /// A weight is NaN or infinite.
     #[error(
-        "{path}: tensor {name} holds {value} at index {index}; its training diverged or the file is damaged",
+        "cannot load or write {path}: tensor {name} holds {value} at index {index}; training \
+         diverged or the file is damaged, so use an earlier checkpoint or another copy",
         path = path.display()
     )]
     NotFinite {
@@ -129,42 +153,11 @@ pub enum WeightsError {
         path: PathBuf,
         /// The tensor's name in the file.
         name: String,
-        /// Index of the first such value, in the tensor's row-major order.
+        /// Row-major index of the first such value.
         index: usize,
         /// The value.
         value: f32,
     },
-    /// The ladder was trained over other frozen weights than the model's.
-    #[error(
-        "{path}: this ladder was trained over another {part}: its weights' SHA-256 is {expected}, this one's {found}; \
-         load SAM's checkpoint that it was trained with",
-        path = path.display()
-    )]
-    WrongFoundation {
-        /// The ladder checkpoint.
-        path: PathBuf,
-        /// Which frozen part differs.
-        part: &'static str,
-        /// The hash that the checkpoint carries.
-        expected: String,
-        /// The model's hash.
-        found: String,
-    },
-    /// The ladder's configuration is not the model's.
-    #[error("{path}: this ladder has another configuration: {field} is {found}, the model's is {expected}", path = path.display())]
-    WrongConfig {
-        /// The ladder checkpoint.
-        path: PathBuf,
-        /// The first value that differs.
-        field: String,
-        /// The model's.
-        expected: String,
-        /// The checkpoint's.
-        found: String,
-    },
-    /// The configuration itself cannot be.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
 }
 
 struct Hint<'a>(&'a Option<String>);
@@ -186,7 +179,7 @@ impl fmt::Display for Count<'_> {
     }
 }
 
-/// Names a few and counts the rest: a wrong file can have hundreds.
+/// Displays the first names and counts the others: a wrong file can have hundreds.
 struct List<'a>(&'a [String]);
 
 impl fmt::Display for List<'_> {
@@ -206,19 +199,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_lists_of_names_are_truncated() {
         let names = |count: usize| (0..count).map(|i| format!("t{i}")).collect();
-        let message = |count| {
-            WeightsError::Missing {
-                path: "a.pth".into(),
-                names: names(count),
-            }
-            .to_string()
-        };
-        assert_eq!(message(1), "a.pth: 1 tensor missing: t0");
+        let message =
+            |count| WeightsError::Missing { path: "a.pth".into(), names: names(count) }.to_string();
+        assert_eq!(message(1), "cannot load a.pth: 1 tensor missing: t0");
         assert_eq!(
             message(7),
-            "a.pth: 7 tensors missing: t0, t1, t2, t3, t4 and 2 more"
+            "cannot load a.pth: 7 tensors missing: t0, t1, t2, t3, t4 and 2 more"
         );
     }
 }

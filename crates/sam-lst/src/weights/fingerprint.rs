@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A module's tensors with their official names behind `prefix`, in PyTorch's layout. Nothing is read yet.
+/// Returns a module's tensors in PyTorch's layout, named `prefix` followed by the official name.
+/// The values are read lazily.
 pub(crate) fn collect<M: Module>(module: &M, prefix: &str) -> Vec<PackTensor> {
     let mut tensors = module.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     for tensor in &mut tensors {
@@ -16,7 +17,7 @@ pub(crate) fn collect<M: Module>(module: &M, prefix: &str) -> Vec<PackTensor> {
     tensors
 }
 
-/// SHA-256 of tensors: in the order of their names, each name, a zero byte and the values.
+/// Computes the SHA-256 of tensors: name, zero byte and values of each, in the order of the names.
 ///
 /// # Panics
 ///
@@ -29,13 +30,14 @@ pub(crate) fn sha256(mut tensors: Vec<PackTensor>) -> String {
         digest.update([0]);
         let bytes = tensor
             .into_bytes()
-            .unwrap_or_else(|error| panic!("a tensor could not be read from its device: {error}"));
+            .unwrap_or_else(|error| panic!("cannot read a tensor from its device: {error}"));
         digest.update(&bytes[..]);
     }
     hex(digest)
 }
 
-/// SHA-256 of the contents of files, one after the other; the file that cannot be read, and why.
+/// Computes the SHA-256 of the concatenated contents of files. The error names the file that cannot
+/// be read.
 pub(crate) fn files_sha256<'a>(
     files: impl IntoIterator<Item = &'a Path>,
 ) -> Result<String, (&'a Path, io::Error)> {
@@ -52,17 +54,11 @@ pub(crate) fn files_sha256<'a>(
     let mut digest = HashWriter(Sha256::new());
     for file in files {
         let copy = |mut opened| io::copy(&mut opened, &mut digest);
-        File::open(file)
-            .and_then(copy)
-            .map_err(|error| (file, error))?;
+        File::open(file).and_then(copy).map_err(|error| (file, error))?;
     }
     Ok(hex(digest.0))
 }
 
 fn hex(digest: Sha256) -> String {
-    digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

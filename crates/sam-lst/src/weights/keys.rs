@@ -1,5 +1,6 @@
-/// Where our modules' tensors have other names than PyTorch's: ours has words where an `nn.Sequential` has numbers, and
-/// parameters where an `nn.Embedding` wraps one. Each row is (ours, official).
+/// Parts of tensor names that differ from PyTorch's, as (ours, official): our modules have named
+/// fields instead of the indices of an `nn.Sequential`, and plain parameters instead of an
+/// `nn.Embedding`.
 const NAMES: [(&str, &str); 23] = [
     ("patch_embed.", "patch_embed.proj."),
     ("neck.conv1.", "neck.0."),
@@ -26,88 +27,77 @@ const NAMES: [(&str, &str); 23] = [
     ("downsample.norm.", "downsample.1."),
 ];
 
-/// The official name of one of our tensors, such as `neck.0.weight` for `neck.conv1.weight`.
+/// Returns the official name of one of our tensors, for example `neck.0.weight` for
+/// `neck.conv1.weight`.
 pub fn official_name(ours: &str) -> String {
-    // Burn calls a norm's scale and shift gamma and beta.
+    // Burn names the weight and bias of a norm gamma and beta.
     let ours = match ours.rsplit_once('.') {
         Some((module, "gamma")) => format!("{module}.weight"),
         Some((module, "beta")) => format!("{module}.bias"),
         _ => ours.to_string(),
     };
-    renamed(&ours, NAMES)
+    replace_component(&ours, NAMES)
 }
 
-/// Our name of an official tensor.
+/// Returns our name of an official tensor.
 pub(super) fn our_name(official: &str) -> String {
-    renamed(official, NAMES.map(|(to, from)| (from, to)))
+    replace_component(official, NAMES.map(|(to, from)| (from, to)))
 }
 
-/// Replaces the first row's `from` that stands in the name between dots.
-fn renamed(name: &str, rows: [(&str, &str); 23]) -> String {
-    rows.iter()
+/// Applies the first of the `(from, to)` replacements whose `from` occurs in the name at the
+/// boundaries of dotted components.
+fn replace_component(name: &str, replacements: [(&str, &str); 23]) -> String {
+    replacements
+        .iter()
         .find_map(|(from, to)| {
             let start = name.find(from)?;
             let end = start + from.len();
-            let begins = start == 0 || name.as_bytes()[start - 1] == b'.';
-            let ends = from.ends_with('.') || end == name.len();
-            (begins && ends).then(|| format!("{}{to}{}", &name[..start], &name[end..]))
+            let starts_component = start == 0 || name.as_bytes()[start - 1] == b'.';
+            let ends_component = from.ends_with('.') || end == name.len();
+            (starts_component && ends_component)
+                .then(|| format!("{}{to}{}", &name[..start], &name[end..]))
         })
         .unwrap_or_else(|| name.to_string())
 }
 
-/// A part of a checkpoint that one of our modules takes.
+/// The part of a checkpoint that is loaded into one module.
 pub(crate) struct Part {
-    /// What its tensors' names begin with in the file.
+    /// Prefix of its tensors' names in the file.
     pub prefix: &'static str,
-    /// What the part is, for messages.
+    /// Description of the part for error messages.
     pub description: &'static str,
-    /// Beginnings of the names, behind the prefix, that are left out on purpose: not loaded if they are in the file, and
-    /// not missed if they are in the model.
+    /// Name prefixes, after `prefix`, of tensors that are left out: they are not loaded if the file
+    /// contains them and not required if the model contains them.
     pub left_out: &'static [&'static str],
 }
 
 impl Part {
-    /// Whether the tensor of this name, behind the prefix, is left out on purpose.
+    /// Whether the tensor with this name, without `prefix`, is left out.
     pub(super) fn leaves_out(&self, name: &str) -> bool {
-        // PyTorch counts batches in each batch norm, for a momentum that depends on it; SAM and ResNet have a fixed one.
+        // PyTorch's batch norms count batches for a cumulative average; SAM and ResNet use a fixed
+        // momentum instead.
         name.ends_with(".num_batches_tracked")
             || self.left_out.iter().any(|start| name.starts_with(start))
     }
 }
 
-pub(crate) const IMAGE_ENCODER: Part = Part {
-    prefix: "image_encoder.",
-    description: "SAM's image encoder",
-    left_out: &[],
-};
+pub(crate) const IMAGE_ENCODER: Part =
+    Part { prefix: "image_encoder.", description: "SAM's image encoder", left_out: &[] };
 
-pub(crate) const PROMPT_ENCODER: Part = Part {
-    prefix: "prompt_encoder.",
-    description: "SAM's prompt encoder",
-    left_out: &[],
-};
+pub(crate) const PROMPT_ENCODER: Part =
+    Part { prefix: "prompt_encoder.", description: "SAM's prompt encoder", left_out: &[] };
 
-pub(crate) const MASK_DECODER: Part = Part {
-    prefix: "mask_decoder.",
-    description: "SAM's mask decoder",
-    left_out: &[],
-};
+pub(crate) const MASK_DECODER: Part =
+    Part { prefix: "mask_decoder.", description: "SAM's mask decoder", left_out: &[] };
 
-/// SAM's mask decoder for a number of classes of our own.
+/// SAM's mask decoder without the tensors whose shape depends on the number of classes.
 pub(crate) const CLASS_DECODER: Part = Part {
-    left_out: &[
-        "mask_tokens.",
-        "output_hypernetworks_mlps.",
-        "iou_prediction_head.",
-    ],
+    left_out: &["mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head."],
     ..MASK_DECODER
 };
 
-pub(crate) const RESNET: Part = Part {
-    prefix: "",
-    description: "a torchvision ResNet",
-    left_out: &["layer4.", "fc."],
-};
+pub(crate) const RESNET: Part =
+    Part { prefix: "", description: "a torchvision ResNet", left_out: &["layer4.", "fc."] };
 
 #[cfg(test)]
 mod tests {
@@ -120,19 +110,10 @@ mod tests {
             ("blocks.3.attn.qkv.bias", "blocks.3.attn.qkv.bias"),
             ("neck.norm2.bias", "neck.3.bias"),
             ("point_embeddings.2", "point_embeddings.2.weight"),
-            (
-                "prompt_encoder.no_mask_embed",
-                "prompt_encoder.no_mask_embed.weight",
-            ),
+            ("prompt_encoder.no_mask_embed", "prompt_encoder.no_mask_embed.weight"),
             ("mask_downscaling.conv3.weight", "mask_downscaling.6.weight"),
-            (
-                "mask_decoder.output_upscaling.conv2.bias",
-                "mask_decoder.output_upscaling.3.bias",
-            ),
-            (
-                "side.layer2.0.downsample.norm.running_var",
-                "side.layer2.0.downsample.1.running_var",
-            ),
+            ("mask_decoder.output_upscaling.conv2.bias", "mask_decoder.output_upscaling.3.bias"),
+            ("side.layer2.0.downsample.norm.running_var", "side.layer2.0.downsample.1.running_var"),
             (
                 "output_hypernetworks_mlps.1.layers.2.weight",
                 "output_hypernetworks_mlps.1.layers.2.weight",
@@ -141,18 +122,12 @@ mod tests {
             assert_eq!(official_name(ours), official);
             assert_eq!(our_name(official), ours);
         }
-        assert_eq!(
-            official_name("blocks.0.norm1.gamma"),
-            "blocks.0.norm1.weight"
-        );
-        assert_eq!(
-            official_name("norm_final_attn.beta"),
-            "norm_final_attn.bias"
-        );
+        assert_eq!(official_name("blocks.0.norm1.gamma"), "blocks.0.norm1.weight");
+        assert_eq!(official_name("norm_final_attn.beta"), "norm_final_attn.bias");
     }
 
     #[test]
-    fn what_is_left_out_is_written_down() {
+    fn only_listed_tensors_are_left_out() {
         assert!(CLASS_DECODER.leaves_out("mask_tokens.weight"));
         assert!(!CLASS_DECODER.leaves_out("iou_token.weight"));
         assert!(!MASK_DECODER.leaves_out("mask_tokens.weight"));

@@ -7,10 +7,11 @@ use burn::tensor::{DType, TensorData};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Loads a part of a file into a module, strictly.
+/// Loads a part of a file into a module. Missing and unexpected tensors are errors.
 ///
-/// Takes the module by value and gives it back only if everything was loaded: it must share no state with one that is in
-/// use. Memory holds the module and one tensor more.
+/// Takes the module by value and returns it only if every tensor was loaded. The module must not
+/// share state with one in use, which a failed load would leave partly loaded. Apart from the
+/// module, one tensor at a time is in memory.
 pub(crate) fn load<M: Module>(
     mut module: M,
     source: &StateDict,
@@ -29,7 +30,7 @@ pub(crate) fn load<M: Module>(
         tensor.name = our_name(name);
         tensors.push(tensor);
     }
-    let in_file = |ours: &str| format!("{}{}", part.prefix, official_name(ours));
+    let name_in_file = |ours: &str| format!("{}{}", part.prefix, official_name(ours));
 
     let result = module.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
 
@@ -40,12 +41,12 @@ pub(crate) fn load<M: Module>(
     let missing: Vec<_> = result
         .missing
         .iter()
-        .map(|(ours, _)| in_file(ours))
+        .map(|(ours, _)| name_in_file(ours))
         .filter(|name| !part.leaves_out(&name[part.prefix.len()..]))
         .collect();
-    // Not one name in common: naming hundreds of tensors would not say what is wrong.
-    let stranger = result.applied.is_empty() && result.errors.is_empty();
-    if stranger && !result.unused.is_empty() {
+    // With no name in common, a list of hundreds of tensors would hide the cause.
+    let nothing_matches = result.applied.is_empty() && result.errors.is_empty();
+    if nothing_matches && !result.unused.is_empty() {
         return Err(WeightsError::WrongKind {
             path: path(),
             expected: part.description.into(),
@@ -53,33 +54,27 @@ pub(crate) fn load<M: Module>(
         });
     }
     if let Some(error) = result.errors.first() {
-        return Err(apply_error(error, source, &in_file));
+        return Err(apply_error(error, source, &name_in_file));
     }
     if !missing.is_empty() {
-        return Err(WeightsError::Missing {
-            path: path(),
-            names: missing,
-        });
+        return Err(WeightsError::Missing { path: path(), names: missing });
     }
     if !result.unused.is_empty() {
         return Err(WeightsError::Unused {
             path: path(),
-            names: result.unused.iter().map(|ours| in_file(ours)).collect(),
+            names: result.unused.iter().map(|ours| name_in_file(ours)).collect(),
         });
     }
     Ok(module)
 }
 
-/// The first error of a kind, noted where the code between has no place for it: a tensor is read deep in the store, whose
-/// errors are text, and written through a trait that knows none.
+/// The first error of a kind, stored out of band for code that cannot return it: tensors are read
+/// inside Burn's store, whose errors are text, and written through a trait without errors.
 pub(super) struct First<E>(Arc<Mutex<Option<E>>>);
 
 impl<E> First<E> {
     pub(super) fn note(&self, error: E) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     pub(super) fn take(&self) -> Option<E> {
@@ -99,16 +94,14 @@ impl<E> Clone for First<E> {
     }
 }
 
-/// Lets a tensor be read as `f32`, and its values be checked when it is.
+/// Converts a tensor to `f32` lazily. When it is read, a value that is not finite is an error,
+/// which is also stored in `bad_value`.
 pub(super) fn as_f32(
     tensor: PackTensor,
     path: &Path,
     bad_value: &First<WeightsError>,
 ) -> Result<PackTensor, WeightsError> {
-    if !matches!(
-        tensor.dtype,
-        DType::F64 | DType::F32 | DType::F16 | DType::BF16
-    ) {
+    if !matches!(tensor.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
         return Err(WeightsError::NotFloat {
             path: path.into(),
             name: tensor.name.clone(),
@@ -117,70 +110,47 @@ pub(super) fn as_f32(
     }
     let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
     let (path, bad_value) = (path.to_path_buf(), bad_value.clone());
-    Ok(bridge::deferred(
-        name.clone(),
-        DType::F32,
-        shape,
-        None,
-        move || {
-            let data = bridge::to_data(&tensor)?.convert::<f32>();
-            match first_not_finite(&data) {
-                None => Ok(data),
-                Some((index, value)) => {
-                    let error = WeightsError::NotFinite {
-                        path: path.clone(),
-                        name: name.clone(),
-                        index,
-                        value,
-                    };
-                    let message = error.to_string();
-                    bad_value.note(error);
-                    Err(PackError::ValidationError(message))
-                }
+    Ok(bridge::deferred(name.clone(), DType::F32, shape, None, move || {
+        let data = bridge::to_data(&tensor)?.convert::<f32>();
+        match first_not_finite(&data) {
+            None => Ok(data),
+            Some((index, value)) => {
+                let error = WeightsError::NotFinite {
+                    path: path.clone(),
+                    name: name.clone(),
+                    index,
+                    value,
+                };
+                let message = error.to_string();
+                bad_value.note(error);
+                Err(PackError::ValidationError(message))
             }
-        },
-    ))
+        }
+    }))
 }
 
 fn first_not_finite(data: &TensorData) -> Option<(usize, f32)> {
-    data.iter::<f32>()
-        .enumerate()
-        .find(|(_, value)| !value.is_finite())
+    data.iter::<f32>().enumerate().find(|(_, value)| !value.is_finite())
 }
 
 fn apply_error(
     error: &ApplyError,
     source: &StateDict,
-    in_file: &impl Fn(&str) -> String,
+    name_in_file: &impl Fn(&str) -> String,
 ) -> WeightsError {
     let path = source.path().to_path_buf();
     match error {
-        ApplyError::ShapeMismatch {
-            path: ours,
-            expected,
-            found,
-        } => {
-            let name = in_file(ours);
+        ApplyError::ShapeMismatch { path: ours, expected, found } => {
+            let name = name_in_file(ours);
             let mut expected = expected.as_slice().to_vec();
             let mut found = found.as_slice().to_vec();
-            // Burn stores a linear layer transposed; what is reported is what stands in the file.
-            if source
-                .shape(&name)
-                .is_some_and(|shape| shape.as_slice() != found)
-            {
+            // Burn stores linear layers transposed; the error reports the layout of the file.
+            if source.shape(&name).is_some_and(|shape| shape.as_slice() != found) {
                 expected.reverse();
                 found.reverse();
             }
-            WeightsError::Shape {
-                path,
-                name,
-                found,
-                expected,
-            }
+            WeightsError::Shape { path, name, found, expected }
         }
-        other => WeightsError::Damaged {
-            path,
-            reason: other.to_string(),
-        },
+        other => WeightsError::Damaged { path, reason: other.to_string() },
     }
 }

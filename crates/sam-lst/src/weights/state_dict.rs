@@ -8,64 +8,63 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// Named tensors in a file, PyTorch's or safetensors. Opening reads the table of contents; each tensor's values are read
-/// when they are asked for, so that memory holds one at a time.
+/// Metadata key of a ladder checkpoint's configuration. Its presence identifies a ladder
+/// checkpoint.
+pub(crate) const LADDER_CONFIG_KEY: &str = "sam_lst.config";
+
+/// The named tensors of a PyTorch or safetensors file. Opening the file reads names, shapes and
+/// types; values are read one tensor at a time when they are needed.
 ///
-/// A pickle is parsed as data: nothing in it is executed.
+/// Pickles are parsed as data; no code in them is executed.
 pub struct StateDict {
     path: PathBuf,
     tensors: BTreeMap<String, PackTensor>,
     metadata: HashMap<String, String>,
 }
 
-/// What a tensor in a file looks like.
+/// Name, shape and element type of a tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its type, such as `F32`.
+    /// Its element type, for example `F32`.
     pub dtype: String,
 }
 
-/// What the first bytes of a file say that it is.
+/// A supported file format.
 enum Format {
     PyTorch,
     Safetensors,
 }
 
 impl StateDict {
-    /// Opens a file. The format is told by its contents. If its name is an official one, its SHA-256 is compared with
-    /// the digits in the name.
+    /// Opens a file. Its format is detected from its contents. If the file has the name of an
+    /// official file, its SHA-256 must begin with the digits in the name.
     ///
     /// # Errors
     ///
-    /// A [`WeightsError`] if there is no such file, it is not a checkpoint, truncated, damaged, or a broken download.
+    /// A [`WeightsError`] if the file does not exist, cannot be read, is not a checkpoint, is
+    /// truncated or damaged, or differs from the official file of its name.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
-        let format = recognise(path)?;
+        let format = detect_format(path)?;
         if let Some(official) = OfficialFile::named(path) {
             official.verify(path)?;
         }
-        let damaged = |reason: String| WeightsError::Damaged {
-            path: path.into(),
-            reason,
-        };
+        let damaged = |reason: String| WeightsError::Damaged { path: path.into(), reason };
         let (tensors, metadata) = match format {
             Format::PyTorch => {
                 let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
-                let tensors = store
-                    .get_all_tensors()
-                    .map_err(|error| damaged(error.to_string()))?;
+                let tensors =
+                    store.get_all_tensors().map_err(|error| damaged(error.to_string()))?;
                 (tensors.clone(), HashMap::new())
             }
             Format::Safetensors => {
                 let mut store = SafetensorsStore::from_file(path);
-                let tensors = store
-                    .get_all_tensors()
-                    .map_err(|error| damaged(error.to_string()))?
-                    .clone();
+                let tensors =
+                    store.get_all_tensors().map_err(|error| damaged(error.to_string()))?.clone();
                 (tensors, safetensors_metadata(path)?)
             }
         };
@@ -75,11 +74,7 @@ impl StateDict {
                 found: "a file without tensors".into(),
             });
         }
-        Ok(Self {
-            path: path.into(),
-            tensors,
-            metadata,
-        })
+        Ok(Self { path: path.into(), tensors, metadata })
     }
 
     /// The file.
@@ -92,7 +87,7 @@ impl StateDict {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// What the file holds, sorted by name.
+    /// Names, shapes and element types of the tensors, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo> {
         self.tensors.values().map(|tensor| TensorInfo {
             name: tensor.name.clone(),
@@ -101,12 +96,14 @@ impl StateDict {
         })
     }
 
-    /// Writes the tensors as safetensors with the same names, floating-point ones as `f32`. The file is written beside
-    /// `path` and renamed; its folder is made if there is none.
+    /// Writes the floating-point tensors as safetensors, under the same names and as `f32`. 64-bit
+    /// integers, which are batch norms' batch counters, are omitted. The file replaces `path`
+    /// atomically; its folder is created if necessary.
     ///
     /// # Errors
     ///
-    /// A [`WeightsError`] if a weight is NaN or infinite, or a file cannot be read or written.
+    /// A [`WeightsError`] if a weight is NaN or infinite, a tensor has another element type, or a
+    /// file cannot be read or written.
     pub fn save_safetensors(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
         let tensors = self.tensors.values().cloned().collect();
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -121,14 +118,14 @@ impl StateDict {
         self.tensors.values()
     }
 
-    pub(super) fn metadata(&self, key: &str) -> Option<&str> {
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 
-    /// What the file seems to hold, for messages.
+    /// Describes the kind of model in the file for error messages.
     pub(crate) fn describe(&self) -> String {
         let has = |name: &str| self.tensors.contains_key(name);
-        if self.metadata(super::checkpoint::CONFIG_KEY).is_some() {
+        if self.metadata(LADDER_CONFIG_KEY).is_some() {
             return "a ladder checkpoint".into();
         }
         if has("image_encoder.pos_embed") {
@@ -138,48 +135,40 @@ impl StateDict {
             return "a ResNet".into();
         }
         let first = self.names().next().unwrap_or_default();
-        format!("{} tensors, the first of them {first}", self.tensors.len())
+        format!("{} tensors, starting with {first}", self.tensors.len())
     }
 }
 
-fn recognise(path: &Path) -> Result<Format, WeightsError> {
+fn detect_format(path: &Path) -> Result<Format, WeightsError> {
     let read_error = |source: std::io::Error| match source.kind() {
         ErrorKind::NotFound => WeightsError::NotFound {
             path: path.into(),
-            hint: OfficialFile::named(path)
-                .map(|file| format!("it is published at {}", file.url())),
+            hint: OfficialFile::named(path).map(|file| format!("download it from {}", file.url())),
         },
-        _ => WeightsError::Read {
-            path: path.into(),
-            source,
-        },
+        _ => WeightsError::Read { path: path.into(), source },
     };
     let file = File::open(path).map_err(read_error)?;
     let length = file.metadata().map_err(read_error)?.len();
     let mut head = Vec::new();
     file.take(512).read_to_end(&mut head).map_err(read_error)?;
 
-    let not_a_checkpoint = |found: &str| {
-        Err(WeightsError::NotACheckpoint {
-            path: path.into(),
-            found: found.into(),
-        })
-    };
+    let not_a_checkpoint =
+        |found: &str| Err(WeightsError::NotACheckpoint { path: path.into(), found: found.into() });
     if head.starts_with(b"PK\x03\x04") || head.get(257..262) == Some(b"ustar") {
         return Ok(Format::PyTorch);
     }
-    // Safetensors: the length of a JSON header, then the header.
+    // Safetensors: the length of the JSON header, then the header.
     if head.len() > 8 && head[8] == b'{' {
-        let header = u64::from_le_bytes(std::array::from_fn(|i| head[i]));
-        if header > length - 8 {
+        let header_length = u64::from_le_bytes(std::array::from_fn(|i| head[i]));
+        if header_length > length - 8 {
             return Err(WeightsError::Damaged {
                 path: path.into(),
-                reason: format!("its header has {header} bytes, but the file only {length}"),
+                reason: format!("its header has {header_length} bytes, but the file only {length}"),
             });
         }
         return Ok(Format::Safetensors);
     }
-    // A pickle of protocol 2 or later: what torch.save wrote before version 1.6.
+    // A pickle of protocol 2 or later: the format of torch.save before version 1.6.
     if head.len() > 1 && head[0] == 0x80 && (2..=5).contains(&head[1]) {
         return Ok(Format::PyTorch);
     }
@@ -189,31 +178,28 @@ fn recognise(path: &Path) -> Result<Format, WeightsError> {
     let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let text = text.trim_start();
     if text.starts_with("<!doctype html") || text.starts_with("<html") {
-        return not_a_checkpoint("an HTML page, as a failed download leaves");
+        return not_a_checkpoint("an HTML page, probably from a failed download");
     }
     if text.starts_with("version https://git-lfs") {
-        return not_a_checkpoint("a Git LFS pointer; `git lfs pull` fetches the file itself");
+        return not_a_checkpoint("a Git LFS pointer; run `git lfs pull` to fetch the file");
     }
     let bytes = &head[..head.len().min(8)];
     not_a_checkpoint(&format!("a file that begins with the bytes {bytes:02x?}"))
 }
 
-/// The header's free-form part, which Burn's store does not hand out.
+/// Reads the metadata of the header, which Burn's store does not return.
 fn safetensors_metadata(path: &Path) -> Result<HashMap<String, String>, WeightsError> {
     let read_header = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
         let mut header = Vec::new();
-        // `recognise` found the header to lie within the file.
-        file.take(u64::from_le_bytes(length))
-            .read_to_end(&mut header)?;
+        // `detect_format` has checked that the header is within the file.
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
         Ok(header)
     };
-    let header = read_header().map_err(|source| WeightsError::Read {
-        path: path.into(),
-        source,
-    })?;
+    let header =
+        read_header().map_err(|source| WeightsError::Read { path: path.into(), source })?;
     #[derive(serde::Deserialize)]
     struct Header {
         #[serde(default, rename = "__metadata__")]
@@ -221,8 +207,5 @@ fn safetensors_metadata(path: &Path) -> Result<HashMap<String, String>, WeightsE
     }
     serde_json::from_slice::<Header>(&header)
         .map(|header| header.metadata)
-        .map_err(|error| WeightsError::Damaged {
-            path: path.into(),
-            reason: error.to_string(),
-        })
+        .map_err(|error| WeightsError::Damaged { path: path.into(), reason: error.to_string() })
 }

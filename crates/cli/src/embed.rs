@@ -1,0 +1,81 @@
+//! `sam-lst embed`.
+
+use crate::arguments::open_devices;
+use crate::display::{Display, Mode};
+use crate::progress::{Spinner, note};
+use crate::settings::{DataArguments, SettingsArguments, check};
+use crate::training::check_folders;
+use crate::{Status, interrupt, output};
+use anyhow::Result;
+use clap::Args;
+use sam_lst::training::Shard;
+use sam_lst::{SamLst, Training, TrainingConfig, TrainingFolders};
+use serde_json::json;
+
+const EXAMPLES: &str = "\
+Any number of processes may share the cache folder: without --shard, each takes slices that no other
+has. Then train with the same arguments and cache, on one machine.
+
+Examples:
+  sam-lst embed --data Synapse --sam sam_vit_b_01ec64.pth --device cuda:0
+  sam-lst embed --data Synapse --sam sam_vit_b_01ec64.pth --cache /shared/cache --shard 0/8";
+
+/// Precompute the embeddings that a training run needs, and nothing else
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    data: DataArguments,
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Compute only this shard, I from 0 to N - 1 [default: all slices]
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Status> {
+    interrupt::set_resumable();
+    arguments.data.check_inputs()?;
+    // A precomputation has no run folder.
+    let cache = &arguments.settings.cache;
+    let folders = TrainingFolders { run: cache.clone(), cache: cache.clone() };
+    check_folders(&folders, &[&arguments.data.data, &arguments.data.sam])?;
+    let devices = open_devices(&arguments.settings.device)?;
+    let dataset = arguments.data.open()?;
+    let classes = dataset.description().classes();
+    let preset = TrainingConfig {
+        model: arguments.data.model(classes),
+        ..TrainingConfig::released(classes)
+    };
+    let config = arguments.settings.apply(preset)?;
+    check(&config, &dataset)?;
+    let config = config.split_across(devices.len())?;
+    let spinner = Spinner::loading(&arguments.data.sam);
+    let device = devices[0].clone().autodiff();
+    let model = SamLst::from_official(&config.model, &arguments.data.sam, None, &device)?;
+    drop(spinner);
+    let mut training = Training::new(config, folders).devices(&devices);
+    if let Some(shard) = arguments.shard {
+        training = training.shard(shard);
+    }
+    let mut display = Display::new(Mode::Embeddings);
+    let outcome = training.precompute(model, &dataset, |event| display.show(&event));
+    drop(display);
+    let outcome = outcome?;
+    if outcome.stopped {
+        note(&format!("stopped after {} embeddings; {}", outcome.computed, interrupt::RESUME));
+        return Ok(Status::Stopped);
+    }
+    if arguments.json {
+        output::print_json(&json!({
+            "computed_embeddings": outcome.computed,
+            "cache": cache.display().to_string(),
+        }))?;
+    } else {
+        output::print(&format!("{} embeddings computed\n", outcome.computed))?;
+    }
+    Ok(Status::Done)
+}

@@ -1,0 +1,247 @@
+//! `sam-lst evaluate`.
+
+use crate::arguments::{not_negative, open_device, read_description};
+use crate::model::{ModelOptions, read_task};
+use crate::progress::{CaseProgress, Progress, note};
+use crate::staging::Staging;
+use crate::training::check_cases;
+use crate::{Status, output, report};
+use anyhow::{Context, Result, bail};
+use clap::{ArgGroup, Args, ValueEnum};
+use sam_lst::evaluation::write_reports;
+use sam_lst::metrics::{DirectedDistances, StrictOptions};
+use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split, evaluate_folders};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Protocols: `reference` is that of the published tables (medpy; HD95 in voxels); `strict` measures
+in mm and scores an organ that is in only one of the volumes with a DSC of 0 and no HD95. Files are
+paired by name, or else by number.
+
+Examples:
+  sam-lst evaluate --pred predictions --label Synapse/RawData/Training/label --output scores/mine
+  sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth \\
+      --ladder runs/synapse/ladder.safetensors --protocol strict";
+
+/// Score predicted label volumes, or a trained ladder on a dataset's test cases
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("mode").args(["pred", "data"]).required(true))]
+pub struct Arguments {
+    /// Folder of predictions: .nii or .nii.gz
+    #[arg(long, value_name = "DIR", requires = "label", conflicts_with_all = ["sam", "ladder"])]
+    pred: Option<PathBuf>,
+    /// Folder of ground truth: .nii or .nii.gz
+    #[arg(long, value_name = "DIR", requires = "pred")]
+    label: Option<PathBuf>,
+    /// Folder of a dataset, whose test cases are segmented and scored
+    #[arg(long, value_name = "DIR", requires_all = ["sam", "ladder"])]
+    data: Option<PathBuf>,
+    /// SAM's checkpoint, as in training: .pth or .safetensors
+    #[arg(long, value_name = "FILE", requires = "data")]
+    sam: Option<PathBuf>,
+    /// The trained ladder: .safetensors
+    #[arg(long, value_name = "FILE", requires = "data")]
+    ladder: Option<PathBuf>,
+    /// Dataset description, TOML [default: that in the ladder, or Synapse]
+    #[arg(long, value_name = "FILE")]
+    dataset: Option<PathBuf>,
+    /// How cases are scored
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Scoring::Both)]
+    protocol: Scoring,
+    /// Strict HD95 of the two directions
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Hd95::Larger)]
+    hd95: Hd95,
+    /// Tolerance of the strict surface Dice in mm
+    #[arg(long, value_name = "MM", default_value_t = 1.0, value_parser = not_negative)]
+    tolerance_mm: f64,
+    /// Also write PREFIX-reference and -strict, as .csv, .json and .md
+    #[arg(long, value_name = "PREFIX")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Overwrite existing outputs
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scoring {
+    Reference,
+    Strict,
+    Both,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Hd95 {
+    Larger,
+    Pooled,
+}
+
+/// Scores, and label files without a prediction.
+struct Evaluation {
+    reports: Vec<Report>,
+    unpredicted: Vec<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Status> {
+    let protocols = arguments.protocols();
+    check_inputs(arguments)?;
+    let staging = check_output(arguments, &protocols)?;
+    let evaluation = match (&arguments.pred, &arguments.label, &arguments.data) {
+        (Some(predictions), Some(labels), _) => {
+            score_folders(arguments, predictions, labels, &protocols)?
+        }
+        (_, _, Some(data)) => score_ladder(arguments, data, protocols)?,
+        _ => bail!("no input; give --pred and --label, or --data, --sam and --ladder"),
+    };
+    let mut files = Vec::new();
+    if let (Some(prefix), Some(staging)) = (&arguments.output, staging) {
+        let written = write_reports(&evaluation.reports, staging.file(prefix))?;
+        let name = |file: &PathBuf| prefix.with_file_name(file.file_name().unwrap_or_default());
+        files = written.iter().map(name).collect();
+        staging.publish()?;
+    }
+    print_result(&evaluation, &files, arguments.json)?;
+    Ok(Status::Done)
+}
+
+impl Arguments {
+    fn protocols(&self) -> Vec<Protocol> {
+        let strict = Protocol::Strict(StrictOptions {
+            hd95: match self.hd95 {
+                Hd95::Larger => DirectedDistances::Larger,
+                Hd95::Pooled => DirectedDistances::Pooled,
+            },
+            surface_dice_tolerance_mm: self.tolerance_mm,
+        });
+        match self.protocol {
+            Scoring::Reference => vec![Protocol::Reference],
+            Scoring::Strict => vec![strict],
+            Scoring::Both => vec![Protocol::Reference, strict],
+        }
+    }
+
+    /// Files and folders that are read.
+    fn inputs(&self) -> Vec<&Path> {
+        let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.ladder, &self.dataset];
+        inputs.into_iter().flatten().map(PathBuf::as_path).collect()
+    }
+}
+
+fn check_inputs(arguments: &Arguments) -> Result<()> {
+    for folder in [&arguments.pred, &arguments.label, &arguments.data].into_iter().flatten() {
+        output::check_input(folder)?;
+    }
+    for checkpoint in [&arguments.sam, &arguments.ladder].into_iter().flatten() {
+        output::check_checkpoint(checkpoint)?;
+    }
+    Ok(())
+}
+
+/// Checks the report files, and that they can be written.
+fn check_output(arguments: &Arguments, protocols: &[Protocol]) -> Result<Option<Staging>> {
+    let Some(prefix) = &arguments.output else { return Ok(None) };
+    let name = prefix.file_name();
+    let name = name.with_context(|| {
+        format!("cannot write {}-reference.csv: the prefix has no file name", prefix.display())
+    })?;
+    for protocol in protocols {
+        for extension in ["csv", "json", "md"] {
+            let name = format!("{}-{}.{extension}", name.to_string_lossy(), protocol.name());
+            let file = prefix.with_file_name(name);
+            output::check_file(&file, &arguments.inputs(), arguments.force)?;
+        }
+    }
+    Staging::for_file(prefix).map(Some)
+}
+
+fn score_folders(
+    arguments: &Arguments,
+    predictions: &Path,
+    labels: &Path,
+    protocols: &[Protocol],
+) -> Result<Evaluation> {
+    let description = read_description(arguments.dataset.as_deref())?;
+    let mut progress = Progress::new();
+    let evaluation =
+        evaluate_folders(predictions, labels, &description, protocols, |done, total| {
+            progress.count("scoring", done, total, "cases");
+        })?;
+    Ok(Evaluation { reports: evaluation.reports, unpredicted: evaluation.unpredicted })
+}
+
+fn score_ladder(
+    arguments: &Arguments,
+    data: &Path,
+    mut protocols: Vec<Protocol>,
+) -> Result<Evaluation> {
+    let (Some(sam), Some(ladder)) = (&arguments.sam, &arguments.ladder) else {
+        bail!("no model; give --sam and --ladder");
+    };
+    let options = &arguments.model;
+    let device = open_device(&options.device)?;
+    let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
+    let task = read_task(ladder, description)?;
+    options.check()?;
+    let segmentation = options.segmentation(&task);
+    let dataset = Dataset::open(data, task.dataset)?;
+    let cases = dataset.cases(Split::Test)?;
+    let has_spacing = check_cases(&dataset, &[Split::Test])?;
+    if !has_spacing && arguments.protocol == Scoring::Strict {
+        bail!(
+            "cannot use the strict protocol: the volumes of {} have no voxel spacing in mm; use \
+             --protocol reference",
+            data.display()
+        );
+    }
+    if !has_spacing && arguments.protocol == Scoring::Both {
+        note("the volumes have no voxel spacing in mm; only the reference protocol is used");
+        protocols.retain(|protocol| *protocol == Protocol::Reference);
+    }
+    let model = options.load(sam, ladder, &device)?;
+    let cache = options.open_cache(&model)?;
+    let mut segmenter = Segmenter::new(&model, segmentation);
+    if let Some(cache) = &cache {
+        segmenter = segmenter.with_cache(cache);
+    }
+    let mut progress = CaseProgress::new("scoring", cases.len());
+    let reports = segmenter.evaluate(&dataset, &cases, &protocols, |case, done, slices| {
+        progress.update(case, done, slices);
+    })?;
+    drop(progress);
+    if let Some(error) = segmenter.embedder().cache_write_error() {
+        note(&error.to_string());
+    }
+    Ok(Evaluation { reports, unpredicted: Vec::new() })
+}
+
+fn print_result(evaluation: &Evaluation, files: &[PathBuf], json: bool) -> Result<()> {
+    let Evaluation { reports, unpredicted } = evaluation;
+    let names = |files: &[PathBuf]| -> Vec<String> {
+        files.iter().map(|file| file.display().to_string()).collect()
+    };
+    if !unpredicted.is_empty() {
+        note(&format!(
+            "{} label files are not scored because they have no prediction: {}",
+            unpredicted.len(),
+            names(unpredicted).join(", ")
+        ));
+    }
+    if json {
+        return output::print_json(&json!({
+            "reports": report::json(reports)?,
+            "files": names(files),
+            "unpredicted": names(unpredicted),
+        }));
+    }
+    let mut text = report::tables(reports);
+    for file in files {
+        report::file_line(&mut text, "scores", file);
+    }
+    output::print(&text)
+}

@@ -1,0 +1,137 @@
+//! Arguments that `train` and `embed` share: the data, the foundation and the settings.
+
+use crate::arguments::{Precision, at_least_one, not_negative, read_description, share};
+use crate::output;
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use sam_lst::datasets::Validation;
+use sam_lst::{CachedViews, Dataset, SamLstConfig, TrainingConfig};
+use std::path::{Path, PathBuf};
+
+/// What is trained on, over which foundation.
+#[derive(Args)]
+pub struct DataArguments {
+    /// Folder of the dataset; for Synapse, the one that contains RawData
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Dataset description, TOML [default: Synapse as downloaded]
+    #[arg(long, value_name = "FILE")]
+    dataset: Option<PathBuf>,
+    /// Share of the training patients for validation [default: none]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    validation: Option<f64>,
+    /// SAM's checkpoint: .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub sam: PathBuf,
+    /// SAM's variant
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Variant::VitB)]
+    variant: Variant,
+}
+
+/// Settings that do not depend on the command.
+#[derive(Args)]
+pub struct SettingsArguments {
+    /// Settings that differ from the preset, TOML, as in a run's config.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Passes over all slices [default: 200]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    epochs: Option<usize>,
+    /// Slices in a batch [default: 24]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    batch_size: Option<usize>,
+    /// Cached views: all, discrete, identity or 0 to 44 [default: discrete]
+    #[arg(long, value_name = "VIEWS")]
+    cache_views: Option<CachedViews>,
+    /// Size limit of the embedding cache in 10^9 bytes [default: none]
+    #[arg(long, value_name = "GB", value_parser = not_negative)]
+    cache_limit_gb: Option<f64>,
+    /// Devices: cpu, or cuda:0,cuda:1 ... to share the work
+    #[arg(long, value_name = "LIST", default_value = "cpu", value_delimiter = ',')]
+    pub device: Vec<String>,
+    /// Precision of the foundation [default: f32]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    precision: Option<Precision>,
+    /// Folder of slices and embeddings, shared by runs
+    #[arg(long, value_name = "DIR", default_value = "runs/cache")]
+    pub cache: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Variant {
+    VitB,
+    VitL,
+    VitH,
+}
+
+impl DataArguments {
+    /// Checks that all inputs exist.
+    pub fn check_inputs(&self) -> Result<()> {
+        output::check_input(&self.data)?;
+        output::check_checkpoint(&self.sam)
+    }
+
+    /// Opens the dataset.
+    pub fn open(&self) -> Result<Dataset> {
+        let mut description = read_description(self.dataset.as_deref())?;
+        if let Some(fraction) = self.validation {
+            description.split.validation = Validation::Fraction { fraction, seed: 0 };
+        }
+        Ok(Dataset::open(&self.data, description)?)
+    }
+
+    /// The model of the variant for a number of classes.
+    pub fn model(&self, classes: usize) -> SamLstConfig {
+        match self.variant {
+            Variant::VitB => SamLstConfig::vit_b(classes),
+            Variant::VitL => SamLstConfig::vit_l(classes),
+            Variant::VitH => SamLstConfig::vit_h(classes),
+        }
+    }
+}
+
+impl SettingsArguments {
+    /// A preset with the settings of the file and of the arguments.
+    pub fn apply(&self, preset: TrainingConfig) -> Result<TrainingConfig> {
+        let mut config = with_file(preset, self.config.as_deref())?;
+        if let Some(epochs) = self.epochs {
+            config.epochs = epochs as u64;
+        }
+        if let Some(batch_size) = self.batch_size {
+            config.batch_size = batch_size;
+        }
+        if let Some(views) = self.cache_views {
+            config.cache.views = views;
+        }
+        if self.cache_limit_gb.is_some() {
+            config.cache.limit_gb = self.cache_limit_gb;
+        }
+        if let Some(precision) = self.precision {
+            config.foundation_precision = precision.into();
+        }
+        Ok(config)
+    }
+}
+
+/// A preset with the settings of a file, if there is one.
+pub fn with_file(preset: TrainingConfig, file: Option<&Path>) -> Result<TrainingConfig> {
+    Ok(match file {
+        Some(file) => preset.with_overrides_from_file(file)?,
+        None => preset,
+    })
+}
+
+/// Checks that settings are valid and fit the dataset.
+pub fn check(config: &TrainingConfig, dataset: &Dataset) -> Result<()> {
+    config.validate()?;
+    let description = dataset.description();
+    let (masks, classes) = (config.model.num_classes(), description.classes());
+    if masks != classes {
+        bail!(
+            "cannot train: `model.decoder.num_masks` is {masks}, but the dataset `{}` has \
+             {classes} classes including the background",
+            description.name
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What `demo`, `train` and `embed` share: checks, the run, and its report.
+
+use crate::display::Display;
+use crate::progress::{CaseProgress, Progress, note};
+use crate::{interrupt, output, report};
+use anyhow::Result;
+use sam_lst::datasets::Case;
+use sam_lst::resnet_side::ResNetSide;
+use sam_lst::training::RunReport;
+use sam_lst::{Dataset, Outcome, SamLst, Split, Trained, Training, TrainingFolders};
+use serde_json::json;
+use std::path::Path;
+
+/// Reads all cases of some splits, so that an unreadable volume or a label that is not in the
+/// description is reported before hours of work. Returns whether all volumes have a voxel spacing.
+pub fn check_cases(dataset: &Dataset, splits: &[Split]) -> Result<bool> {
+    let cases = dataset.all_cases().iter().filter(|case| splits.contains(&case.split));
+    let cases: Vec<&Case> = cases.collect();
+    let mut progress = Progress::new();
+    let mut has_spacing = true;
+    for (done, case) in cases.iter().enumerate() {
+        progress.count("checking", done, cases.len(), "cases");
+        has_spacing &= dataset.read(case)?.image.spacing_mm().is_some();
+    }
+    Ok(has_spacing)
+}
+
+/// Checks that the folders of a run take files and that no input would be overwritten.
+pub fn check_folders(folders: &TrainingFolders, inputs: &[&Path]) -> Result<()> {
+    for folder in [&folders.run, &folders.cache] {
+        output::check_not_input(folder, inputs)?;
+        output::check_writable(folder)?;
+    }
+    for name in ["ladder.safetensors", "best.safetensors", "foundation.safetensors"] {
+        output::check_not_input(&folders.run.join(name), inputs)?;
+    }
+    Ok(())
+}
+
+/// Trains, resumes or loads a run. `None` if the user stopped it.
+pub fn train(
+    training: &Training,
+    model: SamLst,
+    dataset: &Dataset,
+    mut display: Display,
+) -> Result<Option<Trained<ResNetSide>>> {
+    let outcome = training.run(model, dataset, |event| display.show(&event));
+    drop(display);
+    match outcome? {
+        Outcome::Finished(trained) if !interrupt::stop_requested() => Ok(Some(trained)),
+        Outcome::Finished(_) => {
+            note(&format!("stopped after the last step; {}", interrupt::RESUME));
+            Ok(None)
+        }
+        Outcome::Stopped { steps } => {
+            note(&format!("stopped after step {steps}; {}", interrupt::RESUME));
+            Ok(None)
+        }
+    }
+}
+
+/// Scores a finished run, writes its report and prints it. `foundation` is the file of a foundation
+/// that this program created.
+pub fn write_report(
+    trained: &Trained<ResNetSide>,
+    dataset: &Dataset,
+    run: &Path,
+    foundation: Option<&Path>,
+    json: bool,
+) -> Result<()> {
+    let mut progress = CaseProgress::new("scoring", evaluated_cases(dataset));
+    let written =
+        trained.write_report(dataset, |case, done, slices| progress.update(case, done, slices))?;
+    drop(progress);
+    if json {
+        let path = |path: &Path| path.display().to_string();
+        return output::print_json(&json!({
+            "run": path(run),
+            "ladder": path(&trained.ladder_file),
+            "foundation": foundation.map(path),
+            "best_validation_dsc": trained.best_dsc,
+            "split": written.split,
+            "cases": written.cases,
+            "reports": report::json(&written.reports)?,
+            "pictures": path(&written.pictures),
+            "learning_curve": path(&written.learning_curve),
+        }));
+    }
+    output::print(&describe(trained, &written, run, foundation))
+}
+
+fn describe(
+    trained: &Trained<ResNetSide>,
+    written: &RunReport,
+    run: &Path,
+    foundation: Option<&Path>,
+) -> String {
+    let cases = if written.cases == 1 { "case" } else { "cases" };
+    let mut text = format!("{} {} {cases}\n", written.cases, written.split);
+    text += &report::tables(&written.reports);
+    if let Some(dsc) = trained.best_dsc {
+        text += &format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
+    }
+    report::file_line(&mut text, "trained ladder", &trained.ladder_file);
+    if let Some(foundation) = foundation {
+        report::file_line(&mut text, "foundation", foundation);
+    }
+    report::file_line(&mut text, "pictures", &written.pictures);
+    report::file_line(&mut text, "learning curve", &written.learning_curve);
+    report::file_line(&mut text, "settings, logs", run);
+    text
+}
+
+/// Number of cases that a report evaluates: of the first split that has any, from test to training.
+fn evaluated_cases(dataset: &Dataset) -> usize {
+    let splits = [Split::Test, Split::Validation, Split::Train];
+    splits.into_iter().find_map(|split| dataset.cases(split).ok()).map_or(0, |cases| cases.len())
+}

@@ -1,0 +1,324 @@
+//! The program `sam-lst` from the outside: help, refusals, and whole runs on small synthetic
+//! phantoms.
+
+use assert_cmd::Command;
+use sam_lst::{DatasetDescription, PhantomConfig, TrainingConfig};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const COMMANDS: [&str; 9] = [
+    "demo",
+    "train",
+    "embed",
+    "segment",
+    "evaluate",
+    "convert",
+    "prepare",
+    "devices",
+    "completions",
+];
+
+fn sam_lst() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_sam-lst"))
+}
+
+/// Runs the program in a folder, checks its exit status, and returns standard output and error.
+fn run(folder: &Path, arguments: &[&str], status: i32) -> [String; 2] {
+    let output = sam_lst().current_dir(folder).args(arguments).output().expect("starts");
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{stdout}\n{stderr}");
+    [stdout, stderr]
+}
+
+/// Runs the program with `--json` and parses its result.
+fn run_json(folder: &Path, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    let [stdout, _] = run(folder, &arguments, 0);
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}\n{stdout}"))
+}
+
+/// Runs the program, which must fail with one line on standard error that contains all `parts`.
+fn fails(folder: &Path, arguments: &[&str], parts: &[&str]) {
+    let [stdout, stderr] = run(folder, arguments, 1);
+    assert_eq!(stdout, "", "{arguments:?}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: "), "{arguments:?}\n{stderr}");
+    for part in parts {
+        assert!(last.contains(part), "{arguments:?}: no `{part}` in\n{stderr}");
+    }
+}
+
+/// A model and run of seconds.
+fn tiny_config(epochs: u64) -> TrainingConfig {
+    let mut config = TrainingConfig::demo(9);
+    config.epochs = epochs;
+    config.batch_size = 4;
+    config.validation_epochs = 1;
+    config.model.input_size = 64;
+    config.optimization.schedule.warmup_steps = 4;
+    config
+}
+
+/// A folder with `phantoms` (4 training and 2 test patients of six small slices), `tiny.toml`, and
+/// `sam.safetensors`, a foundation for it.
+fn project() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_phantoms(&folder.path().join("phantoms"));
+    let config = tiny_config(1);
+    std::fs::write(folder.path().join("tiny.toml"), config.to_toml()).expect("writes");
+    let device = sam_lst::devices::open("cpu").expect("the CPU");
+    let model = config.model.init(&device).expect("valid");
+    model.save_sam(folder.path().join("sam.safetensors")).expect("writes");
+    folder
+}
+
+fn write_phantoms(root: &Path) {
+    let phantoms = PhantomConfig {
+        shape: [6, 40, 44],
+        spacing_mm: [30.0, 9.0, 8.5],
+        ..PhantomConfig::small(8)
+    };
+    phantoms.write_dataset(root, 4, 2, |_| {}).expect("writes");
+}
+
+#[test]
+fn help_fits_on_a_screen_and_ends_with_examples() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for command in COMMANDS {
+        let [help, _] = run(folder.path(), &[command, "--help"], 0);
+        let example = format!("Examples:\n  sam-lst {command}");
+        assert!(help.rsplit("\n\n").next().unwrap_or_default().starts_with(&example), "{help}");
+        assert!(help.lines().count() <= 40, "{command}: {} lines", help.lines().count());
+        for line in help.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        let [short, _] = run(folder.path(), &[command, "-h"], 0);
+        assert_eq!(help, short);
+    }
+    let [help, _] = run(folder.path(), &["--help"], 0);
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrong: [&[&str]; 11] = [
+        &[],
+        &["frobnicate"],
+        &["train"],
+        &["train", "--data", "d"],
+        &["train", "--data", "d", "--sam", "s", "--validation", "1.5"],
+        &["embed", "--data", "d", "--sam", "s", "--shard", "4/4"],
+        &["embed", "--data", "d", "--sam", "s", "--cache-views", "some"],
+        &["segment", "a.nii", "b.nii", "--sam", "s"],
+        &["evaluate"],
+        &["evaluate", "--pred", "p", "--label", "l", "--data", "d", "--sam", "s", "--ladder", "l"],
+        &["demo", "--epochs", "0"],
+    ];
+    for arguments in wrong {
+        let [stdout, stderr] = run(folder.path(), arguments, 2);
+        assert!(stdout.is_empty() && stderr.contains("help"), "{arguments:?}\n{stderr}");
+    }
+}
+
+#[test]
+fn devices_and_completions_are_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let devices = run_json(folder.path(), &["devices"]);
+    assert_eq!(devices[0]["name"], "cpu");
+    let [text, _] = run(folder.path(), &["devices"], 0);
+    assert!(text.starts_with("cpu "), "{text}");
+    let [script, _] = run(folder.path(), &["completions", "bash"], 0);
+    assert!(script.contains("sam-lst") && script.contains("--overlays"));
+}
+
+#[test]
+fn unusable_paths_are_reported_before_anything_is_read() {
+    let folder = project();
+    let at = folder.path();
+    for name in ["ct.nii.gz", "s.pth", "l.safetensors"] {
+        std::fs::write(at.join(name), "not what its name says").expect("writes");
+    }
+    let model = ["--sam", "s.pth", "--ladder", "l.safetensors"];
+    let segment = |input: &str, output: &str, more: &[&str], parts: &[&str]| {
+        fails(at, &[&["segment", input, output], &model[..], more].concat(), parts);
+    };
+    segment("ct.nii.gz", "organs.nrrd", &[], &["organs.nrrd", ".nii or .nii.gz"]);
+    segment("missing.nii.gz", "organs.nii.gz", &[], &["cannot read missing.nii.gz"]);
+    segment("ct.nii.gz", "./ct.nii.gz", &["--force"], &["it is the input ct.nii.gz"]);
+    segment("ct.nii.gz", "s.pth/organs.nii", &[], &["cannot write", "s.pth"]);
+    segment(
+        "ct.nii.gz",
+        "o.nii",
+        &["--device", "gpu"],
+        &["unknown device `gpu`", "sam-lst devices"],
+    );
+    segment("ct.nii.gz", "o.nii", &["--overlays", "phantoms"], &["phantoms", "--force"]);
+    segment("ct.nii.gz", "o.nii", &[], &["l.safetensors"]);
+    assert!(!at.join("o.nii").exists());
+
+    fails(at, &["convert", "missing.pth", "a.safetensors"], &["missing.pth"]);
+    fails(at, &["convert", "s.pth", "a.pth"], &["a.pth", ".safetensors"]);
+    let existing = &["convert", "s.pth", "sam.safetensors"];
+    fails(at, existing, &["sam.safetensors", "it exists", "--force"]);
+    let same = &["convert", "sam.safetensors", "phantoms/../sam.safetensors", "--force"];
+    fails(at, same, &["it is the input"]);
+
+    fails(at, &["train", "--data", "missing", "--sam", "s.pth"], &["cannot read missing"]);
+    let train = ["train", "--data", "phantoms", "--sam"];
+    fails(at, &[&train[..], &["no.pth"]].concat(), &["no.pth"]);
+    let official = [&train[..], &["sam_vit_b_01ec64.pth"]].concat();
+    fails(at, &official, &["sam_vit_b_01ec64.pth", "https://"]);
+    fails(
+        at,
+        &[&train[..], &["s.pth", "--run", "phantoms"]].concat(),
+        &["it is the input phantoms"],
+    );
+    assert!(!at.join("runs").exists());
+
+    fails(at, &["evaluate", "--pred", "none", "--label", "phantoms"], &["cannot read none"]);
+    fails(at, &["prepare", "phantoms", "phantoms", "--force"], &["cannot write", "phantoms"]);
+    fails(at, &["prepare", "phantoms", ".", "--force"], &["cannot write", "of the dataset"]);
+}
+
+#[test]
+fn labels_that_the_description_lacks_are_reported_before_training() {
+    let folder = project();
+    let at = folder.path();
+    let mut description = DatasetDescription::synapse();
+    // So that only the test volumes have other labels.
+    description.split.train = vec!["none".to_owned()];
+    description.ignored_labels.clear();
+    std::fs::write(at.join("incomplete.toml"), description.to_toml()).expect("writes");
+    std::fs::write(at.join("s.pth"), "not read").expect("writes");
+    let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.pth"];
+    fails(at, &train, &["label0001.nii.gz", "is not in the dataset description"]);
+    std::fs::write(at.join("broken.toml"), "name = ").expect("writes");
+    let broken = ["train", "--data", "phantoms", "--dataset", "broken.toml", "--sam", "s.pth"];
+    fails(at, &broken, &["cannot read broken.toml: TOML parse error at line 1"]);
+}
+
+#[test]
+fn a_dataset_is_prepared() {
+    let folder = project();
+    let [text, _] = run(folder.path(), &["prepare", "phantoms", "prepared"], 0);
+    assert_eq!(text, "prepared: 4 training cases with 24 slices, 2 test cases\n");
+    assert!(folder.path().join("prepared/test_vol_h5/case0001.npy.h5").is_file());
+    assert_eq!(names(&folder.path().join("prepared")), ["lists", "test_vol_h5", "train_npz"]);
+    fails(folder.path(), &["prepare", "phantoms", "prepared"], &["not empty", "--force"]);
+    run(folder.path(), &["prepare", "phantoms", "prepared", "--force"], 0);
+}
+
+#[test]
+fn a_model_is_trained_and_evaluated() {
+    let folder = project();
+    let at = folder.path();
+    let shared = ["--data", "phantoms", "--validation", "0.25", "--config", "tiny.toml"];
+    let shared = [&shared[..], &["--sam", "sam.safetensors"]].concat();
+    let shards = ["0/2", "1/2"].map(|shard| {
+        let embedded = run_json(at, &[&["embed", "--shard", shard], &shared[..]].concat());
+        embedded["computed_embeddings"].as_u64().expect("a count")
+    });
+    // One epoch sees each of the three patients' six slices once.
+    assert_eq!(shards[0] + shards[1], 18);
+    let train = [&["train"], &shared[..]].concat();
+    let trained = run_json(at, &train);
+    assert_eq!((&trained["split"], &trained["cases"]), (&"test".into(), &2.into()));
+    assert_eq!(trained["reports"].as_array().map(Vec::len), Some(2));
+    let ladder = trained["ladder"].as_str().expect("a path");
+    assert_eq!(ladder, "runs/synapse/best.safetensors");
+    let [text, stderr] = run(at, &train, 0);
+    assert!(text.contains("pancreas") && text.contains(ladder), "{text}");
+    assert!(stderr.contains("5 steps in 1 epoch,"), "{stderr}");
+
+    let image = "phantoms/RawData/Training/img/img0001.nii.gz";
+    let model = ["--sam", "sam.safetensors", "--ladder", ladder];
+    let segment = [&["segment", image, "pred/img0001.nii.gz"], &model[..]].concat();
+    let segment = [&segment[..], &["--overlays", "pictures", "--cache", "runs/cache"]].concat();
+    let segmented = run_json(at, &segment);
+    assert_eq!(segmented["organs"].as_array().map(Vec::len), Some(8));
+    assert_eq!(names(&at.join("pred")), ["img0001.nii.gz"]);
+    let pictures = names(&at.join("pictures")).len();
+    assert_eq!(segmented["overlays"]["pictures"], pictures);
+    fails(at, &segment, &["pred/img0001.nii.gz", "--force"]);
+    let [text, _] = run(at, &[&segment[..], &["--force"]].concat(), 0);
+    assert!(text.contains(" ml\n") && text.contains("pred/img0001.nii.gz"), "{text}");
+    std::fs::write(at.join("one.toml"), one_organ().to_toml()).expect("writes");
+    let other = [&segment[..], &["--force", "--dataset", "one.toml"]].concat();
+    fails(at, &other, &["9 masks", "2 classes"]);
+
+    let labels = "phantoms/RawData/Training/label";
+    let folders = ["evaluate", "--pred", "pred", "--label", labels, "--output", "scores/mine"];
+    let [text, stderr] = run(at, &folders, 0);
+    assert!(text.contains("1 case;") && text.contains("scores/mine-strict.json"), "{text}");
+    assert!(stderr.contains("5 label files are not scored"), "{stderr}");
+    assert_eq!(names(&at.join("scores")).len(), 6);
+    fails(at, &folders, &["scores/mine-reference.csv", "--force"]);
+    let cases = [&["evaluate", "--data", "phantoms", "--protocol", "strict"], &model[..]].concat();
+    let evaluated = run_json(at, &cases);
+    let reports = evaluated["reports"].as_array().expect("reports");
+    assert_eq!((reports.len(), reports[0]["cases"].as_array().map(Vec::len)), (1, Some(2)));
+}
+
+/// A description with fewer classes than the model.
+fn one_organ() -> DatasetDescription {
+    let mut description = DatasetDescription::synapse();
+    description.organs.truncate(1);
+    description.report_order.clear();
+    description
+}
+
+/// Names of the files in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(unix)]
+#[test]
+fn a_demo_stopped_by_ctrl_c_is_resumed_by_the_same_command() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    // Smaller phantoms than the demo's own.
+    write_phantoms(&at.join("runs/cache/phantoms"));
+    std::fs::write(at.join("runs/cache/phantoms/complete"), "").expect("writes");
+    let config = TrainingConfig { validation_epochs: 100, ..tiny_config(30) };
+    std::fs::write(at.join("tiny.toml"), config.to_toml()).expect("writes");
+    let arguments = ["demo", "--config", "tiny.toml", "--json"];
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_sam-lst"));
+    demo.current_dir(at).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = demo.spawn().expect("starts");
+    let steps = || std::fs::read_to_string(at.join("runs/demo/steps.csv")).unwrap_or_default();
+    let started = Instant::now();
+    while steps().lines().count() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(60), "no step");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("starts").success());
+    let output = child.wait_with_output().expect("ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("run the same command again to resume"), "{stderr}");
+    assert_eq!(output.stdout, b"");
+
+    let [stdout, stderr] = run(at, &arguments, 0);
+    assert!(stderr.contains("resuming after step"), "{stderr}");
+    let result: Value = serde_json::from_str(&stdout).expect("JSON");
+    for key in ["ladder", "foundation", "learning_curve"] {
+        let file = PathBuf::from(result[key].as_str().expect("a path"));
+        assert!(at.join(&file).is_file(), "{}", file.display());
+    }
+    // Thirty epochs of five steps, each logged once.
+    assert_eq!(steps().lines().count(), 1 + 150);
+}

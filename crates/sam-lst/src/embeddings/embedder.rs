@@ -1,0 +1,116 @@
+use super::{CacheError, CachedViews, EmbeddingCache, EmbeddingKey, Insertion, SliceView};
+use crate::model::Foundation;
+use burn::tensor::{Tensor, TensorData};
+use std::sync::Arc;
+
+/// Provides embeddings: read from a cache where present, computed by the foundation otherwise.
+///
+/// With a half-precision cache every embedding is rounded to half precision, cached or not, so the
+/// result does not depend on which embeddings are cached or on how often a run was interrupted.
+#[derive(Debug)]
+pub struct Embedder<'a> {
+    foundation: &'a Foundation,
+    cache: Option<(&'a EmbeddingCache, CachedViews)>,
+    /// The first error of a write to the cache.
+    write_error: Option<Arc<CacheError>>,
+    computed: usize,
+}
+
+impl<'a> Embedder<'a> {
+    /// Creates an embedder without a cache.
+    pub fn new(foundation: &'a Foundation) -> Self {
+        Self { foundation, cache: None, write_error: None, computed: 0 }
+    }
+
+    /// Reads embeddings from `cache` and writes those of `views` that it computes. The cache must
+    /// have been opened for this foundation.
+    pub fn with_cache(self, cache: &'a EmbeddingCache, views: CachedViews) -> Self {
+        Self { cache: Some((cache, views)), ..self }
+    }
+
+    /// Number of embeddings that were computed rather than read.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Why nothing more is written to the cache: the disk or the size limit rejected an embedding.
+    pub fn cache_write_error(&self) -> Option<&CacheError> {
+        self.write_error.as_deref()
+    }
+
+    pub(crate) fn shared_cache_write_error(&self) -> Option<Arc<CacheError>> {
+        self.write_error.clone()
+    }
+
+    /// Embeds images; `views` identifies each of them.
+    ///
+    /// # Shapes
+    ///
+    /// - images: `[B, 3, S, S]`, pixels in `[0, 1]`
+    /// - output: `[B, C, S / 16, S / 16]`, on a device without autodiff
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Read`] if a cached embedding cannot be read, [`CacheError::Foundation`] if the
+    /// foundation was offloaded and cannot be loaded again. A cache that cannot be written is not an
+    /// error: see [`cache_write_error`](Self::cache_write_error).
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many views as images, or the cache is for embeddings of another shape.
+    pub fn embed(
+        &mut self,
+        images: Tensor<4>,
+        views: &[SliceView],
+    ) -> Result<Tensor<4>, CacheError> {
+        let [batch, ..] = images.dims();
+        assert_eq!(batch, views.len(), "a view for each image");
+        let Some((cache, cached_views)) = self.cache else {
+            self.computed += batch;
+            return Ok(self.foundation.try_embed(images)?);
+        };
+        let device = images.device().inner();
+        let mut found = Vec::with_capacity(batch);
+        for view in views {
+            found.push(cache.get(&view.key())?);
+        }
+        let missing: Vec<usize> = (0..batch).filter(|&i| found[i].is_none()).collect();
+        if !missing.is_empty() {
+            let inputs: Vec<Tensor<4>> =
+                missing.iter().map(|&i| images.clone().inner().narrow(0, i, 1)).collect();
+            let embeddings = self.foundation.try_embed(Tensor::cat(inputs, 0))?;
+            self.computed += missing.len();
+            let values = flat_values(cache, embeddings);
+            let size: usize = cache.shape().iter().product();
+            for (values, &i) in values.chunks_exact(size).zip(&missing) {
+                if cached_views.contains(views[i].view()) && self.write_error.is_none() {
+                    self.write(cache, views[i].key(), values);
+                }
+                found[i] = Some(cache.precision().rounded(values));
+            }
+        }
+        let values = found.into_iter().flatten().flatten().collect::<Vec<f32>>();
+        let [channels, rows, columns] = cache.shape();
+        let data = TensorData::new(values, [batch, channels, rows, columns]);
+        Ok(Tensor::from_data(data, &device))
+    }
+
+    fn write(&mut self, cache: &EmbeddingCache, key: EmbeddingKey, values: &[f32]) {
+        match cache.insert(key, values) {
+            Ok(Insertion::Written | Insertion::Present | Insertion::NoRoom) => {}
+            Err(error) => self.write_error = Some(Arc::new(error)),
+        }
+    }
+}
+
+/// The values of a batch of embeddings, one embedding after the other.
+///
+/// # Panics
+///
+/// If the cache is for embeddings of another shape.
+pub(crate) fn flat_values(cache: &EmbeddingCache, embeddings: Tensor<4>) -> Vec<f32> {
+    let [_, channels, rows, columns] = embeddings.dims();
+    assert_eq!([channels, rows, columns], cache.shape(), "a cache for embeddings of another shape");
+    let values = embeddings.into_data().convert::<f32>().try_into_vec();
+    values.unwrap_or_else(|error| panic!("converted to f32: {error:?}"))
+}

@@ -1,0 +1,9 @@
+//! Scores of predictions and pictures of them.
+
+mod folders;
+mod pictures;
+mod scores;
+
+pub use folders::{FolderEvaluation, evaluate_folders};
+pub use pictures::{Picture, outlined, radiological};
+pub use scores::{EvaluationError, write_reports};

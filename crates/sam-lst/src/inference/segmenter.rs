@@ -1,0 +1,165 @@
+use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache, SliceHash, SliceView};
+use crate::model::{Ladder, SamLst, SideEncoder, SliceGeometry, images};
+use burn::module::Module;
+use burn::tensor::Tensor;
+use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, Axis};
+use sam_lst_datasets::{Interpolation, View, Volume, resample};
+use sam_lst_resnet_side::ResNetSide;
+use sam_lst_sam_nn::resize_bilinear;
+use serde::{Deserialize, Serialize};
+
+/// How low-resolution logits become a class for each pixel of a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputResampling {
+    /// As in the released code: logits are resized to the network's input size, the class map is
+    /// their argmax, and the class map is resized to the slice by nearest neighbour.
+    Reference,
+    /// Logits are resized to the slice's own size before the argmax: smoother borders.
+    Logits,
+}
+
+/// How a volume is segmented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentationConfig {
+    /// How slices become the network's input: the same as in training.
+    pub geometry: SliceGeometry,
+    /// How the network's output becomes classes.
+    pub output: OutputResampling,
+    /// Slices in a batch.
+    pub batch_size: usize,
+}
+
+impl SegmentationConfig {
+    /// Output resampling of the released code, four slices in a batch.
+    pub fn new(geometry: SliceGeometry) -> Self {
+        Self { geometry, output: OutputResampling::Reference, batch_size: 4 }
+    }
+}
+
+/// Segments volumes with a model.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use sam_lst::{Dataset, DatasetDescription, SamLst, SegmentationConfig, Segmenter, SliceGeometry};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dataset = Dataset::open("Synapse", DatasetDescription::synapse())?;
+/// let volumes = dataset.read(&dataset.all_cases()[0])?;
+/// let model =
+///     SamLst::from_pretrained("sam_vit_b_01ec64.pth", "ladder.safetensors", &Device::flex())?;
+/// let config = SegmentationConfig::new(SliceGeometry::released());
+/// let classes = Segmenter::new(&model, config).segment(&volumes.image, |_| {})?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Segmenter<'a, S: SideEncoder = ResNetSide> {
+    model: &'a SamLst<S>,
+    ladder: Ladder<S>,
+    config: SegmentationConfig,
+    embedder: Embedder<'a>,
+}
+
+impl<'a, S: SideEncoder> Segmenter<'a, S> {
+    /// Creates a segmenter without an embedding cache.
+    ///
+    /// # Panics
+    ///
+    /// If the batch size is zero.
+    pub fn new(model: &'a SamLst<S>, config: SegmentationConfig) -> Self {
+        assert!(config.batch_size > 0, "at least one slice in a batch");
+        Self {
+            model,
+            ladder: model.ladder.valid(),
+            config,
+            embedder: Embedder::new(&model.foundation),
+        }
+    }
+
+    /// Reads embeddings from a cache of this model's foundation, which training and earlier runs
+    /// filled, and writes those that it computes.
+    pub fn with_cache(self, cache: &'a EmbeddingCache) -> Self {
+        Self { embedder: self.embedder.with_cache(cache, CachedViews::IDENTITY), ..self }
+    }
+
+    /// The source of embeddings.
+    pub fn embedder(&self) -> &Embedder<'a> {
+        &self.embedder
+    }
+
+    /// Segments a volume slice by slice into classes `0..K`. `progress` receives the number of
+    /// slices that are done.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the cache cannot be read.
+    pub fn segment(
+        &mut self,
+        image: &Volume<f32>,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Volume<u8>, CacheError> {
+        let [slices, rows, columns] = image.shape();
+        let mut classes = Array3::zeros((slices, rows, columns));
+        for start in (0..slices).step_by(self.config.batch_size) {
+            let end = slices.min(start + self.config.batch_size);
+            let batch: Vec<ArrayView2<'_, f32>> =
+                (start..end).map(|slice| image.voxels().index_axis(Axis(0), slice)).collect();
+            for (slice, map) in (start..end).zip(self.class_maps(&batch)?) {
+                classes.index_axis_mut(Axis(0), slice).assign(&map);
+            }
+            progress(end);
+        }
+        Ok(image.with_voxels(classes))
+    }
+
+    /// The class map of each slice of a batch, at the slice's own size.
+    fn class_maps(&mut self, batch: &[ArrayView2<'_, f32>]) -> Result<Vec<Array2<u8>>, CacheError> {
+        let SegmentationConfig { geometry, output, .. } = self.config;
+        let size = self.model.config().input_size;
+        let slice_size = batch.first().map_or([0, 0], |slice| [slice.nrows(), slice.ncols()]);
+        let inputs: Vec<Array2<f32>> =
+            batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
+        let images = images(&inputs, size, &self.model.foundation.device());
+        let embedding = self.embedding(batch, &images)?;
+        let prediction = self.ladder.forward(images, embedding);
+        let (map_size, logits) = match output {
+            OutputResampling::Reference => ([size, size], prediction.full_size(size)),
+            OutputResampling::Logits => {
+                (slice_size, resize_bilinear(prediction.logits, slice_size))
+            }
+        };
+        let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
+        let classes: Vec<u8> = classes.iter::<i64>().map(|class| class as u8).collect();
+        let maps = classes.chunks_exact(map_size[0] * map_size[1]).map(|map| {
+            let map = ArrayView2::from_shape((map_size[0], map_size[1]), map)
+                .expect("a chunk has the map's size");
+            match output {
+                OutputResampling::Reference => {
+                    resample(map, slice_size, Interpolation::Nearest, geometry.grid)
+                }
+                OutputResampling::Logits => map.to_owned(),
+            }
+        });
+        Ok(maps.collect())
+    }
+
+    /// The foundation's embedding of a batch, where the ladder uses one.
+    fn embedding(
+        &mut self,
+        batch: &[ArrayView2<'_, f32>],
+        images: &Tensor<4>,
+    ) -> Result<Option<Tensor<4>>, CacheError> {
+        if !self.ladder.fusion().uses_sam() {
+            return Ok(None);
+        }
+        let size = self.model.config().input_size;
+        let view = |slice: &ArrayView2<'_, f32>| {
+            let hash = SliceHash::new(slice.view());
+            SliceView::new(hash, View::Identity, self.config.geometry, size)
+        };
+        let views: Vec<SliceView> = batch.iter().map(view).collect();
+        self.embedder.embed(images.clone(), &views).map(Some)
+    }
+}

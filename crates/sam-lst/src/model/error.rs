@@ -1,0 +1,86 @@
+use crate::weights::WeightsError;
+use std::path::PathBuf;
+
+/// A setting whose value is out of range or does not fit another setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` is {found}; expected {expected}")]
+pub struct InvalidSetting {
+    /// Name of the setting, as in a TOML file.
+    pub field: &'static str,
+    /// Its value.
+    pub found: String,
+    /// The valid values.
+    pub expected: &'static str,
+}
+
+/// Returns an error that names the setting if `holds` is false.
+pub(crate) fn require(
+    holds: bool,
+    field: &'static str,
+    found: impl ToString,
+    expected: &'static str,
+) -> Result<(), InvalidSetting> {
+    if holds { Ok(()) } else { Err(InvalidSetting { field, found: found.to_string(), expected }) }
+}
+
+/// An invalid model configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value is out of range or does not fit another setting.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
+    /// The configuration names a custom side network, which this library cannot build.
+    #[error(
+        "cannot build the custom side network \"{name}\"; build it in your program and pass it to \
+         `init_with_side` or `from_official_with_side`"
+    )]
+    CustomSide {
+        /// Name of the side network.
+        name: String,
+    },
+}
+
+/// Why a model could not be built, loaded or saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The configuration is invalid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A weights file is wrong, or could not be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The ladder was trained with other frozen weights than the model's.
+    #[error(
+        "cannot load {}: the ladder was trained with another {part} (SHA-256 {expected}) than the \
+         model's ({found}); load the SAM checkpoint that it was trained with",
+        path.display()
+    )]
+    WrongFoundation {
+        /// The ladder checkpoint.
+        path: PathBuf,
+        /// The frozen part that differs.
+        part: &'static str,
+        /// The hash in the checkpoint.
+        expected: String,
+        /// The model's hash.
+        found: String,
+    },
+    /// The ladder checkpoint has another configuration than the model.
+    #[error(
+        "cannot load {}: the ladder's `{field}` is {found}, but the model's is {expected}; \
+         create the model with the ladder's configuration",
+        path.display()
+    )]
+    WrongConfig {
+        /// The ladder checkpoint.
+        path: PathBuf,
+        /// The first setting that differs.
+        field: String,
+        /// The model's value.
+        expected: String,
+        /// The checkpoint's value.
+        found: String,
+    },
+}

@@ -1,0 +1,24 @@
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::Tensor;
+use sam_lst_resnet_side::ResNetSide;
+
+/// A side network: computes an image embedding of the same shape as the foundation's.
+///
+/// [`Ladder`](crate::Ladder) is generic over it. To use a custom side network, implement this trait
+/// for it and create the model with
+/// [`SamLstConfig::init_with_side`](crate::SamLstConfig::init_with_side).
+pub trait SideEncoder: Module + ModuleDisplay + 'static {
+    /// Embeds images.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - output: `[B, C, S / 16, S / 16]`, with `C` channels as the foundation (256 in SAM)
+    fn forward(&self, image: Tensor<4>) -> Tensor<4>;
+}
+
+impl SideEncoder for ResNetSide {
+    fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        ResNetSide::forward(self, image)
+    }
+}

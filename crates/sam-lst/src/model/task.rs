@@ -1,0 +1,126 @@
+use burn::tensor::{Device, Tensor, TensorData};
+use sam_lst_datasets::ndarray::{Array2, ArrayView2};
+use sam_lst_datasets::{DatasetDescription, Grid, Interpolation, resample};
+use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
+
+/// The task that a ladder is trained for: the classes of its masks, and the preprocessing of
+/// slices. It is saved in ladder checkpoints, so that volumes are preprocessed as in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Intensities, labels, organs and splits.
+    pub dataset: DatasetDescription,
+    /// Resampling of slices.
+    pub geometry: SliceGeometry,
+}
+
+/// How slices are resampled to the network's input size. Images use cubic interpolation, labels the
+/// nearest neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceGeometry {
+    /// Intermediate size, at which finer detail is lost; `None` to resample to the network's size
+    /// directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_size: Option<usize>,
+    /// Alignment of the pixel grids.
+    pub grid: Grid,
+}
+
+impl SliceGeometry {
+    /// The geometry of the released code: first to 224 x 224, with aligned corners as in
+    /// `scipy.ndimage.zoom`.
+    pub fn released() -> Self {
+        Self { train_size: Some(224), grid: Grid::CornerAligned }
+    }
+
+    /// Directly to the network's size, with half-pixel centres as within the network.
+    pub fn direct() -> Self {
+        Self { train_size: None, grid: Grid::HalfPixel }
+    }
+
+    /// Resamples a slice to the network's input size.
+    ///
+    /// # Shapes
+    ///
+    /// - slice: `[rows, columns]`
+    /// - output: `[input_size, input_size]`
+    pub fn image(&self, slice: ArrayView2<'_, f32>, input_size: usize) -> Array2<f32> {
+        let cubic = |pixels: ArrayView2<'_, f32>, size: usize| {
+            resample(pixels, [size; 2], Interpolation::Cubic, self.grid)
+        };
+        match self.train_size {
+            Some(size) => cubic(cubic(slice, size).view(), input_size),
+            None => cubic(slice, input_size),
+        }
+    }
+
+    /// Resamples a label to the size of the low-resolution logits, by way of the sizes that the
+    /// image is resampled to.
+    ///
+    /// # Shapes
+    ///
+    /// - label: `[rows, columns]`
+    /// - output: `[logits_size, logits_size]`
+    pub fn label(
+        &self,
+        label: ArrayView2<'_, u8>,
+        input_size: usize,
+        logits_size: usize,
+    ) -> Array2<u8> {
+        let sizes = self.train_size.into_iter().chain([input_size, logits_size]);
+        sizes.fold(label.to_owned(), |label, size| {
+            resample(label.view(), [size; 2], Interpolation::Nearest, self.grid)
+        })
+    }
+
+    /// Cache key: differs whenever the results of [`image`](Self::image) can differ.
+    pub(crate) fn key(&self, input_size: usize) -> Vec<u8> {
+        format!("{self:?} {input_size}").into_bytes()
+    }
+}
+
+/// Stacks single-channel slices into a batch of images with three equal channels.
+///
+/// # Shapes
+///
+/// - slices: each `[S, S]`
+/// - output: `[B, 3, S, S]`
+pub(crate) fn images(
+    slices: &[impl Borrow<Array2<f32>>],
+    size: usize,
+    device: &Device,
+) -> Tensor<4> {
+    let pixels: Vec<f32> = slices.iter().flat_map(|slice| slice.borrow().iter().copied()).collect();
+    let data = TensorData::new(pixels, [slices.len(), 1, size, size]);
+    Tensor::<4>::from_data(data, device).expand([slices.len(), 3, size, size])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_repeated_in_all_three_channels() {
+        let slice = Array2::from_shape_fn((2, 2), |(row, column)| (2 * row + column) as f32);
+        let images = images(&[slice.clone(), slice + 10.0], 2, &Device::flex());
+        let values: Vec<f32> = images.into_data().iter::<f32>().collect();
+        assert_eq!(values[..4], values[4..8]);
+        assert_eq!(values[12..16], [10.0, 11.0, 12.0, 13.0]);
+        assert_eq!(values.len(), 24);
+    }
+
+    #[test]
+    fn a_label_is_resampled_through_the_sizes_of_the_image() {
+        let label = Array2::from_shape_fn((9, 9), |(row, column)| (row * 9 + column) as u8);
+        let geometry = SliceGeometry { train_size: Some(3), grid: Grid::CornerAligned };
+        let out = geometry.label(label.view(), 9, 3);
+        assert_eq!(out, ndarray_of([[0, 4, 8], [36, 40, 44], [72, 76, 80]]));
+        assert_eq!(SliceGeometry::direct().label(label.view(), 9, 9), label);
+    }
+
+    fn ndarray_of(rows: [[u8; 3]; 3]) -> Array2<u8> {
+        Array2::from_shape_fn((3, 3), |(row, column)| rows[row][column])
+    }
+}

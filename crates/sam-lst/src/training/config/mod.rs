@@ -1,0 +1,242 @@
+use super::OptimizationConfig;
+use crate::embeddings::{CachePrecision, CachedViews};
+use crate::inference::OutputResampling;
+use crate::model::{FoundationPrecision, InvalidSetting, SamLstConfig, SliceGeometry, require};
+use sam_lst_mask_decoder::DecoderTuning;
+use serde::{Deserialize, Serialize};
+
+mod error;
+mod overrides;
+
+pub use error::TrainingConfigError;
+
+/// Every setting of a training run except the data: the model, the protocol, and the cache.
+///
+/// Start from a preset; a TOML file only needs the settings that differ:
+///
+/// ```
+/// use sam_lst::TrainingConfig;
+///
+/// let text = r#"
+///     epochs = 50
+///     [optimization.schedule]
+///     base = 5e-4
+/// "#;
+/// let config = TrainingConfig::released(9).with_overrides(text, "short.toml")?;
+/// assert_eq!((config.epochs, config.batch_size), (50, 24));
+/// # Ok::<(), sam_lst::training::TrainingConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Number of passes over all slices.
+    pub epochs: u64,
+    /// Slices in a batch.
+    pub batch_size: usize,
+    /// Batches whose mean gradient makes a step. Batch norm and Dice see one batch at a time, so 2
+    /// batches of 12 are not quite one of 24.
+    pub accumulated_batches: usize,
+    /// Seed of the order of slices and of their views. Initial weights have their own seed,
+    /// `model.seed`.
+    pub seed: u64,
+    /// Whether slices are seen in random views.
+    pub augmentation: bool,
+    /// Weight of the Dice loss, in `[0, 1]`; cross entropy has the rest.
+    pub dice_weight: f64,
+    /// Epochs between validations, if the dataset has validation cases. The last epoch is always
+    /// validated.
+    pub validation_epochs: u64,
+    /// Consecutive validations without improvement after which training stops; without it, training
+    /// never stops early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// Steps between checkpoints, from which an interrupted run resumes. Each epoch also ends with a
+    /// checkpoint.
+    pub checkpoint_steps: u64,
+    /// Threads that prepare batches.
+    pub workers: usize,
+    /// How logits of validation cases become classes.
+    pub output: OutputResampling,
+    /// Sizes through which slices are resampled on their way into the network.
+    pub geometry: SliceGeometry,
+    /// Precision of the foundation: `"f32"`, `"f16"` or `"bf16"`.
+    #[serde(default)]
+    pub foundation_precision: FoundationPrecision,
+    /// Optimizer and learning rate.
+    pub optimization: OptimizationConfig,
+    /// The embedding cache.
+    pub cache: CacheConfig,
+    /// The model.
+    pub model: SamLstConfig,
+}
+
+/// Which embeddings are cached, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Views whose embeddings are cached: `"all"`, `"discrete"`, `"identity"`, or how many of the 44;
+    /// `"0"` disables the cache.
+    pub views: CachedViews,
+    /// Precision of cached embeddings.
+    pub precision: CachePrecision,
+    /// Largest size of the cache in GB (10^9 bytes); unlimited without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_gb: Option<f64>,
+}
+
+impl TrainingConfig {
+    /// The settings of the authors' code: ViT-B at 512, batches of 24, 200 epochs, AdamW.
+    pub fn released(num_classes: usize) -> Self {
+        Self {
+            epochs: 200,
+            batch_size: 24,
+            accumulated_batches: 1,
+            seed: 0,
+            augmentation: true,
+            dice_weight: 0.8,
+            validation_epochs: 5,
+            patience: None,
+            checkpoint_steps: 50,
+            workers: 2,
+            output: OutputResampling::Reference,
+            geometry: SliceGeometry::released(),
+            foundation_precision: FoundationPrecision::F32,
+            optimization: OptimizationConfig::released(),
+            cache: CacheConfig {
+                views: CachedViews::DISCRETE,
+                precision: CachePrecision::F16,
+                limit_gb: None,
+            },
+            model: SamLstConfig::vit_b(num_classes),
+        }
+    }
+
+    /// The settings of the paper: as [`released`](Self::released), with Adam.
+    pub fn paper(num_classes: usize) -> Self {
+        Self { optimization: OptimizationConfig::paper(), ..Self::released(num_classes) }
+    }
+
+    /// A tiny model over a random foundation, for synthetic phantoms: minutes on a laptop.
+    pub fn demo(num_classes: usize) -> Self {
+        let mut optimization = OptimizationConfig::released();
+        optimization.schedule.base = 3e-3;
+        optimization.schedule.warmup_steps = 20;
+        Self {
+            epochs: 24,
+            batch_size: 8,
+            validation_epochs: 4,
+            geometry: SliceGeometry::direct(),
+            foundation_precision: FoundationPrecision::F32,
+            optimization,
+            cache: CacheConfig { views: CachedViews::ALL, ..Self::released(num_classes).cache },
+            // Frozen parts of a random decoder hold no knowledge worth preserving.
+            model: SamLstConfig::tiny(num_classes).with_tuning(DecoderTuning::Full),
+            ..Self::released(num_classes)
+        }
+    }
+
+    /// This configuration with the batches of each step split, so that several devices share a step:
+    /// 24 slices in a step become two batches of 12. Batch norm and Dice then see 12 slices at a time,
+    /// as in PyTorch's `DataParallel`, which the released code uses. A configuration whose batches
+    /// can be shared already is returned unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingConfigError::Invalid`] if the slices of a step cannot be shared evenly.
+    pub fn split_across(&self, devices: usize) -> Result<Self, TrainingConfigError> {
+        let mut config = self.clone();
+        if devices > 1 && !self.accumulated_batches.is_multiple_of(devices) {
+            require(
+                self.batch_size.is_multiple_of(devices),
+                "batch_size",
+                format!("{}, for {devices} devices", self.batch_size),
+                "a multiple of the number of devices, so that each has the same share",
+            )?;
+            config.batch_size /= devices;
+            config.accumulated_batches *= devices;
+        }
+        Ok(config)
+    }
+
+    /// A configuration as written by an earlier process, with this one's values of the settings that
+    /// do not affect the weights; unchanged if it cannot be parsed.
+    pub(super) fn normalized_for_resume(&self, written: &str) -> String {
+        let Ok(mut config) = toml::from_str::<Self>(written) else {
+            return written.to_owned();
+        };
+        config.workers = self.workers;
+        config.checkpoint_steps = self.checkpoint_steps;
+        config.cache.limit_gb = self.cache.limit_gb;
+        // Embeddings are rounded to the cache's precision with a cache and not without, so a cache
+        // can neither appear nor disappear.
+        if config.cache.views.count() > 0 && self.cache.views.count() > 0 {
+            config.cache.views = self.cache.views;
+        }
+        config.to_toml()
+    }
+
+    /// The whole configuration as TOML.
+    ///
+    /// # Panics
+    ///
+    /// If a seed is not below 2^63, the limit of TOML's integers; [`validate`](Self::validate) checks
+    /// that.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("valid settings are plain data")
+    }
+
+    /// Checks every value, before anything is computed.
+    ///
+    /// # Errors
+    ///
+    /// The first invalid value.
+    pub fn validate(&self) -> Result<(), TrainingConfigError> {
+        self.validate_own()?;
+        self.optimization.validate()?;
+        Ok(self.model.validate()?)
+    }
+
+    fn validate_own(&self) -> Result<(), InvalidSetting> {
+        let at_least_one = [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size as u64),
+            ("accumulated_batches", self.accumulated_batches as u64),
+            ("validation_epochs", self.validation_epochs),
+            ("patience", self.patience.unwrap_or(1)),
+            ("checkpoint_steps", self.checkpoint_steps),
+            ("workers", self.workers as u64),
+            ("geometry.train_size", self.geometry.train_size.unwrap_or(1) as u64),
+        ];
+        for (field, found) in at_least_one {
+            require(found > 0, field, found, "at least 1")?;
+        }
+        for (field, found) in [("seed", self.seed), ("model.seed", self.model.seed)] {
+            require(i64::try_from(found).is_ok(), field, found, "below 2^63")?;
+        }
+        let weight = self.dice_weight;
+        require((0.0..=1.0).contains(&weight), "dice_weight", weight, "between 0 and 1")?;
+        let limit = self.cache.limit_gb.unwrap_or(1.0);
+        require(limit.is_finite() && limit >= 0.0, "cache.limit_gb", limit, "0 or positive")
+    }
+}
+
+impl CacheConfig {
+    /// The limit in bytes.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        self.limit_gb.map(|gb| (gb * 1e9) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid() {
+        for config in
+            [TrainingConfig::released(9), TrainingConfig::paper(9), TrainingConfig::demo(9)]
+        {
+            config.validate().expect("valid");
+        }
+    }
+}

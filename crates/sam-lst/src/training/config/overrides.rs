@@ -1,0 +1,158 @@
+//! Settings from a TOML text, on top of a preset.
+
+use super::{TrainingConfig, TrainingConfigError};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Tables with mutually exclusive variants or settings, which are replaced as a whole.
+const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
+/// Settings that are absent from a written configuration when they are `None`.
+const OPTIONAL: [&str; 2] = ["patience", "cache.limit_gb"];
+
+impl TrainingConfig {
+    /// This configuration with the settings of a TOML text. `origin` names the text in messages.
+    ///
+    /// Tables are merged key by key, except `geometry`, `optimization.optimizer` and `model.side`,
+    /// which are replaced as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingConfigError`] for text that is not TOML, an unknown key, or an invalid value.
+    pub fn with_overrides(
+        &self,
+        text: &str,
+        origin: impl AsRef<Path>,
+    ) -> Result<Self, TrainingConfigError> {
+        let file = origin.as_ref();
+        let overrides: Map<String, Value> = toml::from_str(text).map_err(|source| {
+            TrainingConfigError::Toml { file: file.to_owned(), source: Box::new(source) }
+        })?;
+        let wrong_type = |source| TrainingConfigError::WrongType { file: file.to_owned(), source };
+        let mut settings = serde_json::to_value(self).map_err(wrong_type)?;
+        apply(&mut settings, overrides, "", file)?;
+        let config: Self = serde_json::from_value(settings).map_err(wrong_type)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// This configuration with the settings of a TOML file, as [`Self::with_overrides`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::with_overrides`], and [`TrainingConfigError::Read`] if the file cannot be read.
+    pub fn with_overrides_from_file(
+        &self,
+        file: impl AsRef<Path>,
+    ) -> Result<Self, TrainingConfigError> {
+        let file = file.as_ref();
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| TrainingConfigError::Read { file: file.to_owned(), source })?;
+        self.with_overrides(&text, file)
+    }
+}
+
+/// Applies overrides to the table named `within`, recursively.
+fn apply(
+    whole: &mut Value,
+    overrides: Map<String, Value>,
+    within: &str,
+    file: &Path,
+) -> Result<(), TrainingConfigError> {
+    let Value::Object(settings) = whole else {
+        *whole = Value::Object(overrides);
+        return Ok(());
+    };
+    for (key, value) in overrides {
+        let path = if within.is_empty() { key.clone() } else { format!("{within}.{key}") };
+        if !settings.contains_key(&key) && !OPTIONAL.contains(&path.as_str()) {
+            return Err(TrainingConfigError::UnknownKey {
+                file: file.to_owned(),
+                key: path,
+                known: settings.keys().cloned().collect(),
+            });
+        }
+        match (settings.get_mut(&key), value) {
+            (Some(inner @ Value::Object(_)), Value::Object(overrides))
+                if !REPLACED_WHOLE.contains(&path.as_str()) =>
+            {
+                apply(inner, overrides, &path, file)?;
+            }
+            (_, value) => {
+                settings.insert(key, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SliceGeometry;
+    use crate::training::OptimizerConfig;
+    use sam_lst_gated_fusion::Fusion;
+
+    #[test]
+    fn overrides_change_only_their_settings_and_a_written_file_holds_all() {
+        let released = TrainingConfig::released(9);
+        let config = released
+            .with_overrides(
+                r#"
+                patience = 3
+                geometry = { grid = "half_pixel" }
+                [optimization.optimizer.adam]
+                betas = [0.8, 0.99]
+                epsilon = 1e-7
+                [cache]
+                views = "all"
+                limit_gb = 2.5
+                [model]
+                fusion = "SideOnly"
+                "#,
+                "mine.toml",
+            )
+            .expect("valid");
+        assert_eq!(config.patience, Some(3));
+        assert_eq!(config.geometry, SliceGeometry::direct());
+        assert!(matches!(
+            config.optimization.optimizer,
+            OptimizerConfig::Adam { betas: [0.8, 0.99], .. }
+        ));
+        assert_eq!(config.optimization.schedule, released.optimization.schedule);
+        assert_eq!(config.cache.limit_bytes(), Some(2_500_000_000));
+        assert_eq!(config.model.fusion, Fusion::SideOnly);
+        assert_eq!(config.model.encoder, released.model.encoder);
+        let again = TrainingConfig::demo(4)
+            .with_overrides(&config.to_toml(), "config.toml")
+            .expect("a written configuration");
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn unknown_keys_and_invalid_values_are_reported() {
+        let message = |text: &str| {
+            TrainingConfig::released(9)
+                .with_overrides(text, "mine.toml")
+                .expect_err("invalid")
+                .to_string()
+        };
+        let unknown = message("[optimization.schedule]\nwarmup = 3");
+        assert!(
+            unknown.starts_with(
+                "cannot read mine.toml: unknown setting `optimization.schedule.warmup`"
+            ) && unknown.contains("warmup_steps"),
+            "{unknown}"
+        );
+        assert!(message("model.input = 5").contains("`model.input`"));
+        assert!(message("epochs = ").starts_with("cannot read mine.toml: "));
+        assert!(message("epochs = -1").starts_with("cannot read mine.toml: "));
+        assert!(message("optimization = 3").starts_with("cannot read mine.toml: "));
+        assert_eq!(message("epochs = 0"), "`epochs` is 0; expected at least 1");
+        assert_eq!(message("dice_weight = 1.5"), "`dice_weight` is 1.5; expected between 0 and 1");
+        assert!(message("[model]\ninput_size = 500").contains("multiple of 16"));
+        assert!(message("[cache]\nviews = \"some\"").contains("`some`"));
+        let both =
+            "[optimization.optimizer]\nadam = { betas = [0.9, 0.9], epsilon = 1e-8 }\nsgd = 1";
+        assert!(message(both).starts_with("cannot read mine.toml: "));
+    }
+}

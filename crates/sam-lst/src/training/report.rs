@@ -1,0 +1,147 @@
+//! Reports of a trained model: scores, pictures and the learning curve.
+
+use super::{Trained, TrainingError, learning_curve, summary};
+use crate::evaluation::{Picture, write_reports};
+use crate::inference::{SegmentationConfig, Segmenter};
+use crate::model::SideEncoder;
+use sam_lst_datasets::ndarray::{ArrayView2, Axis};
+use sam_lst_datasets::{Case, Dataset, DatasetError, Split, Volume, replace_file};
+use sam_lst_metrics::{Protocol, Report};
+use std::cmp::Reverse;
+use std::path::{Path, PathBuf};
+
+/// Cases of which pictures are drawn.
+const PICTURED_CASES: usize = 2;
+/// Pictures of a case.
+const PICTURES: usize = 3;
+
+/// What [`Trained::write_report`] wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunReport {
+    /// The split that was evaluated.
+    pub split: Split,
+    /// Number of evaluated cases.
+    pub cases: usize,
+    /// Scores under each protocol.
+    pub reports: Vec<Report>,
+    /// Folder of pictures.
+    pub pictures: PathBuf,
+    /// The learning curve, an SVG file.
+    pub learning_curve: PathBuf,
+}
+
+impl<S: SideEncoder> Trained<S> {
+    /// Evaluates the trained model on the test cases, or on the validation or training cases if there
+    /// are none, and writes scores, pictures and the learning curve into the run's folder.
+    ///
+    /// `scores-reference` and `scores-strict` are CSV, JSON and Markdown files of the two protocols;
+    /// without a voxel spacing in millimetres there is only the first. The scores are also added to
+    /// `run_summary.json`. `pictures` shows, for two cases, the slices with the most organs.
+    /// `progress` receives the case's name, the number of its slices that are done, and the number
+    /// of its slices.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError`] if a case cannot be read or a file cannot be written.
+    pub fn write_report(
+        &self,
+        dataset: &Dataset,
+        progress: impl FnMut(&str, usize, usize),
+    ) -> Result<RunReport, TrainingError> {
+        let (split, cases) = evaluated_cases(dataset)?;
+        let cache = self.config.embedding_cache(&self.model, &self.folders)?;
+        let mut segmenter = Segmenter::new(
+            &self.model,
+            SegmentationConfig {
+                output: self.config.output,
+                ..SegmentationConfig::new(self.config.geometry)
+            },
+        );
+        if let Some(cache) = &cache {
+            segmenter = segmenter.with_cache(cache);
+        }
+        // Volumes of the prepared layout have no voxel spacing, which the strict protocol needs.
+        let has_spacing = dataset.read(cases[0])?.image.spacing_mm().is_some();
+        let protocols = if has_spacing {
+            vec![Protocol::Reference, Protocol::strict()]
+        } else {
+            vec![Protocol::Reference]
+        };
+        let reports = segmenter.evaluate(dataset, &cases, &protocols, progress)?;
+        self.save_scores(&reports)?;
+        let run = &self.folders.run;
+        let pictures = run.join("pictures");
+        std::fs::create_dir_all(&pictures).map_err(TrainingError::write(&pictures))?;
+        for case in cases.iter().take(PICTURED_CASES) {
+            draw_case(&mut segmenter, dataset, case, &pictures)?;
+        }
+        let learning_curve = self.write_learning_curve()?;
+        Ok(RunReport { split, cases: cases.len(), reports, pictures, learning_curve })
+    }
+
+    /// Writes scores of the trained model into the run's folder, as [`write_reports`] with the prefix
+    /// `scores`, and into `run_summary.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError`] if a file cannot be written.
+    pub fn save_scores(&self, reports: &[Report]) -> Result<(), TrainingError> {
+        write_reports(reports, self.folders.run.join("scores"))?;
+        summary::add_scores(&self.folders.run, reports)
+    }
+
+    fn write_learning_curve(&self) -> Result<PathBuf, TrainingError> {
+        const NAME: &str = "learning-curve.svg";
+        let run = &self.folders.run;
+        let svg = learning_curve::draw(run, self.steps_per_epoch)
+            .map_err(|reason| TrainingError::read(run)(std::io::Error::other(reason)))?;
+        let file = run.join(NAME);
+        replace_file(&file, NAME, |temporary| std::fs::write(temporary, svg))
+            .map_err(TrainingError::write(&file))?;
+        Ok(file)
+    }
+}
+
+/// The cases of the first split that has any, from test to training.
+fn evaluated_cases(dataset: &Dataset) -> Result<(Split, Vec<&Case>), DatasetError> {
+    for split in [Split::Test, Split::Validation] {
+        if let Ok(cases) = dataset.cases(split) {
+            return Ok((split, cases));
+        }
+    }
+    Ok((Split::Train, dataset.cases(Split::Train)?))
+}
+
+/// Draws the slices of a case with the most organs: prediction beside ground truth.
+fn draw_case<S: SideEncoder>(
+    segmenter: &mut Segmenter<'_, S>,
+    dataset: &Dataset,
+    case: &Case,
+    folder: &Path,
+) -> Result<(), TrainingError> {
+    let volumes = dataset.read(case)?;
+    let (image, label) = (volumes.image.voxels(), volumes.label.voxels());
+    let mut slices: Vec<usize> = (0..label.shape()[0]).collect();
+    slices.sort_by_key(|&slice| Reverse(count_classes(label.index_axis(Axis(0), slice))));
+    slices.truncate(PICTURES);
+    let pixels = image.select(Axis(0), &slices);
+    let predicted = segmenter.segment(&Volume::new(pixels, None), |_| {})?;
+    for (i, &slice) in slices.iter().enumerate() {
+        let pixels = image.index_axis(Axis(0), slice);
+        let title = format!("case {}, slice {slice}", case.name);
+        let picture = Picture::new(title, dataset.description(), volumes.image.geometry())
+            .panel("prediction", pixels, predicted.voxels().index_axis(Axis(0), i))
+            .panel("ground truth", pixels, label.index_axis(Axis(0), slice))
+            .render();
+        let file = folder.join(format!("{}-slice{slice:03}.png", case.name));
+        let unwritable = |error| TrainingError::write(&file)(std::io::Error::other(error));
+        picture.save(&file).map_err(unwritable)?;
+    }
+    Ok(())
+}
+
+fn count_classes(label: ArrayView2<'_, u8>) -> usize {
+    let mut seen = [false; 256];
+    label.iter().for_each(|&class| seen[usize::from(class)] = true);
+    seen.iter().filter(|&&seen| seen).count()
+}
