@@ -1,4 +1,4 @@
-//! How long does the embedding cache take to write, find and read embeddings?
+//! Times writing, finding and reading embeddings in the embedding cache.
 //!
 //! ```sh
 //! cargo bench --bench cache
@@ -36,7 +36,7 @@ fn cache(criterion: &mut Criterion) {
     let values: Vec<f32> = (0..SHAPE.iter().product()).map(|i: usize| (i as f32).sin()).collect();
     let cache = open(&filled);
     for number in 0..COUNT {
-        cache.insert(key(number), &values).expect("room on the disk");
+        cache.insert(key(number), &values).expect("write an embedding");
     }
     drop(cache);
 
@@ -47,7 +47,7 @@ fn cache(criterion: &mut Criterion) {
     group.bench_function("insert", |bencher| {
         bencher.iter(|| {
             next += 1;
-            other.insert(key(next), &values).expect("room on the disk")
+            other.insert(key(next), &values).expect("write an embedding")
         });
     });
     group.bench_function("open and find 2048", |bencher| {
@@ -61,7 +61,7 @@ fn cache(criterion: &mut Criterion) {
     group.bench_function("get", |bencher| {
         bencher.iter(|| {
             next = (next + 769) % COUNT;
-            black_box(cache.get(&key(next)).expect("readable").expect("present"))
+            black_box(cache.get(&key(next)).expect("read the cache").expect("a cached embedding"))
         });
     });
     group.finish();
