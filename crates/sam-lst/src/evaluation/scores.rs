@@ -81,7 +81,7 @@ pub fn write_reports(
         {
             let (prefix, protocol) = (prefix.as_ref().display(), report.protocol().name());
             let file = PathBuf::from(format!("{prefix}-{protocol}.{extension}"));
-            replace_file(&file, "report", |beside| std::fs::write(beside, text))
+            replace_file(&file, "report", |temporary| std::fs::write(temporary, text))
                 .map_err(|source| WriteError::Io { file: file.clone(), source })?;
             files.push(file);
         }

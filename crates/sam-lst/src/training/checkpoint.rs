@@ -218,8 +218,8 @@ impl RunFolder {
         let mut text = csv_line(header);
         match File::open(&file) {
             Ok(found) => {
-                let kept = BufReader::new(found).lines().skip(1).take(rows as usize);
-                for line in kept {
+                let earlier_rows = BufReader::new(found).lines().skip(1).take(rows as usize);
+                for line in earlier_rows {
                     let line = line.map_err(TrainingError::read(&file))?;
                     text.push_str(&line);
                     text.push('\n');

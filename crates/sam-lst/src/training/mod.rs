@@ -290,7 +290,7 @@ impl Training {
     }
 
     /// Checks that settings, model, dataset and devices fit each other, and sets the foundation's
-    /// precision. Returns the devices beside the model's own.
+    /// precision. Returns the devices other than the model's own.
     fn prepare<S: SideEncoder>(
         &self,
         model: &mut SamLst<S>,

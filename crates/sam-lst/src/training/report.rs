@@ -112,7 +112,7 @@ fn evaluated_cases(dataset: &Dataset) -> Result<(Split, Vec<&Case>), DatasetErro
     Ok((Split::Train, dataset.cases(Split::Train)?))
 }
 
-/// Draws the slices of a case with the most organs: prediction beside ground truth.
+/// Draws the slices of a case with the most organs: prediction and ground truth side by side.
 fn draw_case<S: SideEncoder>(
     segmenter: &mut Segmenter<'_, S>,
     dataset: &Dataset,

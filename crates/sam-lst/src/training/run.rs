@@ -28,7 +28,7 @@ pub(super) struct Run<'a> {
     pub batches: Batches<'a>,
     pub cache: Option<&'a EmbeddingCache>,
     pub plan: &'a TrainingPlan,
-    /// Devices beside the model's own.
+    /// Devices other than the model's own.
     pub devices: &'a [Device],
     /// Embeddings that this process computed before the first step.
     pub precomputed: usize,
