@@ -14,7 +14,7 @@ use serde_json::json;
 
 const EXAMPLES: &str = "\
 Any number of processes may share the cache folder: without --shard, each takes slices that no other
-has. Then train with the same arguments and cache, on one machine.
+has. Then train with the same data, settings and cache, on one machine.
 
 Examples:
   sam-lst embed --data Synapse --sam sam_vit_b_01ec64.pth --device cuda:0

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 /// Provides embeddings: read from a cache where present, computed by the foundation otherwise.
 ///
-/// With a half-precision cache every embedding is rounded to half precision, cached or not, so the
-/// result does not depend on which embeddings are cached or on how often a run was interrupted.
+/// With a half-precision cache every embedding is rounded to half precision, cached or not, so it does
+/// not matter whether an embedding was read or computed. An embedding that is computed in a batch of
+/// another size may differ in its last bits.
 #[derive(Debug)]
 pub struct Embedder<'a> {
     foundation: &'a Foundation,

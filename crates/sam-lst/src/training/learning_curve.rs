@@ -35,7 +35,13 @@ fn draw_chart(svg: &mut String, losses: Vec<Curve>, dsc: Curve) -> Result<(), im
         .right_y_label_area_size(52)
         .build_cartesian_2d(0.0..last_step, 0.0..highest)?
         .set_secondary_coord(0.0..last_step, 0.0..1.0);
-    chart.configure_mesh().x_desc("step").y_desc("training loss").draw()?;
+    let whole = |step: &f64| format!("{step:.0}");
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc("training loss")
+        .x_label_formatter(&whole)
+        .draw()?;
     chart.configure_secondary_axes().y_desc("validation DSC").draw()?;
     for ((curve, name), color) in losses.into_iter().zip(LOSSES).zip(LOSS_COLORS) {
         chart
@@ -44,8 +50,11 @@ fn draw_chart(svg: &mut String, losses: Vec<Curve>, dsc: Curve) -> Result<(), im
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color));
     }
     if !dsc.is_empty() {
+        // Points, since a single validation makes no line.
+        let points = dsc.iter().map(|&point| Circle::new(point, 3, DSC_COLOR.filled()));
+        chart.draw_secondary_series(points)?;
         chart
-            .draw_secondary_series(LineSeries::new(dsc, DSC_COLOR.stroke_width(2)))?
+            .draw_secondary_series(LineSeries::new(dsc.iter().copied(), DSC_COLOR.stroke_width(2)))?
             .label("validation DSC (right)")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], DSC_COLOR));
     }

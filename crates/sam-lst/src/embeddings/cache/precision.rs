@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum CachePrecision {
     /// Half precision: half the size.
     F16,
-    /// As computed: training with the cache equals training without it bit for bit.
+    /// As computed, without rounding.
     F32,
 }
 

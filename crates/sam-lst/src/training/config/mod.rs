@@ -41,7 +41,7 @@ pub struct TrainingConfig {
     pub seed: u64,
     /// Whether slices are seen in random views.
     pub augmentation: bool,
-    /// Weight of the Dice loss, in `[0, 1]`; cross entropy has the rest.
+    /// Weight of the Dice loss, in `[0, 1]`; the weight of cross entropy is 1 minus this.
     pub dice_weight: f64,
     /// Epochs between validations, if the dataset has validation cases. The last epoch is always
     /// validated.
