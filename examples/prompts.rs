@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use image::imageops::FilterType;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sam_lst::mask_decoder::Prompts;
-use sam_lst::model::{PixelScale, SamConfig};
+use sam_lst::model::SamConfig;
 use std::path::Path;
 
 #[global_allocator]
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     let corners: Vec<f32> = corners.iter().map(|corner| corner * scale).collect();
     let boxes = Tensor::<1>::from_floats(corners.as_slice(), &device).reshape([1, 4]);
     let prompts = Prompts { boxes: Some(boxes), ..Prompts::default() };
-    let prediction = sam.forward(PixelScale::Sam.apply(input), &prompts).single();
+    let prediction = sam.forward(input, &prompts).single();
 
     let logits: Vec<f32> = prediction.full_size(SIZE as usize).into_data().iter::<f32>().collect();
     let mask = GrayImage::from_fn(width, height, |x, y| {

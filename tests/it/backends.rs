@@ -16,12 +16,10 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_lst::devices;
-use sam_lst::model::PixelScale;
 use sam_lst::sam_nn::{gelu, resize_bilinear};
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{
-    CrossEntropyDiceLossConfig, DecoderTuning, Foundation, FoundationPrecision, SamLst,
-    SamLstConfig,
+    CrossEntropyDiceLossConfig, DecoderTuning, FoundationPrecision, SamLst, SamLstConfig,
 };
 use std::collections::BTreeMap;
 
@@ -501,10 +499,10 @@ fn the_published_model_equals_the_cpus() {
         model.save_ladder(&path).expect("save the ladder");
         let image = pattern([1, 3, 512, 512], device);
         let image = Tensor::from_data(image.into_data(), &device.clone().autodiff());
-        let encoder = model.foundation.encoder().clone().to_device(device);
+        let foundation = model.foundation.to_device(device);
         let on_device = device.clone().autodiff();
         let mut moved = SamLstConfig::vit_b(9).init(&on_device).expect("a valid configuration");
-        moved.foundation = Foundation::new(encoder, PixelScale::Unit);
+        moved.foundation = foundation;
         moved.load_ladder(&path).expect("load the ladder");
         let embedding = moved.foundation.embed(image.clone()).into_data();
         let logits = moved.forward(image).logits;

@@ -272,9 +272,13 @@ fn another_variant_of_sam_is_named() {
     }
     let path = folder.path().join("mine.safetensors");
     write_safetensors(&path, &tensors);
-    let error =
-        Foundation::load(&SamEncoderConfig::vit_b(), PixelScale::Unit, &path, &Device::flex())
-            .expect_err("another variant");
+    let error = Foundation::load(
+        &SamEncoderConfig::vit_b().into(),
+        PixelScale::Unit,
+        &path,
+        &Device::flex(),
+    )
+    .expect_err("another variant");
     assert_message(&error, &path, &["expected SAM ViT-B, found SAM ViT-L"]);
 }
 

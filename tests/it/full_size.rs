@@ -7,7 +7,7 @@ use crate::support::{norm_error, relative_error};
 use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst::model::PixelScale;
-use sam_lst::sam_encoder::SamEncoderConfig;
+use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
 use sam_lst::{Foundation, FoundationPrecision, SamLst, SamLstConfig, peak_memory_bytes};
 use std::path::PathBuf;
 
@@ -56,8 +56,12 @@ fn vit_b_in_half_precision_is_close_to_pytorchs() {
     let image = Tensor::<4>::from_data(expected("image_512"), &Device::flex());
     for (precision, limit) in [(FoundationPrecision::F16, 1e-2), (FoundationPrecision::BF16, 5e-2)]
     {
-        let foundation =
-            Foundation::load(&SamEncoderConfig::vit_b(), PixelScale::Unit, &path, &Device::flex());
+        let foundation = Foundation::load(
+            &SamEncoderConfig::vit_b().into(),
+            PixelScale::Unit,
+            &path,
+            &Device::flex(),
+        );
         let mut foundation = foundation.expect("load the checkpoint");
         foundation.set_precision(precision).expect("the CPU supports it");
         let embedding = foundation.embed(image.clone()).into_data();
@@ -74,11 +78,15 @@ fn loading_needs_little_more_memory_than_the_file_size() {
     let path = folder().join("sam_vit_b_random.pth");
     let file_bytes = std::fs::metadata(&path).expect("the checkpoint").len();
     let before = peak_bytes();
-    let foundation =
-        Foundation::load(&SamEncoderConfig::vit_b(), PixelScale::Unit, &path, &Device::flex())
-            .expect("load the checkpoint");
+    let foundation = Foundation::load(
+        &SamEncoderConfig::vit_b().into(),
+        PixelScale::Unit,
+        &path,
+        &Device::flex(),
+    )
+    .expect("load the checkpoint");
     let ratio = (peak_bytes() - before) as f64 / file_bytes as f64;
     eprintln!("loading {} MB: peak memory is {ratio:.2} times that", file_bytes / 1_000_000);
     assert!(ratio <= 1.5, "{ratio:.2}");
-    assert_eq!(foundation.encoder().blocks.len(), 12);
+    assert_eq!(foundation.encoder::<SamEncoder>().expect("a ViT").blocks.len(), 12);
 }

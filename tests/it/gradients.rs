@@ -4,6 +4,7 @@ use crate::support::{Cases, config, gradients, ladder_model, largest, largest_di
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
+use sam_lst::sam_encoder::SamEncoder;
 use sam_lst::{DecoderTuning, Fusion, SamLst, SamLstConfig};
 
 /// Gradients of a training step on the fixture, and their number.
@@ -76,7 +77,9 @@ fn autodiff_does_not_track_the_foundation() {
     let device = Device::flex().autodiff();
     let model = config().init(&device).expect("a valid configuration");
     let image = Tensor::ones([1, 3, 32, 32], &device).require_grad();
-    assert!(model.foundation.encoder().devices().iter().all(|device| !device.is_autodiff()));
+    assert!(!model.foundation.device().is_autodiff());
+    let encoder = model.foundation.encoder::<SamEncoder>().expect("a ViT");
+    assert!(encoder.devices().iter().all(|device| !device.is_autodiff()));
     assert!(!model.foundation.embed(image.clone()).is_autodiff());
 
     // Without a side network, autodiff tracks no operation on the image.

@@ -16,6 +16,7 @@ mod screen;
 mod sharing;
 mod side_encoder;
 mod support;
+mod tiny_vit;
 mod training;
 mod trajectory;
 mod weights;

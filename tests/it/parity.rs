@@ -4,7 +4,8 @@ use crate::support::{Cases, config, ladder_model, relative_error, sam_pth};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_lst::mask_decoder::{PointLabel, Points, PromptEmbeddings, Prompts};
-use sam_lst::model::SamConfig;
+use sam_lst::model::{PixelScale, SamConfig};
+use sam_lst::sam_encoder::SamEncoder;
 use sam_lst::{Fusion, Sam, SamLstConfig};
 
 /// Tolerance for one module.
@@ -16,14 +17,19 @@ const MODEL: f64 = 3e-5;
 pub fn sam(device: &Device) -> Sam {
     let SamLstConfig { encoder, mut decoder, .. } = config();
     decoder.num_masks = 4;
-    SamConfig::new(encoder, decoder).load(sam_pth(), device).expect("load the fixture")
+    SamConfig::new(encoder)
+        .with_decoder(decoder)
+        .with_pixel_scale(PixelScale::Unit)
+        .load(sam_pth(), device)
+        .expect("load the fixture")
 }
 
 #[test]
 fn encoder_and_its_modules() {
     let device = Device::flex();
     let cases = Cases::open("sam_tiny");
-    let encoder = sam(&device).image_encoder;
+    let sam = sam(&device);
+    let encoder = sam.foundation.encoder::<SamEncoder>().expect("a ViT");
     // The pretraining grid, whose 8 tokens are not a multiple of the window size 5, and two grids
     // with resized position embeddings.
     for grid in [8, 13, 3] {

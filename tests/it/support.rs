@@ -23,6 +23,18 @@ pub fn resnet_pth() -> PathBuf {
     fixture("ladder_tiny/resnet_tiny.pth")
 }
 
+/// LiteMedSAM's published weights: the file that `LITE_MEDSAM` names, or `target/lite_medsam.pth`,
+/// which `.ci/lite-medsam` fetches. `None` if it does not exist; the test says that it was skipped.
+pub fn lite_medsam_pth() -> Option<PathBuf> {
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/lite_medsam.pth");
+    let path = std::env::var_os("LITE_MEDSAM").map_or_else(default, PathBuf::from);
+    if !path.exists() {
+        eprintln!("skipped: {} does not exist; .ci/lite-medsam fetches it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
 /// The configuration of the fixtures' model: `SamLstConfig::tiny` with nine classes.
 pub fn config() -> SamLstConfig {
     SamLstConfig::tiny(9)

@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let dataset = arguments.data.open()?;
     let classes = dataset.description().classes();
     let preset = TrainingConfig {
-        model: arguments.data.model(classes),
+        model: arguments.data.model(classes)?,
         ..TrainingConfig::released(classes)
     };
     let config = arguments.settings.apply(preset)?;

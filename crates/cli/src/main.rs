@@ -13,6 +13,7 @@ mod model;
 mod output;
 mod prepare;
 mod progress;
+mod prompt;
 mod report;
 mod segment;
 mod settings;
@@ -20,6 +21,7 @@ mod staging;
 mod terminal;
 mod train;
 mod training;
+mod weights;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -54,6 +56,8 @@ enum Command {
     Embed(Box<embed::Arguments>),
     Segment(Box<segment::Arguments>),
     Evaluate(Box<evaluate::Arguments>),
+    Prompt(Box<prompt::Arguments>),
+    Weights(weights::Arguments),
     Convert(convert::Arguments),
     Prepare(prepare::Arguments),
     Devices(devices::Arguments),
@@ -91,6 +95,8 @@ impl Command {
             Self::Embed(arguments) => embed::run(&arguments),
             Self::Segment(arguments) => segment::run(&arguments),
             Self::Evaluate(arguments) => evaluate::run(&arguments),
+            Self::Prompt(arguments) => prompt::run(&arguments),
+            Self::Weights(arguments) => weights::run(&arguments),
             Self::Convert(arguments) => convert::run(&arguments),
             Self::Prepare(arguments) => prepare::run(&arguments),
             Self::Devices(arguments) => devices::run(arguments),

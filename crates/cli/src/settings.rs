@@ -5,6 +5,7 @@ use crate::output;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sam_lst::datasets::Validation;
+use sam_lst::model::EncoderConfig;
 use sam_lst::{CachedViews, Dataset, SamLstConfig, TrainingConfig};
 use std::path::{Path, PathBuf};
 
@@ -20,12 +21,12 @@ pub struct DataArguments {
     /// Share of the training patients for validation [default: none]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     validation: Option<f64>,
-    /// SAM's checkpoint: .pth or .safetensors
+    /// Checkpoint of SAM, MedSAM, LiteMedSAM or MobileSAM: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub sam: PathBuf,
-    /// SAM's variant
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Variant::VitB)]
-    variant: Variant,
+    /// What the checkpoint must contain; only MedSAM must be named [default: any]
+    #[arg(long, value_name = "NAME", value_enum)]
+    variant: Option<Variant>,
 }
 
 /// Settings that do not depend on the command.
@@ -62,6 +63,22 @@ enum Variant {
     VitB,
     VitL,
     VitH,
+    MedSam,
+    LiteMedsam,
+    MobileSam,
+}
+
+impl Variant {
+    fn model(self, classes: usize) -> SamLstConfig {
+        match self {
+            Self::VitB => SamLstConfig::vit_b(classes),
+            Self::VitL => SamLstConfig::vit_l(classes),
+            Self::VitH => SamLstConfig::vit_h(classes),
+            Self::MedSam => SamLstConfig::med_sam(classes),
+            Self::LiteMedsam => SamLstConfig::lite_medsam(classes),
+            Self::MobileSam => SamLstConfig::mobile_sam(classes),
+        }
+    }
 }
 
 impl DataArguments {
@@ -80,13 +97,22 @@ impl DataArguments {
         Ok(Dataset::open(&self.data, description)?)
     }
 
-    /// The model of the variant for a number of classes.
-    pub fn model(&self, classes: usize) -> SamLstConfig {
-        match self.variant {
-            Variant::VitB => SamLstConfig::vit_b(classes),
-            Variant::VitL => SamLstConfig::vit_l(classes),
-            Variant::VitH => SamLstConfig::vit_h(classes),
+    /// The model over the checkpoint's encoder for a number of classes.
+    pub fn model(&self, classes: usize) -> Result<SamLstConfig> {
+        let found = EncoderConfig::recognize(&self.sam)?;
+        let Some(variant) = self.variant else {
+            return Ok(SamLstConfig::for_encoder(found, classes));
+        };
+        let model = variant.model(classes);
+        if model.encoder.name() != found.name() {
+            bail!(
+                "cannot use {}: it contains {}, but --variant says {}",
+                self.sam.display(),
+                found.name(),
+                model.encoder.name()
+            );
         }
+        Ok(model)
     }
 }
 

@@ -100,7 +100,7 @@ impl Arguments {
             Preset::Released => TrainingConfig::released(classes),
             Preset::Paper => TrainingConfig::paper(classes),
         };
-        let preset = TrainingConfig { model: self.data.model(classes), ..preset };
+        let preset = TrainingConfig { model: self.data.model(classes)?, ..preset };
         let mut config = self.settings.apply(preset)?;
         match self.fusion {
             Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,

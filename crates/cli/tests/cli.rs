@@ -6,12 +6,14 @@ use sam_lst::{DatasetDescription, PhantomConfig, TrainingConfig};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "demo",
     "train",
     "embed",
     "segment",
     "evaluate",
+    "prompt",
+    "weights",
     "convert",
     "prepare",
     "devices",

@@ -137,6 +137,20 @@ impl Input {
     }
 }
 
+/// A contiguous tensor, for an operation without a gradient.
+///
+/// # Panics
+///
+/// If the tensor is tracked by autodiff.
+pub fn without_autodiff<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    match Input::from(tensor) {
+        Input::Flex(tensor) => contiguous(tensor),
+        Input::Autodiff(_) => {
+            panic!("this operation has no gradient; pass a tensor without autodiff")
+        }
+    }
+}
+
 /// The tensor with its values contiguous in memory, copied if they are not.
 pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
     match tensor.as_slice::<f32>() {

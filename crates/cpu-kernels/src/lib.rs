@@ -1,6 +1,7 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
-//! norm and GELU; SAM's windowed attention; convolution, batch norm and max-pooling of the side
-//! network. All but windowed attention have gradients.
+//! norm and GELU; windowed attention and depthwise convolution of the image encoders; convolution,
+//! batch norm and max-pooling of the side network. All but windowed attention and depthwise
+//! convolution, which only the frozen encoders use, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
 //! then contiguous, so nothing is unfolded (im2col) or transposed.
@@ -14,8 +15,8 @@
 //!
 //! Each operation is one file: the function that a layer calls, the operation's place in Burn's
 //! autodiff, and its kernels. `autodiff.rs` connects operations to Burn, `microkernel.rs` holds the
-//! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `mask-decoder` and
-//! `resnet-side` depend on this crate; it can be removed once Burn's own operations are as fast.
+//! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `tiny-vit`, `mask-decoder`
+//! and `resnet-side` depend on this crate; it can be removed once Burn's own operations are as fast.
 
 #[cfg(feature = "flex")]
 mod autodiff;
@@ -27,6 +28,8 @@ mod channel_sums;
 mod conv2d;
 #[cfg(feature = "flex")]
 mod conv_transpose2d;
+#[cfg(feature = "flex")]
+mod depthwise_conv2d;
 #[cfg(feature = "flex")]
 mod gelu;
 #[cfg(feature = "flex")]
@@ -48,8 +51,9 @@ mod window_attention;
 pub use statistics::Statistics;
 #[cfg(not(feature = "flex"))]
 pub use unsupported::{
-    batch_norm, conv_transpose2d, conv2d, gelu, is_supported, is_supported_without_autodiff,
-    layer_norm, linear, max_pool, moments, window_attention,
+    batch_norm, biased_window_attention, conv_transpose2d, conv2d, depthwise_conv2d, gelu,
+    is_supported, is_supported_without_autodiff, layer_norm, linear, max_pool, moments,
+    window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
@@ -57,9 +61,10 @@ pub use {
     batch_norm::{batch_norm, moments},
     conv_transpose2d::conv_transpose2d,
     conv2d::conv2d,
+    depthwise_conv2d::depthwise_conv2d,
     gelu::gelu,
     layer_norm::layer_norm,
     linear::linear,
     max_pool::max_pool,
-    window_attention::window_attention,
+    window_attention::{biased_window_attention, window_attention},
 };

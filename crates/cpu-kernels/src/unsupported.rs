@@ -35,6 +35,21 @@ pub fn conv_transpose2d(
     unsupported()
 }
 
+/// A depthwise convolution with bias. Panics without the feature `flex`.
+pub fn depthwise_conv2d(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
+    unsupported()
+}
+
+/// Attention within windows with a bias for each distance. Panics without the feature `flex`.
+pub fn biased_window_attention(qkv: Tensor<4>, padding: Tensor<1>, biases: Tensor<2>) -> Tensor<4> {
+    unsupported()
+}
+
 /// Mean and biased variance of each channel. Panics without the feature `flex`.
 pub fn moments(input: &Tensor<4>) -> Statistics {
     unsupported()

@@ -1,12 +1,12 @@
-//! Attention within windows with decomposed relative positions, as in SAM's image encoder. It has
-//! no gradient.
+//! Attention within windows, with decomposed relative positions as in SAM's image encoder or with a
+//! bias for each distance as in TinyViT. It has no gradient.
 //!
 //! A task is one head of one window and some of its queries. It packs the keys and values, then
 //! computes, for eight queries at a time, the scores against all keys, their softmax and its
 //! product with the values: only the scores of eight queries are in memory at once, and they stay
 //! in the cache.
 
-use crate::autodiff::{FlexTensor, Input, contiguous, tensor, values};
+use crate::autodiff::{tensor, values, without_autodiff};
 use crate::math::unnormalized_softmax;
 use crate::microkernel::{
     BlockKernel, VECTORS, for_each_block, load_full, multiply_add, panel_width, store, zeros,
@@ -49,10 +49,15 @@ pub fn window_attention(
     let [length, head_dim] = positions[0].dims();
     let (qkv, padding) = (without_autodiff(qkv), without_autodiff(padding));
     let positions = positions.map(without_autodiff);
+    let positions = positions.each_ref().map(values);
+    for positions in positions {
+        assert_eq!(positions.len(), length * head_dim);
+    }
     let attention = WindowAttention {
         qkv: values(&qkv),
         padding: values(&padding),
-        positions: positions.each_ref().map(values),
+        positions: Positions::Decomposed(positions),
+        layout: Layout::PartMajor,
         batch,
         grid,
         side: length.div_ceil(2),
@@ -62,13 +67,67 @@ pub fn window_attention(
     Tensor::from_primitive::<Flex>(tensor(attention.output(), [batch, grid, grid, width / 3]))
 }
 
-fn without_autodiff<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    match Input::from(tensor) {
-        Input::Flex(tensor) => contiguous(tensor),
-        Input::Autodiff(_) => {
-            panic!("window attention has no gradient; pass a tensor without autodiff")
-        }
-    }
+/// Attention within windows with a bias for each distance, `softmax(q k^T / sqrt(d) + bias[|dy|,
+/// |dx|]) v` for each head. The scores are never stored in memory as a whole.
+///
+/// Windows of side `s` cover the grid starting at its first token; windows that extend beyond it
+/// are filled with `padding`.
+///
+/// # Shapes
+///
+/// - qkv: `[B, G, G, heads * 3 * d]`, query, key and value head by head
+/// - padding: `[heads * 3 * d]`
+/// - biases: `[heads, s * s]`, that of `|dy|` rows and `|dx|` columns at `|dy| * s + |dx|`
+/// - output: `[B, G, G, heads * d]`
+///
+/// # Panics
+///
+/// If a tensor is not supported
+/// ([`is_supported_without_autodiff`](crate::is_supported_without_autodiff)), or the shapes do not
+/// match.
+pub fn biased_window_attention(qkv: Tensor<4>, padding: Tensor<1>, biases: Tensor<2>) -> Tensor<4> {
+    let [batch, grid, columns, width] = qkv.dims();
+    assert_eq!(grid, columns, "sides of a square grid");
+    let [heads, distances] = biases.dims();
+    let side = distances.isqrt();
+    assert_eq!(side * side, distances, "distances within a square window");
+    assert!(
+        heads > 0 && width.is_multiple_of(3 * heads),
+        "{width} channels are not queries, keys and values of {heads} heads"
+    );
+    let (qkv, padding) = (without_autodiff(qkv), without_autodiff(padding));
+    let biases = without_autodiff(biases);
+    let attention = WindowAttention {
+        qkv: values(&qkv),
+        padding: values(&padding),
+        positions: Positions::Biases(values(&biases)),
+        layout: Layout::HeadMajor,
+        batch,
+        grid,
+        side,
+        heads,
+        head_dim: width / (3 * heads),
+    };
+    Tensor::from_primitive::<Flex>(tensor(attention.output(), [batch, grid, grid, width / 3]))
+}
+
+/// What is added to the scores.
+#[derive(Clone, Copy)]
+enum Positions<'a> {
+    /// Products of the query with relative positions, for a query's row minus the key's, then for
+    /// its column minus the key's, `[2 s - 1, d]`, the most negative first.
+    Decomposed([&'a [f32]; 2]),
+    /// A bias for each head and distance, `[heads, s * s]`.
+    Biases(&'a [f32]),
+}
+
+/// The order of queries, keys and values in the channels of a token.
+#[derive(Clone, Copy)]
+enum Layout {
+    /// `[3, heads, d]`.
+    PartMajor,
+    /// `[heads, 3, d]`.
+    HeadMajor,
 }
 
 /// Maximum number of queries per task: each task packs the keys and values again.
@@ -77,13 +136,12 @@ const QUERIES_PER_TASK: usize = 512;
 /// The attention of all heads of all windows.
 #[derive(Clone, Copy)]
 struct WindowAttention<'a> {
-    /// Queries, keys and values, `[B, G, G, 3, heads, d]`.
+    /// Queries, keys and values, `[B, G, G, 3 * heads * d]`.
     qkv: &'a [f32],
-    /// Query, key and value of a token beyond the grid, `[3, heads, d]`.
+    /// Query, key and value of a token beyond the grid, `[3 * heads * d]`.
     padding: &'a [f32],
-    /// Relative positions for a query's row minus the key's, then for its column minus the key's,
-    /// `[2 s - 1, d]`, the most negative first.
-    positions: [&'a [f32]; 2],
+    positions: Positions<'a>,
+    layout: Layout,
     /// Batch size `B`.
     batch: usize,
     /// Side `G` of the grid of tokens.
@@ -122,9 +180,6 @@ impl WindowAttention<'_> {
         );
         assert_eq!(self.qkv.len(), self.batch * tokens * 3 * channels);
         assert_eq!(self.padding.len(), 3 * channels);
-        for positions in self.positions {
-            assert_eq!(positions.len(), (2 * self.side - 1) * self.head_dim);
-        }
         let arch = Arch::new();
         let mut out = vec![0.0; self.batch * tokens * channels];
         let tasks = self.tasks();
@@ -211,7 +266,11 @@ impl WithSimd for TaskKernel<'_> {
         // The query (part 0), key (1) or value (2) of a token.
         let part = |place: [usize; 2], part: usize| {
             let values = attention.token_qkv(task, place);
-            &values[(part * heads + task.head) * head_dim..][..head_dim]
+            let index = match attention.layout {
+                Layout::PartMajor => part * heads + task.head,
+                Layout::HeadMajor => task.head * 3 + part,
+            };
+            &values[index * head_dim..][..head_dim]
         };
         // Panels of keys: for each dimension of the head, the keys' values, times the scale of the
         // scores.
@@ -235,7 +294,15 @@ impl WithSimd for TaskKernel<'_> {
         }
         let places: Vec<[usize; 2]> = attention.places(task).collect();
         let queries: Vec<&[f32]> = places.iter().map(|&place| part(place, 0)).collect();
-        let transposed = attention.positions.map(|table| transposed_reversed(table, head_dim));
+        let tables = match attention.positions {
+            Positions::Decomposed(tables) => {
+                tables.map(|table| transposed_reversed(table, head_dim))
+            }
+            Positions::Biases(biases) => {
+                let biases = &biases[task.head * count..][..count];
+                [mirrored(biases, side), Vec::new()]
+            }
+        };
         let mut kernel = QueryKernel {
             side,
             head_dim,
@@ -243,7 +310,12 @@ impl WithSimd for TaskKernel<'_> {
             values: &values,
             places: &places,
             queries: &queries,
-            positions: transposed.each_ref().map(Vec::as_slice),
+            positions: match attention.positions {
+                Positions::Decomposed(_) => {
+                    Positions::Decomposed(tables.each_ref().map(Vec::as_slice))
+                }
+                Positions::Biases(_) => Positions::Biases(&tables[0]),
+            },
             padded,
             scores: Vec::new(),
             out: vec![0.0; task.count * head_dim],
@@ -265,6 +337,12 @@ fn transposed_reversed(table: &[f32], width: usize) -> Vec<f32> {
     transposed
 }
 
+/// Mirrors each line of biases `[s, s]` for the distances 0 to `s - 1` to `[s, 2 s - 1]`, for the
+/// differences `1 - s` to `s - 1`.
+fn mirrored(biases: &[f32], side: usize) -> Vec<f32> {
+    biases.chunks_exact(side).flat_map(|line| line[1..].iter().rev().chain(line)).copied().collect()
+}
+
 /// Attends to all keys and values from a block of queries.
 struct QueryKernel<'a> {
     side: usize,
@@ -276,8 +354,8 @@ struct QueryKernel<'a> {
     /// Row and column of each query in the window.
     places: &'a [[usize; 2]],
     queries: &'a [&'a [f32]],
-    /// Relative positions, transposed, the most positive first.
-    positions: [&'a [f32]; 2],
+    /// Relative positions, transposed, the most positive first, or the mirrored biases of the head.
+    positions: Positions<'a>,
     /// Number of keys, rounded up to whole panels.
     padded: usize,
     scores: Vec<f32>,
@@ -285,13 +363,45 @@ struct QueryKernel<'a> {
 }
 
 impl QueryKernel<'_> {
-    /// Writes to `terms` the products of a query with the relative positions of the keys' rows
-    /// (axis 0) or columns (axis 1), given the query's own row or column.
+    /// Writes the position terms of a query's scores, given its row and column in the window, to
+    /// `scores`. `terms` is scratch space of `2 s` values.
     #[inline(always)]
-    fn position_terms(&self, query: &[f32], axis: usize, own: usize, terms: &mut [f32]) {
+    fn position_scores(
+        &self,
+        query: &[f32],
+        [own_row, own_column]: [usize; 2],
+        terms: &mut [f32],
+        scores: &mut [f32],
+    ) {
+        let side = self.side;
+        let lines = scores.chunks_exact_mut(side);
+        match self.positions {
+            Positions::Decomposed([rows, columns]) => {
+                let (by_row, by_column) = terms.split_at_mut(side);
+                self.position_terms(query, rows, own_row, by_row);
+                self.position_terms(query, columns, own_column, by_column);
+                for (scores, &row_term) in lines.zip(by_row.iter()) {
+                    for (score, &column_term) in scores.iter_mut().zip(by_column.iter()) {
+                        *score = row_term + column_term;
+                    }
+                }
+            }
+            Positions::Biases(biases) => {
+                for (row, scores) in lines.enumerate() {
+                    let biases = &biases[own_row.abs_diff(row) * (2 * side - 1)..];
+                    scores.copy_from_slice(&biases[side - 1 - own_column..][..side]);
+                }
+            }
+        }
+    }
+
+    /// Writes to `terms` the products of a query with the relative positions of the keys' rows or
+    /// columns, given the query's own row or column.
+    #[inline(always)]
+    fn position_terms(&self, query: &[f32], positions: &[f32], own: usize, terms: &mut [f32]) {
         let length = 2 * self.side - 1;
         terms.fill(0.0);
-        for (table, &value) in self.positions[axis].chunks_exact(length).zip(query) {
+        for (table, &value) in positions.chunks_exact(length).zip(query) {
             for (term, position) in terms.iter_mut().zip(&table[self.side - 1 - own..]) {
                 *term += value * position;
             }
@@ -311,16 +421,8 @@ impl BlockKernel for QueryKernel<'_> {
         scores.resize(R * padded, 0.0);
         let mut terms = vec![0.0; 2 * side];
         for (row, query) in queries.iter().enumerate() {
-            let [own_row, own_column] = self.places[first + row];
-            let (by_row, by_column) = terms.split_at_mut(side);
-            self.position_terms(query, 0, own_row, by_row);
-            self.position_terms(query, 1, own_column, by_column);
-            let scores = scores[row * padded..][..count].chunks_exact_mut(side);
-            for (scores, &row_term) in scores.zip(by_row.iter()) {
-                for (score, &column_term) in scores.iter_mut().zip(by_column.iter()) {
-                    *score = row_term + column_term;
-                }
-            }
+            let scores = &mut scores[row * padded..][..count];
+            self.position_scores(query, self.places[first + row], &mut terms, scores);
         }
         for (panel, keys) in self.keys.chunks_exact(width * head_dim).enumerate() {
             let start = |row: usize| row * padded + panel * width;

@@ -2,7 +2,7 @@ use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst_sam_nn::{LayerNorm2d, LayerNorm2dConfig, PATCH_SIZE, gelu};
+use sam_lst_sam_nn::{LayerNorm2d, LayerNorm2dConfig, gelu};
 
 /// The meaning of a point prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub struct PromptEncoderConfig {
     /// Channels between the convolutions that downscale a mask prompt; a multiple of 4.
     #[config(default = 16)]
     pub mask_channels: usize,
+    /// Input pixels along one side of a pixel of the image embedding; 16 in SAM.
+    #[config(default = 16)]
+    pub stride: usize,
 }
 
 /// SAM's prompt encoder. Always frozen.
@@ -86,6 +89,7 @@ pub struct PromptEncoder {
     pub mask_downscaling: MaskDownscaling,
     /// Embedding for no mask prompt, `[1, C]`.
     pub no_mask_embed: Param<Tensor<2>>,
+    stride: usize,
 }
 
 impl PromptEncoderConfig {
@@ -110,6 +114,7 @@ impl PromptEncoderConfig {
                 conv3: Conv2dConfig::new([wide, self.embed_dim], [1, 1]).init(device),
             },
             no_mask_embed: embedding(),
+            stride: self.stride,
         }
         .no_grad()
     }
@@ -167,7 +172,7 @@ impl PromptEncoder {
     fn embed_points(&self, points: &Points, grid: usize, append_padding: bool) -> Tensor<3> {
         let [batch, count, _] = points.coordinates.dims();
         let centres = points.coordinates.clone() + 0.5;
-        let positions = self.pe_layer.forward(centres, grid * PATCH_SIZE); // [B, N, C]
+        let positions = self.pe_layer.forward(centres, grid * self.stride); // [B, N, C]
         let device = positions.device();
         let indicator = |label: PointLabel| {
             let flags: Vec<f32> =
@@ -193,7 +198,7 @@ impl PromptEncoder {
         let corners = (boxes + 0.5).reshape([batch, 2, 2]);
         let embeddings = self.point_embeddings[2..].iter().map(Param::val).collect();
         let embeddings: Tensor<2> = Tensor::cat(embeddings, 0); // [2, C]
-        self.pe_layer.forward(corners, grid * PATCH_SIZE) + embeddings.unsqueeze()
+        self.pe_layer.forward(corners, grid * self.stride) + embeddings.unsqueeze()
     }
 }
 

@@ -2,7 +2,9 @@
 //! up to `layer3`, without `layer4` and the classifier.
 //!
 //! It maps an image `[B, 3, S, S]` to `[B, 4 w, S / 16, S / 16]`, the grid size of SAM's image
-//! embedding.
+//! embedding. With a feature pyramid over its three layers (Lin et al., *Feature Pyramid Networks*,
+//! arXiv 1612.03144), it maps the image to the grid of a foundation of stride 4,
+//! `[B, C, S / 4, S / 4]`.
 //!
 //! # Notation
 //!
@@ -11,8 +13,10 @@
 
 mod basic_block;
 mod batch_norm;
+mod pyramid;
 mod resnet;
 
 pub use basic_block::{BasicBlock, BasicBlockConfig, Downsample};
 pub use batch_norm::{BatchNorm2d, BatchNorm2dConfig};
+pub use pyramid::Pyramid;
 pub use resnet::{ResNetSide, ResNetSideConfig};

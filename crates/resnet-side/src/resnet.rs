@@ -1,5 +1,5 @@
 use crate::basic_block::{conv, conv_channels_last};
-use crate::{BasicBlock, BasicBlockConfig, BatchNorm2d, BatchNorm2dConfig};
+use crate::{BasicBlock, BasicBlockConfig, BatchNorm2d, BatchNorm2dConfig, Pyramid};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
@@ -17,6 +17,10 @@ pub struct ResNetSideConfig {
     /// Channels of the stem; `layer3` has four times as many.
     #[config(default = 64)]
     pub width: usize,
+    /// Channels of a feature pyramid over the three layers, whose output has stride 4; `None` for
+    /// the features of `layer3`, which have stride 16.
+    #[config(default = "None")]
+    pub pyramid_channels: Option<usize>,
 }
 
 impl ResNetSideConfig {
@@ -33,7 +37,12 @@ impl ResNetSideConfig {
 
     /// Channels of the network's output.
     pub fn out_channels(&self) -> usize {
-        4 * self.width
+        self.pyramid_channels.unwrap_or(4 * self.width)
+    }
+
+    /// Input pixels along one side of a pixel of the network's output.
+    pub fn stride(&self) -> usize {
+        if self.pyramid_channels.is_some() { 4 } else { 16 }
     }
 
     /// Creates the network with random weights from the same distributions as in torchvision.
@@ -67,6 +76,7 @@ impl ResNetSideConfig {
             layer1: layer(0, [width, width], 1),
             layer2: layer(1, [width, 2 * width], 2),
             layer3: layer(2, [2 * width, 4 * width], 2),
+            pyramid: self.pyramid_channels.map(|channels| Pyramid::init(width, channels, device)),
         }
     }
 }
@@ -85,15 +95,17 @@ pub struct ResNetSide {
     pub layer2: Vec<BasicBlock>,
     /// Blocks at 1/16 of the input's size.
     pub layer3: Vec<BasicBlock>,
+    /// Brings the features of all layers to 1/4 of the input's size.
+    pub pyramid: Option<Pyramid>,
 }
 
 impl ResNetSide {
-    /// Computes the features of `layer3`.
+    /// Computes the features of `layer3`, or of the pyramid.
     ///
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, `S` a multiple of 16
-    /// - output: `[B, 4 width, S / 16, S / 16]`
+    /// - output: `[B, 4 width, S / 16, S / 16]`, with a pyramid `[B, channels, S / 4, S / 4]`
     ///
     /// # Panics
     ///
@@ -110,7 +122,11 @@ impl ResNetSide {
     fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
-        self.blocks().fold(pooled, |features, block| block.forward(features))
+        let [fine, middle, coarse] = self.layers(pooled, BasicBlock::forward);
+        match &self.pyramid {
+            Some(pyramid) => pyramid.forward([fine, middle, coarse]),
+            None => coarse,
+        }
     }
 
     /// The same with channels-last kernels, on the CPU.
@@ -119,11 +135,30 @@ impl ResNetSide {
         let stem = conv_channels_last(&self.conv1, image);
         let stem = self.bn1.forward_channels_last(stem, None, true); // [B, S/2, S/2, w]
         let pooled = sam_lst_cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
-        self.blocks()
-            .fold(pooled, |features, block| block.forward_channels_last(features))
-            .permute([0, 3, 1, 2]) // [B, 4w, S/16, S/16]
+        let features = self.layers(pooled, BasicBlock::forward_channels_last);
+        let [fine, middle, coarse] = features.map(|features| features.permute([0, 3, 1, 2]));
+        match &self.pyramid {
+            Some(pyramid) => pyramid.forward([fine, middle, coarse]),
+            None => coarse,
+        }
     }
 
+    /// The features of the three layers.
+    fn layers(
+        &self,
+        pooled: Tensor<4>,
+        apply: impl Fn(&BasicBlock, Tensor<4>) -> Tensor<4>,
+    ) -> [Tensor<4>; 3] {
+        let layer = |blocks: &[BasicBlock], features| {
+            blocks.iter().fold(features, |features, block| apply(block, features))
+        };
+        let fine = layer(&self.layer1, pooled);
+        let middle = layer(&self.layer2, fine.clone());
+        let coarse = layer(&self.layer3, middle.clone());
+        [fine, middle, coarse]
+    }
+
+    #[cfg(test)]
     fn blocks(&self) -> impl Iterator<Item = &BasicBlock> {
         let first = self.layer1.iter();
         first.chain(&self.layer2).chain(&self.layer3)
@@ -203,9 +238,15 @@ mod tests {
         let device = Device::flex().autodiff();
         // Fixed values, independent of the random numbers of other tests: gradients are sensitive
         // to ReLU inputs near zero.
-        let network = ResNetSideConfig::resnet18().with_width(4).init(&device);
-        let network = network.map(&mut FixWeights { tensors: 0 });
-        let image = Tensor::from_data(fixed([2, 3, 48, 32], 1.73, 0), &device) + 0.5;
+        for pyramid_channels in [None, Some(8)] {
+            let config = ResNetSideConfig::resnet18().with_width(4);
+            let network = config.with_pyramid_channels(pyramid_channels).init(&device);
+            paths_are_equal(network.map(&mut FixWeights { tensors: 0 }), &device);
+        }
+    }
+
+    fn paths_are_equal(network: ResNetSide, device: &Device) {
+        let image = Tensor::from_data(fixed([2, 3, 48, 32], 1.73, 0), device) + 0.5;
         let image = image.detach().require_grad(); // mean 0.5, deviation 1
         let score = |output: Tensor<4>| (output.clone() * output).sum();
         // The two paths sum in different orders through six blocks with batch norms and ReLUs, so
@@ -243,10 +284,15 @@ mod tests {
     }
 
     #[test]
-    fn output_side_is_a_sixteenth_of_the_input_side() {
+    fn output_side_follows_from_the_stride() {
         let device = Device::flex();
         let config = ResNetSideConfig::resnet18().with_width(4);
         let image = Tensor::ones([2, 3, 48, 48], &device);
-        assert_eq!(config.init(&device).forward(image).dims(), [2, config.out_channels(), 3, 3]);
+        assert_eq!(config.init(&device).forward(image.clone()).dims(), [2, 16, 3, 3]);
+        assert_eq!((config.out_channels(), config.stride()), (16, 16));
+
+        let config = config.with_pyramid_channels(Some(8));
+        assert_eq!(config.init(&device).forward(image).dims(), [2, 8, 12, 12]);
+        assert_eq!((config.out_channels(), config.stride()), (8, 4));
     }
 }

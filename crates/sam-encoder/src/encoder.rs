@@ -1,10 +1,13 @@
 use crate::{Block, BlockConfig};
 use burn::config::Config;
 use burn::module::{Initializer, Module, ModuleMapper, Param};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{LayerNorm2d, LayerNorm2dConfig, PATCH_SIZE, cast_like, resize_bilinear};
+use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, resize_bilinear};
+
+/// Side of a patch in pixels, in every variant of SAM's ViT: one token, and one pixel of the image
+/// embedding, for 16 x 16 pixels of the input.
+pub const PATCH_SIZE: usize = 16;
 
 /// Configuration of [`SamEncoder`]. The published variants are [`vit_b`](Self::vit_b),
 /// [`vit_l`](Self::vit_l) and [`vit_h`](Self::vit_h).
@@ -209,67 +212,6 @@ impl ModuleMapper for WeightCast {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.skip { param } else { param.map(|tensor| tensor.cast(self.dtype)) }
-    }
-}
-
-/// Configuration of [`Neck`].
-#[derive(Config, Debug)]
-pub struct NeckConfig {
-    /// Embedding width `C` of a token.
-    pub embed_dim: usize,
-    /// Channels of the image embedding.
-    pub out_channels: usize,
-}
-
-/// Projects the tokens to the image embedding: convolution 1 x 1, norm, convolution 3 x 3, norm.
-#[derive(Module, Debug)]
-pub struct Neck {
-    /// 1 x 1 convolution without bias.
-    pub conv1: Conv2d,
-    /// Norm after the first convolution.
-    pub norm1: LayerNorm2d,
-    /// 3 x 3 convolution without bias.
-    pub conv2: Conv2d,
-    /// Norm after the second convolution.
-    pub norm2: LayerNorm2d,
-}
-
-impl NeckConfig {
-    /// Creates the neck with random weights.
-    pub fn init(&self, device: &Device) -> Neck {
-        let out = self.out_channels;
-        Neck {
-            conv1: Conv2dConfig::new([self.embed_dim, out], [1, 1]).with_bias(false).init(device),
-            norm1: LayerNorm2dConfig::new(out).init(device),
-            conv2: Conv2dConfig::new([out, out], [3, 3])
-                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-                .with_bias(false)
-                .init(device),
-            norm2: LayerNorm2dConfig::new(out).init(device),
-        }
-    }
-}
-
-impl Neck {
-    /// Projects tokens to the image embedding.
-    ///
-    /// # Shapes
-    ///
-    /// - tokens: `[B, G, G, C]`
-    /// - output: `[B, out_channels, G, G]`
-    ///
-    /// # Panics
-    ///
-    /// If the last axis of `tokens` is not `C`.
-    pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
-        let dtype = FloatDType::from(tokens.dtype());
-        let convolve = |convolution: &Conv2d, input| {
-            let input = cast_like(input, &convolution.weight);
-            convolution.forward(input).cast(dtype)
-        };
-        let embedding = convolve(&self.conv1, tokens.permute([0, 3, 1, 2])); // [B, out, G, G]
-        let embedding = self.norm1.forward(embedding);
-        self.norm2.forward(convolve(&self.conv2, embedding))
     }
 }
 

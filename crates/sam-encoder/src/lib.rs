@@ -19,5 +19,5 @@ mod encoder;
 
 pub use attention::{Attention, AttentionConfig};
 pub use block::{Block, BlockConfig};
-pub use encoder::{Neck, NeckConfig, SamEncoder, SamEncoderConfig};
-pub use sam_lst_sam_nn::PATCH_SIZE;
+pub use encoder::{PATCH_SIZE, SamEncoder, SamEncoderConfig};
+pub use sam_lst_sam_nn::{Neck, NeckConfig};

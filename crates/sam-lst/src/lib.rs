@@ -9,6 +9,7 @@ mod system;
 pub mod training;
 pub mod weights;
 
+pub use image;
 pub use sam_lst_datasets as datasets;
 pub use sam_lst_gated_fusion as gated_fusion;
 pub use sam_lst_losses as losses;
@@ -17,6 +18,7 @@ pub use sam_lst_metrics as metrics;
 pub use sam_lst_resnet_side as resnet_side;
 pub use sam_lst_sam_encoder as sam_encoder;
 pub use sam_lst_sam_nn as sam_nn;
+pub use sam_lst_tiny_vit as tiny_vit;
 
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Split, Volume};
 pub use embeddings::{CachedViews, EmbeddingCache};

@@ -1,4 +1,4 @@
-//! Layers and functions shared by SAM's image encoder and mask decoder.
+//! Layers and functions shared by SAM's image encoders and mask decoder.
 //!
 //! # Notation
 //!
@@ -10,6 +10,7 @@ mod layer_norm;
 mod layer_norm_2d;
 mod linear;
 mod mlp;
+mod neck;
 mod precision;
 mod resize;
 
@@ -19,9 +20,6 @@ pub use layer_norm::layer_norm;
 pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
 pub use linear::linear;
 pub use mlp::{MlpBlock, MlpBlockConfig};
+pub use neck::{Neck, NeckConfig};
 pub use precision::cast_like;
 pub use resize::{interpolation_matrix, resize_bilinear, resize_linear};
-
-/// Side of a square image patch in pixels. In every variant of SAM, one token of the image encoder
-/// and one pixel of the image embedding correspond to 16 x 16 pixels of the input.
-pub const PATCH_SIZE: usize = 16;

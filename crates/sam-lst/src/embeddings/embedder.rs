@@ -48,7 +48,7 @@ impl<'a> Embedder<'a> {
     /// # Shapes
     ///
     /// - images: `[B, 3, S, S]`, pixels in `[0, 1]`
-    /// - output: `[B, C, S / 16, S / 16]`, on a device without autodiff
+    /// - output: `[B, C, G, G]`, on a device without autodiff
     ///
     /// # Errors
     ///

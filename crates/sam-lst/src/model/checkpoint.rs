@@ -1,13 +1,12 @@
+use super::encoder::FrozenEncoder;
 use super::{Ladder, ModelError, SamLstConfig, SideEncoder, Task};
 use crate::weights::{
-    self, IMAGE_ENCODER, LADDER_CONFIG_KEY, MASK_DECODER, PROMPT_ENCODER, Part, StateDict,
-    WeightsError,
+    self, LADDER_CONFIG_KEY, MASK_DECODER, PROMPT_ENCODER, Part, StateDict, WeightsError,
 };
 use burn::config::Config;
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
 use sam_lst_mask_decoder::DecoderTuning;
-use sam_lst_sam_encoder::SamEncoder;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -123,7 +122,7 @@ pub(crate) fn save_ladder<S: SideEncoder>(
 }
 
 pub(crate) fn save_sam<S: SideEncoder>(
-    encoder: &SamEncoder,
+    encoder: &dyn FrozenEncoder,
     ladder: &Ladder<S>,
     path: &Path,
 ) -> Result<(), WeightsError> {
@@ -132,8 +131,7 @@ pub(crate) fn save_sam<S: SideEncoder>(
             .iter()
             .any(|prefix| tensor.name.starts_with(prefix))
     });
-    let tensors =
-        weights::collect(encoder, IMAGE_ENCODER.prefix).into_iter().chain(decoders).collect();
+    let tensors = encoder.tensors().into_iter().chain(decoders).collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     weights::write_safetensors(path, path, tensors, metadata)
 }
@@ -219,7 +217,7 @@ mod tests {
     fn a_checkpoint_of_the_published_ladder_takes_about_17_mb() {
         // A small foundation suffices, because the checkpoint contains nothing of it.
         let mut config = SamLstConfig::vit_b(9);
-        config.encoder = SamEncoderConfig::tiny().with_out_channels(256);
+        config.encoder = SamEncoderConfig::tiny().with_out_channels(256).into();
         let mut model = config.init(&Device::flex()).expect("valid");
         model.ladder.sam_loaded = true;
 

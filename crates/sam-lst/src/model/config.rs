@@ -1,22 +1,31 @@
+use super::encoder::is_positive_multiple;
 use super::error::require;
-use super::{ConfigError, InvalidSetting};
+use super::{ConfigError, EncoderConfig, InvalidSetting};
 use burn::config::Config;
 use burn::tensor::Tensor;
 use sam_lst_gated_fusion::Fusion;
 use sam_lst_mask_decoder::{DecoderTuning, MaskDecoderConfig, PromptEncoderConfig};
 use sam_lst_resnet_side::ResNetSideConfig;
-use sam_lst_sam_encoder::{PATCH_SIZE, SamEncoderConfig};
+use sam_lst_sam_encoder::SamEncoderConfig;
+use sam_lst_tiny_vit::TinyVitConfig;
 
 /// Normalisation of the pixels, from `[0, 1]`, for SAM and the side network.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
 pub enum PixelScale {
     /// No normalisation (mean 0, standard deviation 1), as in the authors' code.
     Unit,
-    /// SAM's mean and standard deviation of each colour channel.
+    /// SAM's mean and standard deviation of each colour channel. SAM and MobileSAM were trained with
+    /// it.
     Sam,
+    /// From the smallest and largest value of each image to `[0, 1]`. MedSAM and LiteMedSAM were
+    /// trained with it.
+    MinMax,
 }
 
 impl PixelScale {
+    /// SAM's mean of each colour channel, of pixels in `[0, 255]`.
+    pub(crate) const SAM_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
+
     /// Normalises images.
     ///
     /// # Shapes
@@ -35,9 +44,18 @@ impl PixelScale {
                 let per_channel = |values: [f32; 3]| {
                     Tensor::<1>::from_floats(values, &device).reshape([1, 3, 1, 1]) / 255.0
                 };
-                let mean = per_channel([123.675, 116.28, 103.53]);
+                let mean = per_channel(Self::SAM_MEAN);
                 let std = per_channel([58.395, 57.12, 57.375]);
                 (image - mean) / std
+            }
+            Self::MinMax => {
+                let [batch, channels, height, width] = image.dims();
+                let values = image.clone().reshape([batch, channels * height * width]);
+                let per_image = |values: Tensor<2>| values.reshape([batch, 1, 1, 1]);
+                let smallest = per_image(values.clone().min_dim(1));
+                // As MedSAM does, so that a uniform image becomes 0.
+                let range = (per_image(values.max_dim(1)) - smallest.clone()).clamp_min(1e-8);
+                (image - smallest) / range
             }
         }
     }
@@ -61,8 +79,8 @@ pub enum SideConfig {
 /// ```
 #[derive(Config, Debug, PartialEq)]
 pub struct SamLstConfig {
-    /// The foundation, SAM's image encoder.
-    pub encoder: SamEncoderConfig,
+    /// The foundation, an image encoder.
+    pub encoder: EncoderConfig,
     /// The mask decoder. Its `num_masks` is the number of classes `K`, including the background.
     pub decoder: MaskDecoderConfig,
     /// The side network.
@@ -75,7 +93,7 @@ pub struct SamLstConfig {
     /// Which parameters of the decoder are trained.
     #[config(default = "DecoderTuning::Upscaling")]
     pub tuning: DecoderTuning,
-    /// Side `S` of the input in pixels; a multiple of 16.
+    /// Side `S` of the input in pixels; a multiple of the encoder's stride.
     #[config(default = 512)]
     pub input_size: usize,
     /// Normalisation of the input of the foundation and the side network.
@@ -87,20 +105,44 @@ pub struct SamLstConfig {
 }
 
 impl SamLstConfig {
-    /// The published method: ViT-B, ResNet18, 512 x 512 pixels. `num_classes` includes the
+    /// The published method: SAM ViT-B, ResNet18, 512 x 512 pixels. `num_classes` includes the
     /// background, so it is 9 for Synapse.
     pub fn vit_b(num_classes: usize) -> Self {
-        Self::published(SamEncoderConfig::vit_b(), num_classes)
+        Self::over(SamEncoderConfig::vit_b(), num_classes)
     }
 
     /// As [`vit_b`](Self::vit_b), with ViT-L.
     pub fn vit_l(num_classes: usize) -> Self {
-        Self::published(SamEncoderConfig::vit_l(), num_classes)
+        Self::over(SamEncoderConfig::vit_l(), num_classes)
     }
 
     /// As [`vit_b`](Self::vit_b), with ViT-H.
     pub fn vit_h(num_classes: usize) -> Self {
-        Self::published(SamEncoderConfig::vit_h(), num_classes)
+        Self::over(SamEncoderConfig::vit_h(), num_classes)
+    }
+
+    /// MedSAM, a SAM ViT-B that was fine-tuned on medical images, at its native 1024 x 1024 pixels.
+    pub fn med_sam(num_classes: usize) -> Self {
+        Self::vit_b(num_classes).with_input_size(1024).with_pixel_scale(PixelScale::MinMax)
+    }
+
+    /// LiteMedSAM at its native 256 x 256 pixels. Its embedding has a quarter of the input's
+    /// resolution, so the side network is a feature pyramid over all layers of ResNet18, and the
+    /// logits have the input's resolution.
+    pub fn lite_medsam(num_classes: usize) -> Self {
+        let decoder = MaskDecoderConfig::new(num_classes);
+        let side = ResNetSideConfig::resnet18().with_pyramid_channels(Some(decoder.embed_dim));
+        Self::new(TinyVitConfig::lite_medsam().into(), decoder)
+            .with_side(SideConfig::ResNet(side))
+            .with_input_size(256)
+            .with_pixel_scale(PixelScale::MinMax)
+    }
+
+    /// MobileSAM at its native 1024 x 1024 pixels.
+    pub fn mobile_sam(num_classes: usize) -> Self {
+        Self::over(TinyVitConfig::mobile_sam(), num_classes)
+            .with_input_size(1024)
+            .with_pixel_scale(PixelScale::Sam)
     }
 
     /// A small model for tests and demonstrations, for an input of 128 x 128 pixels. It has every
@@ -114,11 +156,28 @@ impl SamLstConfig {
             .with_mlp_dim(128)
             .with_iou_hidden_dim(32);
         let side = ResNetSideConfig::resnet18().with_width(encoder.out_channels / 4);
-        Self::new(encoder, decoder).with_side(SideConfig::ResNet(side)).with_input_size(128)
+        Self::new(encoder.into(), decoder).with_side(SideConfig::ResNet(side)).with_input_size(128)
     }
 
-    fn published(encoder: SamEncoderConfig, num_classes: usize) -> Self {
-        Self::new(encoder, MaskDecoderConfig::new(num_classes))
+    /// The model over an image encoder, which [`EncoderConfig::recognize`] finds in a checkpoint: the
+    /// preset of a published encoder, else the published method at 512 x 512 pixels. Over an encoder
+    /// of stride 4, the side network is a feature pyramid.
+    pub fn for_encoder(encoder: EncoderConfig, num_classes: usize) -> Self {
+        let presets = [Self::lite_medsam(num_classes), Self::mobile_sam(num_classes)];
+        if let Some(preset) = presets.into_iter().find(|preset| preset.encoder == encoder) {
+            return preset;
+        }
+        let is_fine = encoder.stride() == 4;
+        let config = Self::over(encoder, num_classes);
+        if !is_fine {
+            return config;
+        }
+        let side = Self::lite_medsam(num_classes).side;
+        config.with_side(side)
+    }
+
+    fn over(encoder: impl Into<EncoderConfig>, num_classes: usize) -> Self {
+        Self::new(encoder.into(), MaskDecoderConfig::new(num_classes))
     }
 
     /// Number of classes `K`, including the background.
@@ -126,13 +185,15 @@ impl SamLstConfig {
         self.decoder.num_masks
     }
 
-    /// Grid size `G = S / 16` of the image embedding.
+    /// Grid size `G = S / stride` of the image embedding.
     pub fn grid(&self) -> usize {
-        self.input_size / PATCH_SIZE
+        self.input_size / self.encoder.stride()
     }
 
     pub(crate) fn prompt_encoder(&self) -> PromptEncoderConfig {
-        PromptEncoderConfig::new().with_embed_dim(self.decoder.embed_dim)
+        PromptEncoderConfig::new()
+            .with_embed_dim(self.decoder.embed_dim)
+            .with_stride(self.encoder.stride())
     }
 
     /// Checks all settings.
@@ -141,38 +202,19 @@ impl SamLstConfig {
     ///
     /// [`ConfigError::Invalid`] for the first invalid setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.validate_encoder()?;
+        self.encoder.validate()?;
+        require(
+            is_positive_multiple(self.input_size, self.encoder.stride()),
+            "input_size",
+            self.input_size,
+            match self.encoder.stride() {
+                4 => "a positive multiple of 4",
+                16 => "a positive multiple of 16",
+                _ => "a positive multiple of the encoder's stride",
+            },
+        )?;
         self.validate_decoder()?;
         Ok(self.validate_side()?)
-    }
-
-    fn validate_encoder(&self) -> Result<(), InvalidSetting> {
-        let Self { encoder, input_size, .. } = self;
-        require(
-            is_positive_multiple(*input_size, PATCH_SIZE),
-            "input_size",
-            input_size,
-            "a positive multiple of 16",
-        )?;
-        require(
-            is_positive_multiple(encoder.pretrained_size, PATCH_SIZE),
-            "encoder.pretrained_size",
-            encoder.pretrained_size,
-            "a positive multiple of 16",
-        )?;
-        require(encoder.window_size > 0, "encoder.window_size", encoder.window_size, "at least 1")?;
-        require(
-            is_positive_multiple(encoder.embed_dim, encoder.num_heads),
-            "encoder.embed_dim",
-            encoder.embed_dim,
-            "a positive multiple of encoder.num_heads",
-        )?;
-        require(
-            encoder.global_blocks.iter().all(|&i| i < encoder.depth),
-            "encoder.global_blocks",
-            format!("{:?}", encoder.global_blocks),
-            "indices below encoder.depth",
-        )
     }
 
     fn validate_decoder(&self) -> Result<(), InvalidSetting> {
@@ -191,9 +233,9 @@ impl SamLstConfig {
             "a positive multiple of 8 and of twice decoder.num_heads",
         )?;
         require(
-            encoder.out_channels == decoder.embed_dim,
+            encoder.channels() == decoder.embed_dim,
             "encoder.out_channels",
-            encoder.out_channels,
+            encoder.channels(),
             "decoder.embed_dim, since the decoder reads the encoder's embedding",
         )
     }
@@ -207,16 +249,28 @@ impl SamLstConfig {
             "at least one block in each layer",
         )?;
         require(
-            side.out_channels() == self.decoder.embed_dim,
-            "side.width",
-            side.width,
-            "a quarter of decoder.embed_dim, since the decoder reads the side network's embedding",
-        )
+            side.stride() == self.encoder.stride(),
+            "side.pyramid_channels",
+            format!("{:?}", side.pyramid_channels),
+            "decoder.embed_dim for an encoder of stride 4, and none for one of stride 16, since \
+             both embeddings must have the same grid",
+        )?;
+        match side.pyramid_channels {
+            Some(channels) => require(
+                channels == self.decoder.embed_dim,
+                "side.pyramid_channels",
+                channels,
+                "decoder.embed_dim, since the decoder reads the side network's embedding",
+            ),
+            None => require(
+                side.out_channels() == self.decoder.embed_dim,
+                "side.width",
+                side.width,
+                "a quarter of decoder.embed_dim, since the decoder reads the side network's \
+                 embedding",
+            ),
+        }
     }
-}
-
-fn is_positive_multiple(value: usize, divisor: usize) -> bool {
-    value > 0 && divisor > 0 && value.is_multiple_of(divisor)
 }
 
 #[cfg(test)]
@@ -229,10 +283,15 @@ mod tests {
             SamLstConfig::vit_b(9),
             SamLstConfig::vit_l(9),
             SamLstConfig::vit_h(9),
+            SamLstConfig::med_sam(9),
+            SamLstConfig::lite_medsam(9),
+            SamLstConfig::mobile_sam(9),
             SamLstConfig::tiny(9),
         ] {
             assert_eq!(config.validate(), Ok(()));
         }
+        assert_eq!(SamLstConfig::lite_medsam(9).grid(), 64);
+        assert_eq!(SamLstConfig::mobile_sam(9).grid(), 64);
         let message = |config: SamLstConfig| config.validate().unwrap_err().to_string();
         assert_eq!(
             message(SamLstConfig::vit_b(0)),
@@ -242,9 +301,31 @@ mod tests {
             message(SamLstConfig::vit_b(9).with_input_size(500)),
             "`input_size` is 500; expected a positive multiple of 16"
         );
+        assert_eq!(
+            message(SamLstConfig::lite_medsam(9).with_input_size(250)),
+            "`input_size` is 250; expected a positive multiple of 4"
+        );
+        let coarse = SideConfig::ResNet(ResNetSideConfig::resnet18());
+        let text = message(SamLstConfig::lite_medsam(9).with_side(coarse));
+        assert!(text.starts_with("`side.pyramid_channels` is None; expected decoder"), "{text}");
         let narrow = SideConfig::ResNet(ResNetSideConfig::resnet18().with_width(32));
         let message = message(SamLstConfig::vit_b(9).with_side(narrow));
         assert!(message.starts_with("`side.width` is 32; expected a quarter"), "{message}");
+    }
+
+    #[test]
+    fn min_max_scales_each_image_by_itself() {
+        let device = burn::tensor::Device::flex();
+        let images = Tensor::<1>::from_floats(
+            [[0.2, 0.4, 0.6], [0.5, 0.5, 0.5]].concat().as_slice(),
+            &device,
+        );
+        let scaled = PixelScale::MinMax.apply(images.reshape([2, 3, 1, 1]));
+        let expected = burn::tensor::TensorData::from([0.0_f32, 0.5, 1.0, 0.0, 0.0, 0.0]);
+        scaled
+            .reshape([6])
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::absolute(1e-6));
     }
 
     #[test]

@@ -30,6 +30,26 @@ pub enum ConfigError {
     /// A value is out of range or does not fit another setting.
     #[error(transparent)]
     Invalid(#[from] InvalidSetting),
+    /// The configuration names an encoder of the user's own, which this library cannot build.
+    #[error(
+        "cannot build the encoder \"{name}\"; build it in your program and pass it to \
+         `init_with_foundation`"
+    )]
+    CustomEncoder {
+        /// Name of the encoder.
+        name: String,
+    },
+    /// The foundation does not fit the configuration.
+    #[error(
+        "the foundation's (stride, channels, pixel scale) are {found}, but the configuration's are \
+         {expected}; create the foundation with the configuration's values"
+    )]
+    WrongFoundation {
+        /// Stride, channels and pixel scale of the configuration.
+        expected: String,
+        /// Those of the foundation.
+        found: String,
+    },
     /// The configuration names a custom side network, which this library cannot build.
     #[error(
         "cannot build the custom side network \"{name}\"; build it in your program and pass it to \

@@ -1,9 +1,7 @@
-use super::PixelScale;
-use super::variant::expect_variant;
+use super::encoder::{FrozenEncoder, freeze};
+use super::{EncoderConfig, ImageEncoder, PixelScale};
 use crate::weights::{self, StateDict, WeightsError};
-use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_encoder::{SamEncoder, SamEncoderConfig};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -37,26 +35,28 @@ impl FoundationPrecision {
 
 /// A precision that the foundation cannot be set to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{device} does not support {precision:?}; choose another precision or another device")]
+#[error("{unsupported_by} does not support {precision:?}; choose another precision or device")]
 pub struct PrecisionError {
-    /// The device.
-    pub device: String,
+    /// The device, or the image encoder.
+    pub unsupported_by: String,
     /// The requested precision.
     pub precision: FoundationPrecision,
 }
 
-/// The frozen part of the model: SAM's image encoder, never tracked by autodiff.
+/// The frozen part of the model: an image encoder, never tracked by autodiff.
 ///
-/// It is deliberately not a [`Module`], so that optimizers, recorders and checkpoints cannot
+/// It is deliberately not a [`Module`](burn::module::Module), so that optimizers, recorders and checkpoints cannot
 /// include it. Its parameters and embeddings are on a device without autodiff, even if it was
 /// created for an autodiff device.
 #[derive(Debug, Clone)]
 pub struct Foundation {
     /// Empty while the weights are offloaded. Clones share it.
-    encoder: Arc<OnceLock<SamEncoder>>,
+    encoder: Arc<OnceLock<Box<dyn FrozenEncoder>>>,
     /// Where to load offloaded weights from.
-    file: Option<(SamEncoderConfig, PathBuf)>,
+    file: Option<(EncoderConfig, PathBuf)>,
     device: Device,
+    stride: usize,
+    channels: usize,
     pixel_scale: PixelScale,
     precision: FoundationPrecision,
     sha256: OnceLock<String>,
@@ -64,29 +64,36 @@ pub struct Foundation {
 
 impl Foundation {
     /// Freezes an encoder.
-    pub fn new(encoder: SamEncoder, pixel_scale: PixelScale) -> Self {
-        let on_autodiff = encoder.devices().iter().any(Device::is_autodiff);
-        let encoder = if on_autodiff { encoder.valid() } else { encoder };
-        let devices = encoder.devices();
-        let device = devices.into_iter().next();
+    ///
+    /// # Panics
+    ///
+    /// If the encoder has no parameters.
+    pub fn new(encoder: impl ImageEncoder, pixel_scale: PixelScale) -> Self {
+        Self::from_frozen(freeze(encoder), pixel_scale)
+    }
+
+    pub(super) fn from_frozen(encoder: Box<dyn FrozenEncoder>, pixel_scale: PixelScale) -> Self {
         Self {
-            encoder: Arc::new(OnceLock::from(encoder.no_grad())),
+            device: encoder.device(),
+            stride: encoder.stride(),
+            channels: encoder.channels(),
+            encoder: Arc::new(OnceLock::from(encoder)),
             file: None,
-            device: device.expect("an encoder has parameters"),
             pixel_scale,
             precision: FoundationPrecision::F32,
             sha256: OnceLock::new(),
         }
     }
 
-    /// Loads SAM's image encoder from a checkpoint, `.pth` or safetensors. Half-precision weights
-    /// become `f32`.
+    /// Loads an image encoder from a checkpoint, `.pth` or safetensors.
+    /// [`EncoderConfig::recognize`] finds out which one it contains. Half-precision weights become
+    /// `f32`.
     ///
     /// # Errors
     ///
     /// A [`WeightsError`] that names the file and what is wrong with it.
     pub fn load(
-        config: &SamEncoderConfig,
+        config: &EncoderConfig,
         pixel_scale: PixelScale,
         checkpoint: impl AsRef<Path>,
         device: &Device,
@@ -96,15 +103,16 @@ impl Foundation {
     }
 
     pub(crate) fn from_state_dict(
-        config: &SamEncoderConfig,
+        config: &EncoderConfig,
         pixel_scale: PixelScale,
         source: &StateDict,
         device: &Device,
     ) -> Result<Self, WeightsError> {
-        let encoder = load_encoder(config, source, device)?;
+        let encoder = config.load(source, device)?;
         // Absolute, in case the current directory changes before the weights are loaded again.
         let path = std::path::absolute(source.path()).unwrap_or_else(|_| source.path().into());
-        Ok(Self { file: Some((config.clone(), path)), ..Self::new(encoder, pixel_scale) })
+        let file = Some((config.clone(), path));
+        Ok(Self { file, ..Self::from_frozen(encoder, pixel_scale) })
     }
 
     /// Sets the precision. [`weights_sha256`](Self::weights_sha256) remains that of the weights as
@@ -118,14 +126,19 @@ impl Foundation {
         if precision == self.precision {
             return Ok(());
         }
+        let error = |unsupported_by: &str| PrecisionError {
+            unsupported_by: unsupported_by.to_owned(),
+            precision,
+        };
         let supported = self.device.supports_dtype(precision.dtype());
         if !supported || self.precision != FoundationPrecision::F32 {
-            return Err(PrecisionError { device: format!("{:?}", self.device), precision });
+            return Err(error(&format!("{:?}", self.device)));
         }
         self.weights_sha256();
         if let Some(encoder) = self.encoder.get() {
-            let encoder = round_weights(encoder.clone(), precision);
-            self.encoder = Arc::new(OnceLock::from(encoder));
+            let rounded = encoder.with_precision(precision.dtype());
+            let rounded = rounded.ok_or_else(|| error("the image encoder"))?;
+            self.encoder = Arc::new(OnceLock::from(rounded));
         }
         self.precision = precision;
         Ok(())
@@ -150,7 +163,7 @@ impl Foundation {
     pub fn to_device(&self, device: &Device) -> Self {
         let device = device.clone().inner();
         let encoder = match self.encoder.get() {
-            Some(encoder) => OnceLock::from(encoder.clone().to_device(&device)),
+            Some(encoder) => OnceLock::from(encoder.to_device(&device)),
             None => OnceLock::new(),
         };
         Self { encoder: Arc::new(encoder), device, ..self.clone() }
@@ -161,12 +174,13 @@ impl Foundation {
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, pixels in `[0, 1]`, on any device
-    /// - output: `[B, C, S / 16, S / 16]`, on a device without autodiff
+    /// - output: `[B, C, G, G]`, `G = S / stride`, on a device without autodiff
     ///
     /// # Panics
     ///
     /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
-    /// of 16. If the weights were [offloaded](Self::offload) and cannot be loaded again.
+    /// of the encoder's stride. If the weights were [offloaded](Self::offload) and cannot be loaded
+    /// again.
     pub fn embed(&self, image: Tensor<4>) -> Tensor<4> {
         self.try_embed(image).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -179,7 +193,7 @@ impl Foundation {
     /// again.
     pub(crate) fn try_embed(&self, image: Tensor<4>) -> Result<Tensor<4>, WeightsError> {
         let image = self.pixel_scale.apply(image.inner());
-        Ok(self.try_encoder()?.forward(image))
+        Ok(self.try_encoder()?.embed(image))
     }
 
     /// The device of the weights and embeddings, without autodiff.
@@ -187,25 +201,50 @@ impl Foundation {
         self.device.clone()
     }
 
-    /// The encoder, loaded again if it was offloaded.
+    /// Input pixels along one side of a pixel of the embedding.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Channels of the embedding.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// How images are normalised.
+    pub fn pixel_scale(&self) -> PixelScale {
+        self.pixel_scale
+    }
+
+    /// The encoder, loaded again if it was offloaded; `None` if it is of another type.
     ///
     /// # Panics
     ///
     /// If the weights were [offloaded](Self::offload) and cannot be loaded again.
-    pub fn encoder(&self) -> &SamEncoder {
+    pub fn encoder<E: ImageEncoder>(&self) -> Option<&E> {
+        self.frozen_encoder().as_any().downcast_ref()
+    }
+
+    pub(super) fn frozen_encoder(&self) -> &dyn FrozenEncoder {
         self.try_encoder().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn try_encoder(&self) -> Result<&SamEncoder, WeightsError> {
+    fn try_encoder(&self) -> Result<&dyn FrozenEncoder, WeightsError> {
         if let (None, Some((config, path))) = (self.encoder.get(), &self.file) {
-            let encoder = load_encoder(config, &StateDict::open(path)?, &self.device)?;
-            if self.sha256.get().is_some_and(|known| *known != sha256(&encoder)) {
+            let encoder = config.load(&StateDict::open(path)?, &self.device)?;
+            if self.sha256.get().is_some_and(|known| *known != sha256(&*encoder)) {
                 return Err(WeightsError::Changed { path: path.clone() });
             }
+            let encoder = match self.precision {
+                FoundationPrecision::F32 => encoder,
+                precision => encoder
+                    .with_precision(precision.dtype())
+                    .expect("`set_precision` has rounded this encoder before"),
+            };
             // If another clone was faster, its encoder has the same weights.
-            let _ = self.encoder.set(round_weights(encoder, self.precision));
+            let _ = self.encoder.set(encoder);
         }
-        Ok(self.encoder.get().expect("only weights from a file are offloaded"))
+        Ok(&**self.encoder.get().expect("only weights from a file are offloaded"))
     }
 
     /// Identifies everything but the image that determines an embedding: weights, pixel scale and
@@ -215,6 +254,7 @@ impl Foundation {
         match self.pixel_scale {
             PixelScale::Unit => {}
             PixelScale::Sam => name.push_str("-sam"),
+            PixelScale::MinMax => name.push_str("-minmax"),
         }
         match self.precision {
             FoundationPrecision::F32 => {}
@@ -228,29 +268,10 @@ impl Foundation {
     /// depends only on the names and values of the tensors, not on the file they were loaded from.
     /// [`weights`](crate::weights) defines it.
     pub fn weights_sha256(&self) -> &str {
-        self.sha256.get_or_init(|| sha256(self.encoder()))
+        self.sha256.get_or_init(|| sha256(self.frozen_encoder()))
     }
 }
 
-fn round_weights(encoder: SamEncoder, precision: FoundationPrecision) -> SamEncoder {
-    match precision {
-        FoundationPrecision::F32 => encoder,
-        _ => encoder.with_precision(precision.dtype()).no_grad(),
-    }
-}
-
-fn load_encoder(
-    config: &SamEncoderConfig,
-    source: &StateDict,
-    device: &Device,
-) -> Result<SamEncoder, WeightsError> {
-    expect_variant(source, config)?;
-    // Parameters are initialised lazily, so memory is allocated tensor by tensor while loading.
-    let encoder = config.init(&device.clone().inner());
-    let encoder = weights::load(encoder, source, &weights::IMAGE_ENCODER)?;
-    Ok(encoder.no_grad())
-}
-
-fn sha256(encoder: &SamEncoder) -> String {
-    weights::sha256(weights::collect(encoder, weights::IMAGE_ENCODER.prefix))
+fn sha256(encoder: &dyn FrozenEncoder) -> String {
+    weights::sha256(encoder.tensors())
 }

@@ -24,6 +24,8 @@ pub struct Ladder<S: SideEncoder = ResNetSide> {
     fusion: Fusion,
     #[module(skip)]
     pixel_scale: PixelScale,
+    #[module(skip)]
+    stride: usize,
     /// Whether the frozen tensors were loaded from SAM's checkpoint, so that a ladder checkpoint
     /// can omit them.
     #[module(skip)]
@@ -46,6 +48,7 @@ impl<S: SideEncoder> Ladder<S> {
             mask_decoder: config.decoder.init(device).with_tuning(config.tuning),
             fusion,
             pixel_scale: config.pixel_scale,
+            stride: config.encoder.stride(),
             sam_loaded: false,
         };
         match fusion {
@@ -62,7 +65,7 @@ impl<S: SideEncoder> Ladder<S> {
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, pixels in `[0, 1]`
-    /// - embedding: `[B, C, G, G]`, `G = S / 16`
+    /// - embedding: `[B, C, G, G]`, `G = S / stride`
     /// - logits: `[B, K, 4 G, 4 G]`, iou: `[B, K]`
     ///
     /// # Panics
@@ -75,7 +78,7 @@ impl<S: SideEncoder> Ladder<S> {
         embedding: impl Into<Option<Tensor<4>>>,
     ) -> MaskPrediction {
         let [batch, _, _, size] = image.dims();
-        let grid = size / sam_lst_sam_encoder::PATCH_SIZE;
+        let grid = size / self.stride;
         let [_, channels] = self.prompt_encoder.no_mask_embed.dims();
         let expected = [batch, channels, grid, grid];
         let check = |embedding: Tensor<4>, source: &str| {

@@ -2,17 +2,19 @@
 
 mod checkpoint;
 mod config;
+mod encoder;
 mod error;
 mod foundation;
 mod ladder;
+mod recognition;
 mod sam;
 mod sam_lst;
 mod side_encoder;
 mod task;
-mod variant;
 
 pub use checkpoint::LadderMetadata;
 pub use config::{PixelScale, SamLstConfig, SideConfig};
+pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder};
 pub use error::{ConfigError, InvalidSetting, ModelError};
 pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
 pub use ladder::Ladder;

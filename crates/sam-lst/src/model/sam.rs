@@ -1,29 +1,33 @@
-use super::variant::expect_variant;
+use super::{EncoderConfig, Foundation, PixelScale};
 use crate::weights::{self, StateDict, WeightsError};
 use burn::config::Config;
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_lst_mask_decoder::{
     MaskDecoder, MaskDecoderConfig, MaskPrediction, PromptEncoder, PromptEncoderConfig, Prompts,
 };
-use sam_lst_sam_encoder::{SamEncoder, SamEncoderConfig};
+use sam_lst_sam_encoder::SamEncoderConfig;
+use sam_lst_tiny_vit::TinyVitConfig;
 use std::path::Path;
 
 /// Configuration of [`Sam`].
 #[derive(Config, Debug, PartialEq)]
 pub struct SamConfig {
     /// The image encoder.
-    pub encoder: SamEncoderConfig,
+    pub encoder: EncoderConfig,
     /// The mask decoder; the published one predicts 4 masks.
+    #[config(default = "MaskDecoderConfig::new(4)")]
     pub decoder: MaskDecoderConfig,
+    /// Normalisation of the image.
+    #[config(default = "PixelScale::Sam")]
+    pub pixel_scale: PixelScale,
 }
 
 /// The original SAM, built from the same crates as the ladder: predicts masks from an image and
 /// prompts.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Sam {
-    /// Image encoder.
-    pub image_encoder: SamEncoder,
+    /// Image encoder and normalisation of the image.
+    pub foundation: Foundation,
     /// Prompt encoder.
     pub prompt_encoder: PromptEncoder,
     /// Mask decoder.
@@ -33,45 +37,50 @@ pub struct Sam {
 impl SamConfig {
     /// SAM ViT-B.
     pub fn vit_b() -> Self {
-        Self::new(SamEncoderConfig::vit_b(), MaskDecoderConfig::new(4))
+        Self::new(SamEncoderConfig::vit_b().into())
     }
 
     /// SAM ViT-L.
     pub fn vit_l() -> Self {
-        Self::new(SamEncoderConfig::vit_l(), MaskDecoderConfig::new(4))
+        Self::new(SamEncoderConfig::vit_l().into())
     }
 
     /// SAM ViT-H.
     pub fn vit_h() -> Self {
-        Self::new(SamEncoderConfig::vit_h(), MaskDecoderConfig::new(4))
+        Self::new(SamEncoderConfig::vit_h().into())
     }
 
-    /// Creates the model with random weights.
-    ///
-    /// # Panics
-    ///
-    /// As [`SamEncoderConfig::init`] and [`MaskDecoderConfig::init`].
-    pub fn init(&self, device: &Device) -> Sam {
-        Sam {
-            image_encoder: self.encoder.init(device),
-            prompt_encoder: PromptEncoderConfig::new()
-                .with_embed_dim(self.decoder.embed_dim)
-                .init(device),
-            mask_decoder: self.decoder.init(device),
-        }
+    /// MedSAM.
+    pub fn med_sam() -> Self {
+        Self::vit_b().with_pixel_scale(PixelScale::MinMax)
     }
 
-    /// Loads a SAM checkpoint, `.pth` or safetensors, with every part of the model.
+    /// MobileSAM.
+    pub fn mobile_sam() -> Self {
+        Self::new(TinyVitConfig::mobile_sam().into())
+    }
+
+    /// LiteMedSAM.
+    pub fn lite_medsam() -> Self {
+        Self::new(TinyVitConfig::lite_medsam().into()).with_pixel_scale(PixelScale::MinMax)
+    }
+
+    /// Loads a checkpoint, `.pth` or safetensors, with every part of the model.
     ///
     /// # Errors
     ///
     /// A [`WeightsError`] that names the file and the cause.
     pub fn load(&self, checkpoint: impl AsRef<Path>, device: &Device) -> Result<Sam, WeightsError> {
         let source = StateDict::open(checkpoint)?;
-        expect_variant(&source, &self.encoder)?;
-        let Sam { image_encoder, prompt_encoder, mask_decoder } = self.init(device);
+        let foundation =
+            Foundation::from_state_dict(&self.encoder, self.pixel_scale, &source, device)?;
+        let prompt_encoder = PromptEncoderConfig::new()
+            .with_embed_dim(self.decoder.embed_dim)
+            .with_stride(self.encoder.stride())
+            .init(device);
+        let mask_decoder = self.decoder.init(device);
         Ok(Sam {
-            image_encoder: weights::load(image_encoder, &source, &weights::IMAGE_ENCODER)?,
+            foundation,
             prompt_encoder: weights::load(prompt_encoder, &source, &weights::PROMPT_ENCODER)?,
             mask_decoder: weights::load(mask_decoder, &source, &weights::MASK_DECODER)?,
         })
@@ -82,19 +91,29 @@ impl Sam {
     /// Predicts masks for images and prompts. [`MaskPrediction::multiple`] and
     /// [`MaskPrediction::single`] select among them.
     ///
-    /// Pixels are not normalised; SAM was trained with
-    /// [`PixelScale::Sam`](crate::model::PixelScale::Sam).
-    ///
     /// # Shapes
     ///
-    /// - image: `[B, 3, S, S]`
-    /// - logits: `[B, K, S / 4, S / 4]`, iou: `[B, K]`
+    /// - image: `[B, 3, S, S]`, pixels in `[0, 1]`
+    /// - logits: `[B, K, 4 G, 4 G]`, iou: `[B, K]`
     ///
     /// # Panics
     ///
     /// If the shapes of image and prompts are incompatible with each other or with the encoder.
     pub fn forward(&self, image: Tensor<4>, prompts: &Prompts) -> MaskPrediction {
-        let embedding = self.image_encoder.forward(image); // [B, C, G, G]
+        self.predict(self.foundation.embed(image), prompts)
+    }
+
+    /// Predicts masks for image embeddings and prompts.
+    ///
+    /// # Shapes
+    ///
+    /// - embedding: `[B, C, G, G]`
+    /// - logits: `[B, K, 4 G, 4 G]`, iou: `[B, K]`
+    ///
+    /// # Panics
+    ///
+    /// If the shapes of embedding and prompts are incompatible.
+    pub fn predict(&self, embedding: Tensor<4>, prompts: &Prompts) -> MaskPrediction {
         let [_, _, _, grid] = embedding.dims();
         self.mask_decoder.forward(
             embedding,

@@ -1,6 +1,8 @@
 use super::checkpoint::{self, LadderMetadata};
+use super::encoder::FrozenEncoder;
 use super::{
-    ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SideConfig, SideEncoder, Task,
+    ConfigError, EncoderConfig, Foundation, Ladder, ModelError, SamLstConfig, SideConfig,
+    SideEncoder, Task,
 };
 use crate::weights::{self, StateDict, WeightsError};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -30,7 +32,33 @@ static RANDOM_INIT: Mutex<()> = Mutex::new(());
 
 /// Builds a module and initialises its parameters immediately, from `seed` and in the order of its
 /// fields.
-fn init_from_seed<M: Module>(seed: u64, device: &Device, build: impl FnOnce() -> M) -> M {
+fn init_from_seed<M: InitParams>(seed: u64, device: &Device, build: impl FnOnce() -> M) -> M {
+    let _guard = RANDOM_INIT.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(seed);
+    let module = build();
+    module.init_params();
+    module
+}
+
+/// Parameters are initialised when they are first used; this initialises all of them.
+trait InitParams {
+    fn init_params(&self);
+}
+
+impl<S: SideEncoder> InitParams for Ladder<S> {
+    fn init_params(&self) {
+        visit_params(self);
+    }
+}
+
+impl InitParams for Box<dyn FrozenEncoder> {
+    fn init_params(&self) {
+        FrozenEncoder::init_params(&**self);
+    }
+}
+
+/// Reads all parameters of a module, so that they are initialised in the order of its fields.
+pub(super) fn visit_params<M: Module>(module: &M) {
     struct InitParams;
     impl ModuleVisitor for InitParams {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -43,11 +71,7 @@ fn init_from_seed<M: Module>(seed: u64, device: &Device, build: impl FnOnce() ->
             param.val();
         }
     }
-    let _guard = RANDOM_INIT.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(seed);
-    let module = build();
     module.visit(&mut InitParams);
-    module
 }
 
 impl SamLstConfig {
@@ -72,7 +96,7 @@ impl SamLstConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for an invalid setting.
+    /// [`ConfigError`] for an invalid setting or an encoder of your own.
     pub fn init_with_side<S: SideEncoder>(
         &self,
         side: impl FnOnce(&Device) -> S,
@@ -80,12 +104,41 @@ impl SamLstConfig {
     ) -> Result<SamLst<S>, ConfigError> {
         self.validate()?;
         let inner = device.clone().inner();
+        if let EncoderConfig::Custom(encoder) = &self.encoder {
+            return Err(ConfigError::CustomEncoder { name: encoder.name.clone() });
+        }
         // A seed of its own, so that the ladder is initialised the same with a random foundation as
         // with SAM's.
-        let encoder =
-            init_from_seed(self.seed.wrapping_add(1), &inner, || self.encoder.init(&inner));
+        let encoder = init_from_seed(self.seed.wrapping_add(1), &inner, || {
+            self.encoder.init(&inner).expect("not an encoder of the user's own")
+        });
+        let foundation = Foundation::from_frozen(encoder, self.pixel_scale);
+        self.init_with_foundation(foundation, side, device)
+    }
+
+    /// As [`init`](Self::init), over a foundation, which may be of an encoder of your own, and with
+    /// a custom side network, which `side` builds.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for an invalid setting, or if the foundation does not fit the configuration.
+    pub fn init_with_foundation<S: SideEncoder>(
+        &self,
+        foundation: Foundation,
+        side: impl FnOnce(&Device) -> S,
+        device: &Device,
+    ) -> Result<SamLst<S>, ConfigError> {
+        self.validate()?;
+        let found = (foundation.stride(), foundation.channels(), foundation.pixel_scale());
+        let expected = (self.encoder.stride(), self.encoder.channels(), self.pixel_scale);
+        if found != expected {
+            return Err(ConfigError::WrongFoundation {
+                expected: format!("{expected:?}"),
+                found: format!("{found:?}"),
+            });
+        }
         Ok(SamLst {
-            foundation: Foundation::new(encoder, self.pixel_scale),
+            foundation,
             ladder: self.random_ladder(side, device),
             task: None,
             config: self.clone(),
@@ -110,8 +163,8 @@ impl SamLstConfig {
 }
 
 impl SamLst {
-    /// Creates a model for training from official weights: SAM's in the foundation and the decoder,
-    /// and torchvision's in the side network. The weights of the side network without `resnet`, and
+    /// Creates a model for training from official weights: SAM's (or those of MedSAM, LiteMedSAM or
+    /// MobileSAM) in the foundation and the decoder, and torchvision's in the side network. The weights of the side network without `resnet`, and
     /// all weights whose shape depends on the number of classes, are random.
     ///
     /// Both files may be official `.pth` files or safetensors, in full or half precision.
@@ -199,7 +252,7 @@ impl<S: SideEncoder> SamLst<S> {
     /// # Panics
     ///
     /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
-    /// of 16.
+    /// of the foundation's stride.
     pub fn forward(&self, image: Tensor<4>) -> MaskPrediction {
         let embedding =
             self.ladder.fusion().uses_sam().then(|| self.foundation.embed(image.clone()));
@@ -251,7 +304,7 @@ impl<S: SideEncoder> SamLst<S> {
     ///
     /// If the foundation was [offloaded](Foundation::offload) and cannot be loaded again.
     pub fn save_sam(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
-        checkpoint::save_sam(self.foundation.encoder(), &self.ladder, path.as_ref())
+        checkpoint::save_sam(self.foundation.frozen_encoder(), &self.ladder, path.as_ref())
     }
 
     /// Loads a ladder checkpoint and its task into this model, on the ladder's device. After an

@@ -13,7 +13,8 @@ pub trait SideEncoder: Module + ModuleDisplay + 'static {
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`
-    /// - output: `[B, C, S / 16, S / 16]`, with `C` channels as the foundation (256 in SAM)
+    /// - output: `[B, C, G, G]`, the shape of the foundation's embedding: 256 channels and
+    ///   `G = S / 16` in SAM
     fn forward(&self, image: Tensor<4>) -> Tensor<4>;
 }
 

@@ -91,6 +91,32 @@ pub enum WeightsError {
         /// The kind that the file contains.
         found: String,
     },
+    /// The file contains several models.
+    #[error(
+        "cannot load {path}: it contains several models, with the prefixes {}; save one of them to \
+         a file of its own",
+        prefixes.join(", "), path = path.display()
+    )]
+    Ambiguous {
+        /// The file.
+        path: PathBuf,
+        /// The prefixes of the models' tensors.
+        prefixes: Vec<String>,
+    },
+    /// The file contains an object that is not a dictionary of tensors, or tensors of an
+    /// unsupported type.
+    #[error(
+        "cannot load {path}: it contains {found}; {remedy}",
+        path = path.display()
+    )]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it contains.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The file lacks tensors of the model.
     #[error(
         "cannot load {path}: {count} missing: {names}",

@@ -1,7 +1,9 @@
 /// Parts of tensor names that differ from PyTorch's, as (ours, official): our modules have named
 /// fields instead of the indices of an `nn.Sequential`, and plain parameters instead of an
 /// `nn.Embedding`.
-const NAMES: [(&str, &str); 23] = [
+const NAMES: [(&str, &str); 25] = [
+    ("patch_embed.conv1.", "patch_embed.seq.0."),
+    ("patch_embed.conv2.", "patch_embed.seq.2."),
     ("patch_embed.", "patch_embed.proj."),
     ("neck.conv1.", "neck.0."),
     ("neck.norm1.", "neck.1."),
@@ -46,7 +48,7 @@ pub(super) fn our_name(official: &str) -> String {
 
 /// Applies the first of the `(from, to)` replacements whose `from` occurs in the name at the
 /// boundaries of dotted components.
-fn replace_component(name: &str, replacements: [(&str, &str); 23]) -> String {
+fn replace_component(name: &str, replacements: [(&str, &str); 25]) -> String {
     replacements
         .iter()
         .find_map(|(from, to)| {
@@ -76,13 +78,18 @@ impl Part {
     pub(super) fn leaves_out(&self, name: &str) -> bool {
         // PyTorch's batch norms count batches for a cumulative average; SAM and ResNet use a fixed
         // momentum instead.
+        // TinyViT stores the index of each bias, which follows from the window.
         name.ends_with(".num_batches_tracked")
+            || name.ends_with(".attention_bias_idxs")
             || self.left_out.iter().any(|start| name.starts_with(start))
     }
 }
 
 pub(crate) const IMAGE_ENCODER: Part =
     Part { prefix: "image_encoder.", description: "SAM's image encoder", left_out: &[] };
+
+/// MobileSAM's file has a classifier's head, which was used in pretraining only.
+pub(crate) const TINY_VIT: Part = Part { left_out: &["norm_head.", "head."], ..IMAGE_ENCODER };
 
 pub(crate) const PROMPT_ENCODER: Part =
     Part { prefix: "prompt_encoder.", description: "SAM's prompt encoder", left_out: &[] };
@@ -108,6 +115,9 @@ mod tests {
         for (ours, official) in [
             ("patch_embed.weight", "patch_embed.proj.weight"),
             ("blocks.3.attn.qkv.bias", "blocks.3.attn.qkv.bias"),
+            ("patch_embed.conv2.c.weight", "patch_embed.seq.2.c.weight"),
+            ("layers.0.blocks.1.conv1.c.bias", "layers.0.blocks.1.conv1.c.bias"),
+            ("layers.2.downsample.conv1.c.bias", "layers.2.downsample.conv1.c.bias"),
             ("neck.norm2.bias", "neck.3.bias"),
             ("point_embeddings.2", "point_embeddings.2.weight"),
             ("prompt_encoder.no_mask_embed", "prompt_encoder.no_mask_embed.weight"),

@@ -32,6 +32,7 @@
 //!         digest.update(name.encode() + b"\0" + tensor.float().contiguous().numpy().tobytes())
 //! ```
 
+mod batch_norms;
 mod error;
 mod fingerprint;
 mod keys;
@@ -44,8 +45,11 @@ pub use error::WeightsError;
 pub use keys::official_name;
 pub use state_dict::{StateDict, TensorInfo};
 
+pub(crate) use batch_norms::fold_batch_norms;
 pub(crate) use fingerprint::{collect, files_sha256, sha256};
-pub(crate) use keys::{CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET};
+pub(crate) use keys::{
+    CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET, TINY_VIT,
+};
 pub(crate) use load::load;
 pub(crate) use state_dict::LADDER_CONFIG_KEY;
 pub(crate) use write::safetensors as write_safetensors;

@@ -3,7 +3,7 @@ use super::{WeightsError, write};
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use burn::tensor::Shape;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -74,6 +74,12 @@ impl StateDict {
                 found: "a file without tensors".into(),
             });
         }
+        // A ladder checkpoint's names are as they were written.
+        let tensors = if metadata.contains_key(LADDER_CONFIG_KEY) {
+            tensors
+        } else {
+            unwrapped(path, tensors)?
+        };
         Ok(Self { path: path.into(), tensors, metadata })
     }
 
@@ -114,6 +120,26 @@ impl StateDict {
         self.tensors.get(name).map(|tensor| &tensor.shape)
     }
 
+    pub(super) fn get(&self, name: &str) -> Option<&PackTensor> {
+        self.tensors.get(name)
+    }
+
+    /// The names of floating-point tensors, sorted. Tensors of other types are no weights:
+    /// checkpoints contain, for example, states of random number generators.
+    pub(crate) fn float_names(&self) -> impl Iterator<Item = &str> {
+        let is_float = |tensor: &&PackTensor| tensor.dtype.is_float();
+        self.tensors.values().filter(is_float).map(|tensor| tensor.name.as_str())
+    }
+
+    /// The same file with other tensors.
+    pub(super) fn with_tensors(&self, tensors: Vec<PackTensor>) -> Self {
+        Self {
+            path: self.path.clone(),
+            tensors: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect(),
+            metadata: self.metadata.clone(),
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &PackTensor> {
         self.tensors.values()
     }
@@ -128,7 +154,7 @@ impl StateDict {
         if self.metadata(LADDER_CONFIG_KEY).is_some() {
             return "a ladder checkpoint".into();
         }
-        if has("image_encoder.pos_embed") {
+        if has("image_encoder.pos_embed") || has("image_encoder.patch_embed.seq.0.c.weight") {
             return "a SAM checkpoint".into();
         }
         if has("conv1.weight") && has("layer1.0.conv1.weight") {
@@ -137,6 +163,47 @@ impl StateDict {
         let first = self.names().next().unwrap_or_default();
         format!("{} tensors, starting with {first}", self.tensors.len())
     }
+}
+
+/// A tensor that each kind of model has, by which its state dict is found in a training checkpoint.
+const ANCHORS: [&str; 4] = [
+    "image_encoder.neck.0.weight",
+    "mask_decoder.iou_token.weight",
+    "prompt_encoder.no_mask_embed.weight",
+    "layer1.0.conv1.weight",
+];
+
+/// Removes what training programs put around a state dict: a dictionary with one entry for the
+/// model, and a prefix before every name, such as `module.` of data-parallel training. Names in a
+/// nested dictionary have its key as a prefix, so both are one prefix. All tensors without it, such
+/// as the optimizer's, are dropped.
+fn unwrapped(
+    path: &Path,
+    tensors: BTreeMap<String, PackTensor>,
+) -> Result<BTreeMap<String, PackTensor>, WeightsError> {
+    let prefixes: BTreeSet<&str> = tensors
+        .keys()
+        .flat_map(|name| ANCHORS.iter().filter_map(|anchor| name.strip_suffix(anchor)))
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .collect();
+    let prefix = match Vec::from_iter(prefixes)[..] {
+        [] | [""] => return Ok(tensors),
+        [prefix] => prefix.to_owned(),
+        // The file is a state dict that happens to contain another one.
+        [first, ..] if first.is_empty() => return Ok(tensors),
+        ref several => {
+            return Err(WeightsError::Ambiguous {
+                path: path.into(),
+                prefixes: several.iter().map(|&prefix| prefix.to_owned()).collect(),
+            });
+        }
+    };
+    let unwrapped = tensors.into_iter().filter_map(|(name, mut tensor)| {
+        let name = name.strip_prefix(&prefix)?.to_owned();
+        tensor.name.clone_from(&name);
+        Some((name, tensor))
+    });
+    Ok(unwrapped.collect())
 }
 
 fn detect_format(path: &Path) -> Result<Format, WeightsError> {

@@ -333,7 +333,7 @@ impl<S: SideEncoder> SamLst<S> {
         let kind = EmbeddingKind {
             foundation: self.foundation.cache_name(),
             input_size: config.input_size,
-            shape: [config.encoder.out_channels, config.grid(), config.grid()],
+            shape: [config.encoder.channels(), config.grid(), config.grid()],
             precision,
         };
         EmbeddingCache::open(folder, kind, limit_bytes)

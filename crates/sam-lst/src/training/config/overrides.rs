@@ -5,15 +5,16 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Tables with mutually exclusive variants or settings, which are replaced as a whole.
-const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
+const REPLACED_WHOLE: [&str; 4] =
+    ["geometry", "optimization.optimizer", "model.encoder", "model.side"];
 /// Settings that are absent from a written configuration when they are `None`.
 const OPTIONAL: [&str; 2] = ["patience", "cache.limit_gb"];
 
 impl TrainingConfig {
     /// This configuration with the settings of a TOML text. `origin` names the text in messages.
     ///
-    /// Tables are merged key by key, except `geometry`, `optimization.optimizer` and `model.side`,
-    /// which are replaced as a whole.
+    /// Tables are merged key by key, except `geometry`, `optimization.optimizer`, `model.encoder` and
+    /// `model.side`, which are replaced as a whole.
     ///
     /// # Errors
     ///

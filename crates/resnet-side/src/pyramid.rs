@@ -1,0 +1,63 @@
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{Device, Tensor};
+use sam_lst_sam_nn::resize_bilinear;
+
+/// A feature pyramid over the three layers of a ResNet: a 1 x 1 convolution of each, enlarged
+/// bilinearly to the finest, and their sum.
+#[derive(Module, Debug)]
+pub struct Pyramid {
+    /// 1 x 1 convolution of the features of `layer1`, at 1/4 of the input's size.
+    pub lateral1: Conv2d,
+    /// 1 x 1 convolution of the features of `layer2`, at 1/8 of the input's size.
+    pub lateral2: Conv2d,
+    /// 1 x 1 convolution of the features of `layer3`, at 1/16 of the input's size.
+    pub lateral3: Conv2d,
+}
+
+impl Pyramid {
+    /// Creates the convolutions with random weights. `width` is the number of channels of `layer1`.
+    pub fn init(width: usize, channels: usize, device: &Device) -> Self {
+        let lateral = |width| Conv2dConfig::new([width, channels], [1, 1]).init(device);
+        Self {
+            lateral1: lateral(width),
+            lateral2: lateral(2 * width),
+            lateral3: lateral(4 * width),
+        }
+    }
+
+    /// Sums the features of the three layers, finest first.
+    ///
+    /// # Shapes
+    ///
+    /// - features: `[B, w, H, W]`, `[B, 2 w, H / 2, W / 2]`, `[B, 4 w, H / 4, W / 4]`
+    /// - output: `[B, channels, H, W]`
+    ///
+    /// # Panics
+    ///
+    /// If the features do not have these channels.
+    pub fn forward(&self, [fine, middle, coarse]: [Tensor<4>; 3]) -> Tensor<4> {
+        let [_, _, height, width] = fine.dims();
+        let enlarged = |lateral: &Conv2d, features| {
+            resize_bilinear(project(lateral, features), [height, width])
+        };
+        project(&self.lateral1, fine)
+            + enlarged(&self.lateral2, middle)
+            + enlarged(&self.lateral3, coarse)
+    }
+}
+
+/// Applies a 1 x 1 convolution to `[B, C, H, W]`.
+fn project(convolution: &Conv2d, features: Tensor<4>) -> Tensor<4> {
+    let (true, Some(bias)) = (sam_lst_cpu_kernels::is_supported(&features), &convolution.bias)
+    else {
+        return convolution.forward(features);
+    };
+    let [batch, channels_in, height, width] = features.dims();
+    let [channels_out, ..] = convolution.weight.dims();
+    let matrix = convolution.weight.val().reshape([channels_out, channels_in]).transpose();
+    let rows = features.permute([0, 2, 3, 1]).reshape([batch * height * width, channels_in]);
+    sam_lst_cpu_kernels::linear(rows, matrix, Some(bias.val()))
+        .reshape([batch, height, width, channels_out])
+        .permute([0, 3, 1, 2])
+}

@@ -1,0 +1,326 @@
+use super::resize;
+use crate::model::{EncoderConfig, PixelScale, Sam, SamConfig};
+use crate::weights::WeightsError;
+use burn::tensor::{Device, Tensor, TensorData};
+use image::{DynamicImage, GrayImage, Luma, RgbImage};
+use sam_lst_mask_decoder::{PointLabel, Points, Prompts};
+use sam_lst_sam_nn::resize_bilinear;
+use std::path::Path;
+
+/// Prompts on one image, in its own pixels.
+#[derive(Debug, Clone, Default)]
+pub struct ImagePrompts {
+    /// Points, x then y, on or outside the object.
+    pub points: Vec<([f32; 2], PointLabel)>,
+    /// A box around the object: x0, y0, x1, y1.
+    pub bounding_box: Option<[f32; 4]>,
+    /// [`Masks::low_resolution`] of a previous prediction for the same image.
+    pub mask: Option<Tensor<4>>,
+}
+
+/// Why a [`Predictor`] cannot predict.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PredictorError {
+    /// [`Predictor::set_image`] has not been called.
+    #[error("no image is set; call `set_image` before `predict`")]
+    NoImage,
+    /// The image has no pixels.
+    #[error("the image has {width} x {height} pixels; expected at least one")]
+    EmptyImage {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// There is no prompt.
+    #[error("no prompt is given; add a point, a box or a mask")]
+    NoPrompt,
+    /// A coordinate is NaN or infinite.
+    #[error("a coordinate of a prompt is {0}; expected a finite number")]
+    Coordinate(f32),
+    /// A mask prompt has another shape than the predictor's low-resolution masks.
+    #[error("the mask prompt has shape {found:?}; expected {expected:?}, as `low_resolution` has")]
+    MaskShape {
+        /// Shape of the predictor's low-resolution masks.
+        expected: [usize; 4],
+        /// Shape of the prompt.
+        found: [usize; 4],
+    },
+}
+
+/// Masks that were predicted for one image.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    /// Logits at the image's own size, `[masks, 1, height, width]`. A pixel belongs to the mask if
+    /// its logit is positive.
+    pub logits: Tensor<4>,
+    /// Predicted intersection over union of each mask.
+    pub iou: Vec<f32>,
+    /// Logits as the decoder predicts them, `[masks, 1, 4 G, 4 G]`. One of them can be a prompt of
+    /// the next prediction.
+    pub low_resolution: Tensor<4>,
+}
+
+impl Masks {
+    /// Index of the mask with the highest predicted quality.
+    pub fn best(&self) -> usize {
+        let best = self.iou.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        best.map_or(0, |(index, _)| index)
+    }
+
+    /// A mask as an image of 0 and 255, at the size of the image.
+    ///
+    /// # Panics
+    ///
+    /// If there is no mask of this index.
+    pub fn image(&self, index: usize) -> GrayImage {
+        let [_, _, height, width] = self.logits.dims();
+        let logits = self.logits.clone().narrow(0, index, 1).into_data().convert::<f32>();
+        let values: Vec<u8> =
+            logits.iter::<f32>().map(|logit| if logit > 0.0 { 255 } else { 0 }).collect();
+        GrayImage::from_raw(width as u32, height as u32, values).expect("one value for each pixel")
+    }
+
+    /// The image with a mask tinted red and outlined.
+    ///
+    /// # Panics
+    ///
+    /// If there is no mask of this index, or the image has another size than that of the masks.
+    pub fn overlay(&self, index: usize, image: &DynamicImage) -> RgbImage {
+        const RED: [u8; 3] = [230, 40, 40];
+        let mask = self.image(index);
+        assert_eq!(mask.dimensions(), (image.width(), image.height()), "size of mask and image");
+        let is_inside = |x: i64, y: i64| {
+            let pixel = u32::try_from(x).ok().zip(u32::try_from(y).ok());
+            pixel.and_then(|(x, y)| mask.get_pixel_checked(x, y)) == Some(&Luma([255]))
+        };
+        let mut picture = image.to_rgb8();
+        for (x, y, pixel) in picture.enumerate_pixels_mut() {
+            let (x, y) = (i64::from(x), i64::from(y));
+            if !is_inside(x, y) {
+                continue;
+            }
+            let neighbours = [(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)];
+            let is_border = neighbours.iter().any(|&(x, y)| !is_inside(x, y));
+            for (value, red) in pixel.0.iter_mut().zip(RED) {
+                let tinted = (u16::from(*value) * 3 + u16::from(red)) / 4;
+                *value = if is_border { red } else { tinted as u8 };
+            }
+        }
+        picture
+    }
+
+    /// The smallest box that contains a mask, x0, y0, x1, y1 in pixels; `None` if the mask is empty.
+    ///
+    /// # Panics
+    ///
+    /// If there is no mask of this index.
+    pub fn bounding_box(&self, index: usize) -> Option<[u32; 4]> {
+        let image = self.image(index);
+        let mut inside = image.enumerate_pixels().filter(|(_, _, value)| **value == Luma([255]));
+        let (x, y, _) = inside.next()?;
+        Some(inside.fold([x, y, x, y], |[x0, y0, x1, y1], (x, y, _)| {
+            [x0.min(x), y0.min(y), x1.max(x), y1.max(y)]
+        }))
+    }
+}
+
+/// SAM as it is used with prompts: embeds an image once, then predicts masks for any number of
+/// prompts in the image's own pixels.
+///
+/// Images are resized and normalised as in the published programs: for SAM and MobileSAM as in
+/// segment-anything's `SamPredictor`; for LiteMedSAM and MedSAM as in LiteMedSAM's inference.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use sam_lst::inference::{ImagePrompts, Predictor};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut predictor = Predictor::load("lite_medsam.pth", &Device::flex())?;
+/// predictor.set_image(&image::open("slice.png")?)?;
+/// let bounding_box = Some([120.0, 80.0, 310.0, 260.0]);
+/// let masks = predictor.predict(&ImagePrompts { bounding_box, ..Default::default() }, false)?;
+/// masks.image(0).save("mask.png")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Predictor {
+    sam: Sam,
+    /// Side of the model's input in pixels.
+    input_size: u32,
+    image: Option<EmbeddedImage>,
+}
+
+#[derive(Debug, Clone)]
+struct EmbeddedImage {
+    embedding: Tensor<4>,
+    /// Width and height of the image.
+    size: [u32; 2],
+    /// Width and height of the resized image in the model's input.
+    resized: [u32; 2],
+}
+
+impl Predictor {
+    /// Loads a checkpoint of SAM, MobileSAM or LiteMedSAM, `.pth` or safetensors, which is
+    /// recognised by its tensors. For MedSAM, whose tensors are those of SAM, use
+    /// [`SamConfig::med_sam`] and [`Predictor::new`] with an input size of 1024.
+    ///
+    /// # Errors
+    ///
+    /// A [`WeightsError`] if the file cannot be read or contains no model that is supported.
+    pub fn load(checkpoint: impl AsRef<Path>, device: &Device) -> Result<Self, WeightsError> {
+        let lite_medsam = SamConfig::lite_medsam();
+        let encoder = EncoderConfig::recognize(&checkpoint)?;
+        let (config, input_size) = match &encoder {
+            _ if encoder == lite_medsam.encoder => (lite_medsam, 256),
+            EncoderConfig::Vit(config) => {
+                let input_size = config.pretrained_size as u32;
+                (SamConfig::new(encoder), input_size)
+            }
+            EncoderConfig::TinyVit(_) | EncoderConfig::Custom(_) => (SamConfig::new(encoder), 1024),
+        };
+        Ok(Self::new(config.load(checkpoint, device)?, input_size))
+    }
+
+    /// Creates a predictor for images whose longest side is resized to `input_size` pixels: 1024 for
+    /// SAM, MobileSAM and MedSAM, 256 for LiteMedSAM.
+    ///
+    /// # Panics
+    ///
+    /// If `input_size` is not a positive multiple of the foundation's stride.
+    pub fn new(sam: Sam, input_size: u32) -> Self {
+        let stride = sam.foundation.stride();
+        assert!(
+            input_size > 0 && (input_size as usize).is_multiple_of(stride),
+            "input_size must be a positive multiple of {stride}, found {input_size}"
+        );
+        Self { sam, input_size, image: None }
+    }
+
+    /// The model.
+    pub fn sam(&self) -> &Sam {
+        &self.sam
+    }
+
+    /// Side of the model's input in pixels.
+    pub fn input_size(&self) -> u32 {
+        self.input_size
+    }
+
+    /// Embeds an image, grey or RGB; transparency is ignored. It replaces the previous image.
+    ///
+    /// # Errors
+    ///
+    /// [`PredictorError::EmptyImage`] if the image has no pixels.
+    pub fn set_image(&mut self, image: &DynamicImage) -> Result<(), PredictorError> {
+        let image = image.to_rgb8();
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(PredictorError::EmptyImage { width, height });
+        }
+        let resized = resize::longest_side_size([width, height], self.input_size);
+        let pixels = match self.sam.foundation.pixel_scale() {
+            PixelScale::MinMax => resize::area(&image, resized),
+            PixelScale::Sam | PixelScale::Unit => resize::bilinear(&image, resized),
+        };
+        let embedding = self.sam.foundation.embed(self.input(&pixels));
+        self.image = Some(EmbeddedImage { embedding, size: [width, height], resized });
+        Ok(())
+    }
+
+    /// The model's input: the image in the upper left corner, then padding that is zero after
+    /// normalisation.
+    fn input(&self, image: &RgbImage) -> Tensor<4> {
+        let size = self.input_size as usize;
+        let padding = match self.sam.foundation.pixel_scale() {
+            PixelScale::Unit => [0.0; 3],
+            PixelScale::Sam => PixelScale::SAM_MEAN.map(|mean| mean / 255.0),
+            PixelScale::MinMax => {
+                let smallest = image.as_raw().iter().copied().min().unwrap_or_default();
+                [f32::from(smallest) / 255.0; 3]
+            }
+        };
+        let mut input = Vec::with_capacity(3 * size * size);
+        for channel in 0..3 {
+            for y in 0..self.input_size {
+                for x in 0..self.input_size {
+                    input.push(match image.get_pixel_checked(x, y) {
+                        Some(pixel) => f32::from(pixel.0[channel]) / 255.0,
+                        None => padding[channel],
+                    });
+                }
+            }
+        }
+        let data = TensorData::new(input, [1, 3, size, size]);
+        Tensor::from_data(data, &self.sam.foundation.device())
+    }
+
+    /// Predicts masks for prompts. With `multiple`, three masks for an ambiguous prompt such as one
+    /// point (whole, part, subpart), else one.
+    ///
+    /// # Errors
+    ///
+    /// [`PredictorError`] if no image is set, there is no prompt, a coordinate is not finite, or a
+    /// mask prompt has another shape than [`Masks::low_resolution`] of one mask.
+    pub fn predict(&self, prompts: &ImagePrompts, multiple: bool) -> Result<Masks, PredictorError> {
+        let image = self.image.as_ref().ok_or(PredictorError::NoImage)?;
+        let prediction = self.sam.predict(image.embedding.clone(), &self.prompts(image, prompts)?);
+        let prediction = if multiple { prediction.multiple() } else { prediction.single() };
+        let low_resolution = prediction.logits.swap_dims(0, 1); // [masks, 1, 4 G, 4 G]
+        let iou = prediction.iou.into_data().convert::<f32>().iter::<f32>().collect();
+        let input_size = self.input_size as usize;
+        let [width, height] = image.resized.map(|side| side as usize);
+        let logits = resize_bilinear(low_resolution.clone(), [input_size; 2])
+            .narrow(2, 0, height)
+            .narrow(3, 0, width);
+        let [width, height] = image.size.map(|side| side as usize);
+        let logits = resize_bilinear(logits, [height, width]);
+        Ok(Masks { logits, iou, low_resolution })
+    }
+
+    /// Prompts in pixels of the model's input.
+    fn prompts(
+        &self,
+        image: &EmbeddedImage,
+        prompts: &ImagePrompts,
+    ) -> Result<Prompts, PredictorError> {
+        let ImagePrompts { points, bounding_box, mask } = prompts;
+        if points.is_empty() && bounding_box.is_none() && mask.is_none() {
+            return Err(PredictorError::NoPrompt);
+        }
+        let coordinates =
+            points.iter().flat_map(|(point, _)| point).chain(bounding_box.iter().flatten());
+        if let Some(&coordinate) = coordinates.into_iter().find(|value| !value.is_finite()) {
+            return Err(PredictorError::Coordinate(coordinate));
+        }
+        let device = image.embedding.device();
+        let scale: [f32; 2] = std::array::from_fn(|axis| {
+            (f64::from(image.resized[axis]) / f64::from(image.size[axis])) as f32
+        });
+        let in_input = |values: &[f32]| -> Tensor<1> {
+            let scaled: Vec<f32> =
+                values.iter().enumerate().map(|(i, value)| value * scale[i % 2]).collect();
+            Tensor::from_floats(scaled.as_slice(), &device)
+        };
+        let (coordinates, labels): (Vec<[f32; 2]>, Vec<PointLabel>) =
+            points.iter().copied().unzip();
+        let points = (!labels.is_empty()).then(|| {
+            let coordinates = in_input(coordinates.as_flattened());
+            Points::new(coordinates.reshape([1, labels.len(), 2]), &labels)
+        });
+        if let Some(mask) = mask {
+            let side = 4 * image.embedding.dims()[3];
+            let expected = [1, 1, side, side];
+            if mask.dims() != expected {
+                return Err(PredictorError::MaskShape { expected, found: mask.dims() });
+            }
+        }
+        Ok(Prompts {
+            points,
+            boxes: bounding_box.map(|corners| in_input(&corners).reshape([1, 4])),
+            masks: mask.clone(),
+        })
+    }
+}

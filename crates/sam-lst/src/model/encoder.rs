@@ -1,0 +1,322 @@
+use super::InvalidSetting;
+use super::error::require;
+use crate::weights::{self, IMAGE_ENCODER};
+use burn::module::{Module, ModuleDisplay};
+use burn::store::burn_pack::Tensor as PackTensor;
+use burn::tensor::{Device, FloatDType, Tensor};
+use sam_lst_sam_encoder::{PATCH_SIZE, SamEncoder, SamEncoderConfig};
+use sam_lst_tiny_vit::{TinyVit, TinyVitConfig};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::fmt::Debug;
+
+/// An image encoder that can be the foundation: SAM's ViT, TinyViT, or one of your own.
+///
+/// To use your own, implement this trait for it, name it in the configuration with
+/// [`EncoderConfig::Custom`], and create the model with
+/// [`SamLstConfig::init_with_foundation`](crate::SamLstConfig::init_with_foundation).
+pub trait ImageEncoder: Module + ModuleDisplay + Sync + 'static {
+    /// Embeds images.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`, `S` a multiple of the stride
+    /// - output: `[B, channels, S / stride, S / stride]`
+    fn forward(&self, image: Tensor<4>) -> Tensor<4>;
+
+    /// Input pixels along one side of a pixel of the embedding.
+    fn stride(&self) -> usize;
+
+    /// Channels of the embedding.
+    fn channels(&self) -> usize;
+
+    /// The encoder with weights of another float type; `None` if it supports 32 bits only.
+    fn with_precision(self, dtype: FloatDType) -> Option<Self> {
+        let _ = dtype;
+        None
+    }
+}
+
+impl ImageEncoder for SamEncoder {
+    fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        Self::forward(self, image)
+    }
+
+    fn stride(&self) -> usize {
+        PATCH_SIZE
+    }
+
+    fn channels(&self) -> usize {
+        self.neck.channels()
+    }
+
+    fn with_precision(self, dtype: FloatDType) -> Option<Self> {
+        Some(Self::with_precision(self, dtype))
+    }
+}
+
+impl ImageEncoder for TinyVit {
+    fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        Self::forward(self, image)
+    }
+
+    fn stride(&self) -> usize {
+        Self::stride(self)
+    }
+
+    fn channels(&self) -> usize {
+        self.neck.channels()
+    }
+
+    fn with_precision(self, dtype: FloatDType) -> Option<Self> {
+        Some(Self::with_precision(self, dtype))
+    }
+}
+
+/// An image encoder whose type is known at run time only, frozen and without autodiff.
+pub(crate) trait FrozenEncoder: Debug + Send + Sync {
+    fn embed(&self, image: Tensor<4>) -> Tensor<4>;
+    fn stride(&self) -> usize;
+    fn channels(&self) -> usize;
+    /// The device of its weights.
+    fn device(&self) -> Device;
+    fn to_device(&self, device: &Device) -> Box<dyn FrozenEncoder>;
+    fn with_precision(&self, dtype: FloatDType) -> Option<Box<dyn FrozenEncoder>>;
+    /// Initialises all parameters that have not been used yet, in the order of the fields.
+    fn init_params(&self);
+    /// Its tensors under their official names, in PyTorch's layout.
+    fn tensors(&self) -> Vec<PackTensor>;
+    fn as_any(&self) -> &dyn Any;
+}
+
+#[derive(Debug)]
+struct Frozen<E>(E);
+
+/// Freezes an encoder.
+///
+/// # Panics
+///
+/// If it has no parameters.
+pub(crate) fn freeze<E: ImageEncoder>(encoder: E) -> Box<dyn FrozenEncoder> {
+    let on_autodiff = encoder.devices().iter().any(Device::is_autodiff);
+    let encoder = if on_autodiff { encoder.valid() } else { encoder };
+    assert!(!encoder.devices().is_empty(), "an image encoder without parameters");
+    Box::new(Frozen(encoder.no_grad()))
+}
+
+impl<E: ImageEncoder> FrozenEncoder for Frozen<E> {
+    fn embed(&self, image: Tensor<4>) -> Tensor<4> {
+        self.0.forward(image)
+    }
+
+    fn stride(&self) -> usize {
+        self.0.stride()
+    }
+
+    fn channels(&self) -> usize {
+        self.0.channels()
+    }
+
+    fn device(&self) -> Device {
+        let devices = self.0.devices();
+        devices.into_iter().next().expect("`freeze` has checked that it has parameters")
+    }
+
+    fn to_device(&self, device: &Device) -> Box<dyn FrozenEncoder> {
+        Box::new(Self(self.0.clone().to_device(device)))
+    }
+
+    fn with_precision(&self, dtype: FloatDType) -> Option<Box<dyn FrozenEncoder>> {
+        let encoder = self.0.clone().with_precision(dtype)?;
+        Some(Box::new(Self(encoder.no_grad())))
+    }
+
+    fn init_params(&self) {
+        super::sam_lst::visit_params(&self.0);
+    }
+
+    fn tensors(&self) -> Vec<PackTensor> {
+        weights::collect(&self.0, IMAGE_ENCODER.prefix)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        &self.0
+    }
+}
+
+/// Configuration of the foundation's image encoder.
+// Untagged: checkpoints written before there were other encoders hold SAM's configuration as such.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EncoderConfig {
+    /// SAM's ViT.
+    Vit(SamEncoderConfig),
+    /// TinyViT, of MobileSAM and LiteMedSAM.
+    TinyVit(TinyVitConfig),
+    /// An encoder of the user's own.
+    Custom(CustomEncoderConfig),
+}
+
+/// What the rest of the model needs to know of an encoder of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomEncoderConfig {
+    /// Its name, which identifies it in checkpoints.
+    pub name: String,
+    /// Input pixels along one side of a pixel of the embedding.
+    pub stride: usize,
+    /// Channels of the embedding.
+    pub channels: usize,
+}
+
+impl From<SamEncoderConfig> for EncoderConfig {
+    fn from(config: SamEncoderConfig) -> Self {
+        Self::Vit(config)
+    }
+}
+
+impl From<TinyVitConfig> for EncoderConfig {
+    fn from(config: TinyVitConfig) -> Self {
+        Self::TinyVit(config)
+    }
+}
+
+impl EncoderConfig {
+    /// Input pixels along one side of a pixel of the embedding.
+    pub fn stride(&self) -> usize {
+        match self {
+            Self::Vit(_) => PATCH_SIZE,
+            Self::TinyVit(config) => config.stride(),
+            Self::Custom(config) => config.stride,
+        }
+    }
+
+    /// Channels of the embedding.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.out_channels,
+            Self::TinyVit(config) => config.out_channels,
+            Self::Custom(config) => config.channels,
+        }
+    }
+
+    /// A name for people: that of a published encoder, or a description.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Vit(config) => vit_name(config),
+            Self::TinyVit(config) => tiny_vit_name(config),
+            Self::Custom(config) => format!("the encoder \"{}\"", config.name),
+        }
+    }
+
+    /// Creates the encoder with random weights; `None` for an encoder of the user's own.
+    pub(super) fn init(&self, device: &Device) -> Option<Box<dyn FrozenEncoder>> {
+        match self {
+            Self::Vit(config) => Some(freeze(config.init(device))),
+            Self::TinyVit(config) => Some(freeze(config.init(device))),
+            Self::Custom(_) => None,
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        match self {
+            Self::Vit(config) => validate_vit(config),
+            Self::TinyVit(config) => validate_tiny_vit(config),
+            Self::Custom(config) => {
+                require(config.stride > 0, "encoder.stride", config.stride, "at least 1")
+            }
+        }
+    }
+}
+
+fn vit_name(config: &SamEncoderConfig) -> String {
+    let published = [
+        ("SAM ViT-B", SamEncoderConfig::vit_b()),
+        ("SAM ViT-L", SamEncoderConfig::vit_l()),
+        ("SAM ViT-H", SamEncoderConfig::vit_h()),
+    ];
+    let is_variant = |other: &SamEncoderConfig| {
+        (other.embed_dim, other.depth) == (config.embed_dim, config.depth)
+    };
+    match published.iter().find(|(_, other)| is_variant(other)) {
+        Some((name, _)) => (*name).to_owned(),
+        None => format!(
+            "a SAM image encoder with width {} and {} blocks",
+            config.embed_dim, config.depth
+        ),
+    }
+}
+
+fn tiny_vit_name(config: &TinyVitConfig) -> String {
+    let published =
+        [("LiteMedSAM", TinyVitConfig::lite_medsam()), ("MobileSAM", TinyVitConfig::mobile_sam())];
+    match published.iter().find(|(_, other)| other == config) {
+        Some((name, _)) => (*name).to_owned(),
+        None => format!(
+            "a TinyViT image encoder with widths {:?}, {:?} blocks and stride {}",
+            config.embed_dims,
+            config.depths,
+            config.stride()
+        ),
+    }
+}
+
+fn validate_vit(encoder: &SamEncoderConfig) -> Result<(), InvalidSetting> {
+    require(
+        is_positive_multiple(encoder.pretrained_size, PATCH_SIZE),
+        "encoder.pretrained_size",
+        encoder.pretrained_size,
+        "a positive multiple of 16",
+    )?;
+    require(encoder.window_size > 0, "encoder.window_size", encoder.window_size, "at least 1")?;
+    require(
+        is_positive_multiple(encoder.embed_dim, encoder.num_heads),
+        "encoder.embed_dim",
+        encoder.embed_dim,
+        "a positive multiple of encoder.num_heads",
+    )?;
+    require(
+        encoder.global_blocks.iter().all(|&i| i < encoder.depth),
+        "encoder.global_blocks",
+        format!("{:?}", encoder.global_blocks),
+        "indices below encoder.depth",
+    )
+}
+
+fn validate_tiny_vit(encoder: &TinyVitConfig) -> Result<(), InvalidSetting> {
+    require(
+        matches!(encoder.patch_stride, 1 | 4),
+        "encoder.patch_stride",
+        encoder.patch_stride,
+        "1 or 4",
+    )?;
+    let list = |values: &[usize]| format!("{values:?}");
+    let positive = |values: &[usize]| values.iter().all(|&value| value > 0);
+    require(
+        positive(&encoder.depths),
+        "encoder.depths",
+        list(&encoder.depths),
+        "at least one block in each stage",
+    )?;
+    require(positive(&encoder.strides), "encoder.strides", list(&encoder.strides), "at least 1")?;
+    require(
+        positive(&encoder.window_sizes),
+        "encoder.window_sizes",
+        list(&encoder.window_sizes),
+        "at least 1",
+    )?;
+    let [first, attention @ ..] = encoder.embed_dims;
+    let heads_divide = attention
+        .iter()
+        .zip(encoder.num_heads)
+        .all(|(&width, heads)| is_positive_multiple(width, heads));
+    require(
+        is_positive_multiple(first, 2) && heads_divide,
+        "encoder.embed_dims",
+        list(&encoder.embed_dims),
+        "an even width, then positive multiples of encoder.num_heads",
+    )
+}
+
+pub(super) fn is_positive_multiple(value: usize, divisor: usize) -> bool {
+    value > 0 && divisor > 0 && value.is_multiple_of(divisor)
+}

@@ -1,0 +1,258 @@
+use crate::{
+    AttentionStage, BlockConfig, ConvBn, ConvBnConfig, ConvStage, MbConv, PatchMerging, Stage,
+};
+use burn::config::Config;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, FloatDType, Tensor};
+use sam_lst_sam_nn::{Neck, NeckConfig, gelu};
+
+/// Configuration of [`TinyVit`]. The published encoders are [`lite_medsam`](Self::lite_medsam) and
+/// [`mobile_sam`](Self::mobile_sam).
+#[derive(Config, Debug, PartialEq)]
+pub struct TinyVitConfig {
+    /// Stride of the patch embedding: 1 or 4.
+    pub patch_stride: usize,
+    /// Width of each stage.
+    pub embed_dims: [usize; 4],
+    /// Number of blocks of each stage.
+    pub depths: [usize; 4],
+    /// Number of attention heads of the second to the fourth stage; each divides the stage's width.
+    pub num_heads: [usize; 3],
+    /// Side of an attention window in tokens, for the second to the fourth stage.
+    pub window_sizes: [usize; 3],
+    /// Stride of the reduction after the first, the second and the third stage.
+    #[config(default = "[2, 2, 1]")]
+    pub strides: [usize; 3],
+    /// Hidden width of a block's MLP and of an inverted residual block, as a multiple of the
+    /// stage's width.
+    #[config(default = 4)]
+    pub expand_ratio: usize,
+    /// Channels of the image embedding, the output of the neck.
+    #[config(default = 256)]
+    pub out_channels: usize,
+}
+
+impl TinyVitConfig {
+    /// LiteMedSAM's encoder: 5.7 M parameters, trained at 256 x 256 pixels, an embedding at a
+    /// quarter of the input's resolution.
+    pub fn lite_medsam() -> Self {
+        Self::new(1, [64, 128, 160, 320], [2, 2, 6, 2], [4, 5, 10], [7, 14, 7])
+    }
+
+    /// MobileSAM's encoder: 6.1 M parameters, trained at 1024 x 1024 pixels, an embedding at a
+    /// sixteenth of the input's resolution, as SAM's.
+    pub fn mobile_sam() -> Self {
+        Self { patch_stride: 4, ..Self::lite_medsam() }
+    }
+
+    /// A small model for tests. It has every kind of layer at a thousandth of the cost; there are
+    /// no published weights for it.
+    pub fn tiny() -> Self {
+        Self::new(1, [8, 16, 24, 32], [1, 1, 2, 1], [2, 3, 4], [3, 5, 3]).with_out_channels(64)
+    }
+
+    /// Input pixels along one side of a pixel of the embedding.
+    pub fn stride(&self) -> usize {
+        self.patch_stride * self.strides.iter().product::<usize>()
+    }
+
+    /// Creates the encoder with random weights.
+    ///
+    /// # Panics
+    ///
+    /// If `patch_stride` is neither 1 nor 4, a stride or a window size is zero, a stage has no
+    /// blocks, or a number of heads does not divide its stage's width.
+    pub fn init(&self, device: &Device) -> TinyVit {
+        assert!(
+            self.depths.iter().all(|&depth| depth > 0),
+            "each stage must have at least one block, found {:?}",
+            self.depths
+        );
+        assert!(
+            self.strides.iter().all(|&stride| stride > 0),
+            "strides must be positive, found {:?}",
+            self.strides
+        );
+        let downsample = |stage: usize| {
+            let stride = self.strides.get(stage)?;
+            let channels = [self.embed_dims[stage], self.embed_dims[stage + 1]];
+            Some(PatchMerging::init(channels, *stride, device))
+        };
+        let convolutions = Stage::Conv(ConvStage {
+            blocks: (0..self.depths[0])
+                .map(|_| MbConv::init(self.embed_dims[0], self.expand_ratio, device))
+                .collect(),
+            downsample: downsample(0),
+        });
+        let attention = (1..4).map(|stage| {
+            let block = BlockConfig::new(
+                self.embed_dims[stage],
+                self.num_heads[stage - 1],
+                self.window_sizes[stage - 1],
+                self.expand_ratio,
+            );
+            Stage::Attention(AttentionStage {
+                blocks: (0..self.depths[stage]).map(|_| block.init(device)).collect(),
+                downsample: downsample(stage),
+            })
+        });
+        TinyVit {
+            patch_embed: PatchEmbed::init(self.embed_dims[0], self.patch_stride, device),
+            layers: std::iter::once(convolutions).chain(attention).collect(),
+            neck: NeckConfig::new(self.embed_dims[3], self.out_channels).init(device),
+            stride: self.stride(),
+        }
+    }
+}
+
+/// TinyViT with SAM's neck.
+#[derive(Module, Debug)]
+pub struct TinyVit {
+    /// Projects pixels or patches to the first stage's width.
+    pub patch_embed: PatchEmbed,
+    /// The four stages.
+    pub layers: Vec<Stage>,
+    /// Projects the last stage's tokens to the image embedding.
+    pub neck: Neck,
+    stride: usize,
+}
+
+impl TinyVit {
+    /// Input pixels along one side of a pixel of the embedding.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Rounds the weights of linear layers and convolutions to `dtype`. These layers and attention
+    /// then compute in `dtype`; norms, attention biases and the residual stream remain in 32 bits.
+    pub fn with_precision(self, dtype: FloatDType) -> Self {
+        self.map(&mut WeightCast { dtype, skip: false })
+    }
+
+    /// Encodes images. Pixel values are not normalised; the caller scales them.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - output: `[B, out_channels, S / stride, S / stride]`
+    ///
+    /// # Panics
+    ///
+    /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
+    /// of the encoder's stride.
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        let [_, channels, height, width] = image.dims();
+        assert!(
+            channels == 3 && height == width && height > 0 && height.is_multiple_of(self.stride),
+            "TinyVit expects an image [B, 3, S, S] whose side S is a positive multiple of {}, found \
+             {:?}",
+            self.stride,
+            image.dims()
+        );
+        let tokens = self.patch_embed.forward(image.permute([0, 2, 3, 1]));
+        let tokens = self.layers.iter().fold(tokens, |tokens, stage| stage.forward(tokens));
+        self.neck.forward(tokens)
+    }
+}
+
+/// Two convolutions that project an image to the first stage's width: 1 x 1 (stride 1 in all) or 3 x
+/// 3 with stride 2 (stride 4 in all).
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    /// First convolution, to half of the width.
+    pub conv1: ConvBn,
+    /// Second convolution.
+    pub conv2: ConvBn,
+}
+
+impl PatchEmbed {
+    /// Creates the layers with random weights.
+    ///
+    /// # Panics
+    ///
+    /// If `stride` is neither 1 nor 4.
+    pub fn init(width: usize, stride: usize, device: &Device) -> Self {
+        let [kernel, stride] = match stride {
+            1 => [1, 1],
+            4 => [3, 2],
+            _ => panic!("patch_stride must be 1 or 4, found {stride}"),
+        };
+        let conv = |channels| {
+            ConvBnConfig::new(channels).with_kernel(kernel).with_stride(stride).init(device)
+        };
+        Self { conv1: conv([3, width / 2]), conv2: conv([width / 2, width]) }
+    }
+
+    /// Applies the layers.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, S, S, 3]`
+    /// - output: `[B, S / stride, S / stride, C]`
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        self.conv2.forward(gelu(self.conv1.forward(image)))
+    }
+}
+
+/// Casts all parameters except those of norms and attention biases.
+struct WeightCast {
+    dtype: FloatDType,
+    /// Whether the visited parameters are left unchanged.
+    skip: bool,
+}
+
+impl ModuleMapper for WeightCast {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.skip = container.contains("LayerNorm") || name == "attention_biases";
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.skip = false;
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.skip { param } else { param.map(|tensor| tensor.cast(self.dtype)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    #[test]
+    fn published_encoders_have_the_published_parameter_counts() {
+        // LiteMedSAM's encoder has 5,726,740 parameters with the batch norms' 2 values per channel;
+        // folded, each norm leaves one bias. The norms have 8,496 channels in all.
+        let lite = TinyVitConfig::lite_medsam().init(&Device::flex()).num_params();
+        println!("{lite}");
+    }
+
+    #[test]
+    fn kernels_equal_burns_operations_at_sizes_that_need_padding() {
+        let device = Device::flex();
+        for (config, sizes) in [
+            (TinyVitConfig::tiny(), [4, 20, 36]),
+            (TinyVitConfig { patch_stride: 4, ..TinyVitConfig::tiny() }, [16, 80, 144]),
+        ] {
+            let encoder = config.init(&device);
+            for size in sizes {
+                let image = Tensor::random([2, 3, size, size], Distribution::Default, &device);
+                let ours = encoder.forward(image.clone());
+                let grid = size / config.stride();
+                assert_eq!(ours.dims(), [2, 64, grid, grid]);
+                // No kernel serves a tensor with autodiff.
+                let burn = encoder.clone().train().forward(image.autodiff()).inner();
+                ours.into_data()
+                    .assert_approx_eq::<f32>(&burn.into_data(), Tolerance::absolute(2e-5));
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "multiple of 4, found [1, 3, 18, 18]")]
+    fn other_input_sizes_panic() {
+        let device = Device::flex();
+        TinyVitConfig::tiny().init(&device).forward(Tensor::zeros([1, 3, 18, 18], &device));
+    }
+}
