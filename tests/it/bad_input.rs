@@ -379,3 +379,58 @@ fn a_missing_embedding_panics() {
     let model = config().init(&device).expect("a valid configuration");
     model.ladder.forward(Tensor::zeros([1, 3, 80, 80], &device), None);
 }
+
+#[test]
+fn a_state_dict_is_found_in_a_training_checkpoint() {
+    let names = |file: &str| -> Vec<String> {
+        let path = fixture("checkpoints").join(file);
+        let opened = StateDict::open(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        opened.names().map(str::to_owned).collect()
+    };
+    for file in [
+        "entry_model.pth",
+        "entry_state_dict.pth",
+        "entry_model_state_dict.pth",
+        "entry_model_state.pth",
+        "entry_and_prefix.pth",
+    ] {
+        assert_eq!(names(file), ["bn1.running_var", "layer1.0.conv1.weight"], "{file}");
+    }
+    // A whole model that was saved instead of its state dict.
+    let of_norm = ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"];
+    let expected = ["0.bias", "0.weight"].map(str::to_owned).into_iter();
+    let expected = expected.chain(of_norm.map(|name| format!("1.{name}")));
+    assert_eq!(names("pickled_module.pth"), Vec::from_iter(expected));
+    // Prefixes of data-parallel and compiled models, and of models within models.
+    for prefix in ["module.", "_orig_mod.", "sam.", "model.module."] {
+        let folder = folder();
+        let path = folder.path().join("prefixed.safetensors");
+        let mut tensors = Tensors::new();
+        tensors.insert(format!("{prefix}layer1.0.conv1.weight"), (vec![1], vec![0.0]));
+        tensors.insert(format!("{prefix}fc.bias"), (vec![1], vec![0.0]));
+        write_safetensors(&path, &tensors);
+        let opened = StateDict::open(&path).expect("a state dict");
+        assert_eq!(Vec::from_iter(opened.names()), ["fc.bias", "layer1.0.conv1.weight"]);
+    }
+}
+
+#[test]
+fn files_of_other_kinds_are_named() {
+    for (file, parts) in [
+        ("two_models.pth", ["several models", "ema., model."]),
+        ("torchscript.pt", ["a TorchScript program", "model.state_dict()"]),
+        ("complex.pth", ["ComplexFloatStorage", ".float()"]),
+        ("float8.pth", ["float8_e4m3fn", ".float()"]),
+        ("sparse.pth", ["sparse", ".float()"]),
+        ("tensor.pth", ["no dictionary of tensors, but a torch.Tensor", "model.state_dict()"]),
+        ("list.pth", ["no dictionary of tensors, but a list", "model.state_dict()"]),
+    ] {
+        let path = fixture("checkpoints").join(file);
+        let error = match StateDict::open(&path) {
+            Err(error) => error,
+            Ok(opened) => panic!("{file}: {:?}", Vec::from_iter(opened.names())),
+        };
+        assert_message(&error, &path, &parts);
+        assert!(!error.to_string().contains("damaged"), "{error}");
+    }
+}

@@ -11,6 +11,7 @@ mod gradients;
 mod losses;
 mod metrics;
 mod parity;
+mod predictor;
 #[cfg(feature = "tui")]
 mod screen;
 mod sharing;

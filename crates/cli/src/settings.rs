@@ -21,10 +21,10 @@ pub struct DataArguments {
     /// Share of the training patients for validation [default: none]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     validation: Option<f64>,
-    /// Checkpoint of SAM, MedSAM, LiteMedSAM or MobileSAM: .pth or .safetensors
+    /// SAM, MedSAM, LiteMedSAM or MobileSAM: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub sam: PathBuf,
-    /// What the checkpoint must contain; only MedSAM must be named [default: any]
+    /// What --sam must contain; only MedSAM must be named [default: any]
     #[arg(long, value_name = "NAME", value_enum)]
     variant: Option<Variant>,
 }

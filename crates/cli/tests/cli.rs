@@ -84,6 +84,21 @@ fn write_phantoms(root: &Path) {
     phantoms.write_dataset(root, 4, 2, |_| {}).expect("writes");
 }
 
+/// Writes the tensors by which a SAM ViT-B is recognised, and no others.
+fn write_vit_b_names(file: &Path) {
+    use safetensors::tensor::{Dtype, TensorView};
+    let values = vec![0_u8; 768 * 4];
+    let tensor = |shape: &[usize]| {
+        TensorView::new(Dtype::F32, shape.to_vec(), &values).expect("as many values as the shape")
+    };
+    let mut tensors = vec![("image_encoder.pos_embed".to_owned(), tensor(&[1, 1, 1, 768]))];
+    for block in 0..12 {
+        let name = format!("image_encoder.blocks.{block}.norm1.weight");
+        tensors.push((name, tensor(&[768])));
+    }
+    safetensors::serialize_to_file(tensors, None, file).expect("writes");
+}
+
 #[test]
 fn help_fits_on_a_screen_and_ends_with_examples() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -195,11 +210,11 @@ fn labels_that_the_description_lacks_are_reported_before_training() {
     description.split.train = vec!["none".to_owned()];
     description.ignored_labels.clear();
     std::fs::write(at.join("incomplete.toml"), description.to_toml()).expect("writes");
-    std::fs::write(at.join("s.pth"), "not read").expect("writes");
-    let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.pth"];
+    write_vit_b_names(&at.join("s.st"));
+    let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.st"];
     fails(at, &train, &["label0001.nii.gz", "is not in the dataset description"]);
     std::fs::write(at.join("broken.toml"), "name = ").expect("writes");
-    let broken = ["train", "--data", "phantoms", "--dataset", "broken.toml", "--sam", "s.pth"];
+    let broken = ["train", "--data", "phantoms", "--dataset", "broken.toml", "--sam", "s.st"];
     fails(at, &broken, &["cannot read broken.toml: TOML parse error at line 1"]);
 }
 

@@ -2,15 +2,21 @@
 //!
 //! # Supported files
 //!
-//! The published files `sam_vit_{b,l,h}_*.pth` of SAM and `resnet18-*.pth` and `resnet34-*.pth` of
-//! torchvision, or the same tensors as safetensors ([`StateDict::save_safetensors`] converts). Full
-//! and half precision are both loaded as `f32`. Loading is strict: a tensor that is missing,
-//! unexpected, of another shape, or not finite is an error that names it. After an error the model
-//! is unchanged.
+//! The published files of SAM (`sam_vit_{b,l,h}_*.pth`), MedSAM, LiteMedSAM and MobileSAM, and
+//! `resnet18-*.pth` and `resnet34-*.pth` of torchvision, or the same tensors as safetensors
+//! ([`StateDict::save_safetensors`] converts). Full and half precision are both loaded as `f32`.
+//! Loading is strict: a tensor that is missing, unexpected, of another shape, or not finite is an
+//! error that names it. After an error the model is unchanged.
+//!
+//! What a file contains is recognised by its tensors
+//! ([`EncoderConfig::recognize`](crate::model::EncoderConfig::recognize)). A state dict may be an
+//! entry of a training checkpoint, beside optimizer and epoch, and all names may have a prefix such
+//! as `module.`. Names of Hugging Face's `SamModel` are mapped to SAM's.
 //!
 //! The following tensors are not loaded: `fc.*`, `layer4.*` and `*.num_batches_tracked` of a
-//! ResNet, and those of SAM's decoder whose shape depends on the number of classes, `mask_tokens`,
-//! `output_hypernetworks_mlps` and `iou_prediction_head`.
+//! ResNet; MobileSAM's classifier, `norm_head.*` and `head.*`; and those of SAM's decoder whose
+//! shape depends on the number of classes, `mask_tokens`, `output_hypernetworks_mlps` and
+//! `iou_prediction_head`. TinyViT's batch norms are folded into the convolutions before them.
 //!
 //! # Ladder checkpoints
 //!
@@ -23,7 +29,8 @@
 //! # SHA-256 of weights
 //!
 //! The hash covers the tensors in the order of their official names: for each, its name, a zero
-//! byte, and its values as little-endian `f32` in PyTorch's layout. In Python:
+//! byte, and its values as little-endian `f32` in PyTorch's layout. Of TinyViT, it covers the
+//! convolutions with folded batch norms, `*.c.weight` and `*.c.bias`. In Python, for SAM:
 //!
 //! ```python
 //! digest = hashlib.sha256()
@@ -35,6 +42,7 @@
 mod batch_norms;
 mod error;
 mod fingerprint;
+mod hugging_face;
 mod keys;
 mod load;
 mod official;

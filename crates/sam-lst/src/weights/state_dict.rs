@@ -1,6 +1,7 @@
 use super::official::OfficialFile;
-use super::{WeightsError, write};
+use super::{WeightsError, hugging_face, write};
 use burn::store::burn_pack::Tensor as PackTensor;
+use burn::store::pytorch::{PickleError, PytorchError, PytorchStoreError};
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use burn::tensor::Shape;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,7 +59,7 @@ impl StateDict {
             Format::PyTorch => {
                 let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
                 let tensors =
-                    store.get_all_tensors().map_err(|error| damaged(error.to_string()))?;
+                    store.get_all_tensors().map_err(|error| pytorch_error(path, &error))?;
                 (tensors.clone(), HashMap::new())
             }
             Format::Safetensors => {
@@ -78,7 +79,7 @@ impl StateDict {
         let tensors = if metadata.contains_key(LADDER_CONFIG_KEY) {
             tensors
         } else {
-            unwrapped(path, tensors)?
+            with_official_names(unwrapped(path, tensors)?)
         };
         Ok(Self { path: path.into(), tensors, metadata })
     }
@@ -165,8 +166,49 @@ impl StateDict {
     }
 }
 
+const SAVE_STATE_DICT: &str = "save its weights alone with \
+                               `torch.save(model.state_dict(), \"weights.pth\")`";
+
+/// Distinguishes files that PyTorch wrote for another purpose, or with other types, from damaged
+/// ones.
+fn pytorch_error(path: &Path, error: &PytorchStoreError) -> WeightsError {
+    let path = path.to_owned();
+    let unsupported =
+        |found: String, remedy| WeightsError::Unsupported { path: path.clone(), found, remedy };
+    match error {
+        PytorchStoreError::Reader(PytorchError::Pickle(PickleError::UnsupportedType(name))) => {
+            if name.starts_with("__torch__") {
+                unsupported("a TorchScript program".to_owned(), SAVE_STATE_DICT)
+            } else {
+                let remedy = "convert the tensors with `.float()` and save them again";
+                unsupported(format!("an object of the unsupported type {name}"), remedy)
+            }
+        }
+        PytorchStoreError::Reader(PytorchError::InvalidFormat(reason))
+            if reason.starts_with("Expected a dictionary") =>
+        {
+            let found = reason.rsplit(' ').next().unwrap_or_default();
+            unsupported(format!("no dictionary of tensors, but a {found}"), SAVE_STATE_DICT)
+        }
+        error => WeightsError::Damaged { path, reason: error.to_string() },
+    }
+}
+
+/// Renames the tensors of Hugging Face's `SamModel` to SAM's names.
+fn with_official_names(tensors: BTreeMap<String, PackTensor>) -> BTreeMap<String, PackTensor> {
+    if !tensors.contains_key(hugging_face::ANCHOR) {
+        return tensors;
+    }
+    let renamed = tensors.into_values().map(|mut tensor| {
+        tensor.name = hugging_face::official_name(&tensor.name);
+        (tensor.name.clone(), tensor)
+    });
+    renamed.collect()
+}
+
 /// A tensor that each kind of model has, by which its state dict is found in a training checkpoint.
-const ANCHORS: [&str; 4] = [
+const ANCHORS: [&str; 5] = [
+    hugging_face::ANCHOR,
     "image_encoder.neck.0.weight",
     "mask_decoder.iou_token.weight",
     "prompt_encoder.no_mask_embed.weight",
