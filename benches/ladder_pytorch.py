@@ -4,6 +4,7 @@ segment-anything's own decoder repeats one image for many prompts, so its module
 """
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
@@ -22,10 +23,31 @@ class Side(nn.Module):
         return self.layers(image)
 
 
-class Ladder(nn.Module):
-    def __init__(self, network, classes=9, grid=32, width=256, mlp_dim=2048, heads=8, iou_hidden_dim=256):
+class PyramidSide(nn.Module):
+    """A torchvision ResNet up to `layer3`, whose layers are summed at the size of the first."""
+
+    def __init__(self, network, width=256):
         super().__init__()
-        self.side, self.alpha = Side(network), nn.Parameter(torch.zeros(1))
+        self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        self.layers = nn.ModuleList([network.layer1, network.layer2, network.layer3])
+        self.laterals = nn.ModuleList([nn.Conv2d(channels, width, 1) for channels in (64, 128, 256)])
+
+    def forward(self, image):
+        features, total = self.stem(image), 0
+        for layer, lateral in zip(self.layers, self.laterals):
+            features = layer(features)
+            size = features.shape[2:] if isinstance(total, int) else total.shape[2:]
+            total = total + F.interpolate(lateral(features), size, mode="bilinear", align_corners=False)
+        return total
+
+
+class Ladder(nn.Module):
+    def __init__(
+        self, network, classes=9, grid=32, width=256, mlp_dim=2048, heads=8, iou_hidden_dim=256, pyramid=False
+    ):
+        super().__init__()
+        self.side = PyramidSide(network, width) if pyramid else Side(network)
+        self.alpha = nn.Parameter(torch.zeros(1))
         self.prompts = PromptEncoder(
             embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(16 * grid, 16 * grid), mask_in_chans=16
         )

@@ -17,6 +17,7 @@ use sam_lst::mask_decoder::{
 };
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
+use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{DecoderTuning, SamLst, SamLstConfig, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
@@ -72,13 +73,22 @@ struct Row {
 /// work whose result is dropped.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 23] = [
     // Close to the highest rate of the machine.
     row("product/4096", 1, product),
     row("encoder/vit_b_512_b1", 1, |device, images| encoder(device, images, 512, FloatDType::F32)),
     row("encoder/vit_b_512_b4", 4, |device, images| encoder(device, images, 512, FloatDType::F32)),
     row("encoder/vit_b_1024_b1", 1, |device, images| {
         encoder(device, images, 1024, FloatDType::F32)
+    }),
+    row("encoder/lite_medsam_256_b1", 1, |device, images| {
+        tiny_vit(device, images, 256, TinyVitConfig::lite_medsam())
+    }),
+    row("encoder/lite_medsam_256_b4", 4, |device, images| {
+        tiny_vit(device, images, 256, TinyVitConfig::lite_medsam())
+    }),
+    row("encoder/mobile_sam_1024_b1", 1, |device, images| {
+        tiny_vit(device, images, 1024, TinyVitConfig::mobile_sam())
     }),
     for_gpus("encoder/vit_b_512_b16", 16, |device, images| {
         encoder(device, images, 512, FloatDType::F32)
@@ -93,12 +103,27 @@ const ROWS: [Row; 17] = [
     row("side/forward_backward_b4", 4, side_backward),
     for_gpus("side/forward_backward_b24", 24, side_backward),
     row("decoder/forward_b4", 4, decoder_forward),
-    row("decoder/forward_backward_b4", 4, decoder_backward),
-    for_gpus("decoder/forward_backward_b24", 24, decoder_backward),
-    row("step/cached_b4", 4, |device, images| step(device, images, false)),
-    row("step/full_b4", 4, |device, images| step(device, images, true)),
-    for_gpus("step/cached_b24", 24, |device, images| step(device, images, false)),
-    for_gpus("step/full_b24", 24, |device, images| step(device, images, true)),
+    row("decoder/forward_backward_b4", 4, |device, images| decoder_backward(device, images, 32)),
+    row("decoder/grid64_forward_backward_b4", 4, |device, images| {
+        decoder_backward(device, images, 64)
+    }),
+    for_gpus("decoder/forward_backward_b24", 24, |device, images| {
+        decoder_backward(device, images, 32)
+    }),
+    row("step/cached_b4", 4, |device, images| step(device, images, SamLstConfig::vit_b(9), false)),
+    row("step/full_b4", 4, |device, images| step(device, images, SamLstConfig::vit_b(9), true)),
+    row("step/lite_medsam_cached_b4", 4, |device, images| {
+        step(device, images, SamLstConfig::lite_medsam(9), false)
+    }),
+    row("step/lite_medsam_full_b4", 4, |device, images| {
+        step(device, images, SamLstConfig::lite_medsam(9), true)
+    }),
+    for_gpus("step/cached_b24", 24, |device, images| {
+        step(device, images, SamLstConfig::vit_b(9), false)
+    }),
+    for_gpus("step/full_b24", 24, |device, images| {
+        step(device, images, SamLstConfig::vit_b(9), true)
+    }),
 ];
 
 const fn row(name: &'static str, images: usize, prepare: fn(&Device, usize) -> Run) -> Row {
@@ -127,6 +152,12 @@ fn encoder(device: &Device, images: usize, size: usize, precision: FloatDType) -
     Box::new(move || Box::new(encoder.forward(image.clone())))
 }
 
+fn tiny_vit(device: &Device, images: usize, size: usize, config: TinyVitConfig) -> Run {
+    let encoder = config.init(device);
+    let image = random([images, 3, size, size], device);
+    Box::new(move || Box::new(encoder.forward(image.clone())))
+}
+
 fn side_forward(device: &Device, images: usize) -> Run {
     let network = ResNetSideConfig::resnet18().init(device);
     let image = random([images, 3, 512, 512], device);
@@ -149,8 +180,9 @@ fn decoder(device: &Device) -> (PromptEncoder, MaskDecoder) {
 }
 
 fn decode((prompts, decoder): &(PromptEncoder, MaskDecoder), embedding: Tensor<4>) -> Tensor<4> {
-    let positions = prompts.image_positions(32);
-    let prompt = prompts.forward(&Prompts::default(), 32);
+    let [_, _, _, grid] = embedding.dims();
+    let positions = prompts.image_positions(grid);
+    let prompt = prompts.forward(&Prompts::default(), grid);
     decoder.forward(embedding, positions, prompt).logits
 }
 
@@ -160,11 +192,11 @@ fn decoder_forward(device: &Device, images: usize) -> Run {
     Box::new(move || Box::new(decode(&decoder, embedding.clone())))
 }
 
-fn decoder_backward(device: &Device, images: usize) -> Run {
+fn decoder_backward(device: &Device, images: usize, grid: usize) -> Run {
     let device = device.clone().autodiff();
     let decoder = decoder(&device);
     // The embedding requires a gradient, as that of the side network does.
-    let embedding = random([images, 256, 32, 32], &device).require_grad();
+    let embedding = random([images, 256, grid, grid], &device).require_grad();
     Box::new(move || {
         let gradients = decode(&decoder, embedding.clone()).mean().backward();
         assert!(embedding.grad(&gradients).is_some());
@@ -173,16 +205,20 @@ fn decoder_backward(device: &Device, images: usize) -> Run {
 }
 
 /// A training step, with a cached embedding or, if `full`, with the foundation's forward pass.
-fn step(device: &Device, images: usize, full: bool) -> Run {
+fn step(device: &Device, images: usize, mut config: SamLstConfig, full: bool) -> Run {
     let device = device.clone().autodiff();
-    let mut config = SamLstConfig::vit_b(9);
+    let (size, grid, stride) = (config.input_size, config.grid(), config.encoder.stride());
     if !full {
         // A run whose embeddings are all cached offloads the foundation.
-        config.encoder = SamEncoderConfig::tiny().with_out_channels(config.encoder.out_channels);
+        config.encoder = if stride == 4 {
+            TinyVitConfig::tiny().with_out_channels(256).into()
+        } else {
+            SamEncoderConfig::tiny().with_out_channels(256).into()
+        };
     }
     let SamLst { foundation, ladder, .. } = config.init(&device).expect("a preset is valid");
-    let image = random([images, 3, 512, 512], &device);
-    let embedding = random([images, 256, 32, 32], &device).inner();
+    let image = random([images, 3, size, size], &device);
+    let embedding = random([images, 256, grid, grid], &device).inner();
     let mut optimizer = OptimizationConfig::released().optimizer.init();
     let mut ladder = Some(ladder);
     Box::new(move || {

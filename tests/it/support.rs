@@ -25,6 +25,7 @@ pub fn resnet_pth() -> PathBuf {
 
 /// LiteMedSAM's published weights: the file that `LITE_MEDSAM` names, or `target/lite_medsam.pth`,
 /// which `.ci/lite-medsam` fetches. `None` if it does not exist; the test says that it was skipped.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub fn lite_medsam_pth() -> Option<PathBuf> {
     let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/lite_medsam.pth");
     let path = std::env::var_os("LITE_MEDSAM").map_or_else(default, PathBuf::from);

@@ -6,7 +6,6 @@ use sam_lst_sam_nn::gelu;
 /// A stage of the encoder: blocks at one grid size, then, except in the last stage, a reduction of
 /// the grid.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "an encoder has four stages")]
 pub enum Stage {
     /// The first stage, of inverted residual convolutions.
     Conv(ConvStage),

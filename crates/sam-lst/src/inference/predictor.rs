@@ -243,12 +243,12 @@ impl Predictor {
             }
         };
         let mut input = Vec::with_capacity(3 * size * size);
-        for channel in 0..3 {
+        for (channel, padding) in padding.into_iter().enumerate() {
             for y in 0..self.input_size {
                 for x in 0..self.input_size {
                     input.push(match image.get_pixel_checked(x, y) {
                         Some(pixel) => f32::from(pixel.0[channel]) / 255.0,
-                        None => padding[channel],
+                        None => padding,
                     });
                 }
             }

@@ -232,7 +232,7 @@ fn unwrapped(
         [] | [""] => return Ok(tensors),
         [prefix] => prefix.to_owned(),
         // The file is a state dict that happens to contain another one.
-        [first, ..] if first.is_empty() => return Ok(tensors),
+        ["", ..] => return Ok(tensors),
         ref several => {
             return Err(WeightsError::Ambiguous {
                 path: path.into(),
