@@ -11,9 +11,11 @@
 use anyhow::Result;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use sam_lst::model::EncoderConfig;
 use sam_lst::training::demo_dataset;
 use sam_lst::{
-    Dataset, DatasetDescription, SamLst, Training, TrainingConfig, TrainingEvent, TrainingFolders,
+    Dataset, DatasetDescription, SamLst, SamLstConfig, Training, TrainingConfig, TrainingEvent,
+    TrainingFolders,
 };
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ struct Arguments {
     /// Folder of the Synapse dataset.
     #[arg(long, requires = "sam")]
     data: Option<PathBuf>,
-    /// SAM's ViT-B checkpoint, .pth or .safetensors.
+    /// Checkpoint of SAM, LiteMedSAM or MobileSAM, .pth or .safetensors.
     #[arg(long, requires = "data")]
     sam: Option<PathBuf>,
     /// torchvision's ResNet18 checkpoint; random weights without it.
@@ -69,6 +71,9 @@ fn main() -> Result<()> {
         TrainingConfig::demo(classes)
     };
     let mut config = TrainingConfig { seed: arguments.seed, ..preset };
+    if let Some(sam) = &arguments.sam {
+        config.model = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
+    }
     config.model.seed = arguments.seed;
     config.epochs = arguments.epochs.unwrap_or(config.epochs);
     let model = match &arguments.sam {

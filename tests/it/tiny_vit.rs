@@ -1,12 +1,15 @@
 //! Parity of TinyViT with the code of MobileSAM and LiteMedSAM, with random weights and with
 //! LiteMedSAM's own.
 
-use crate::support::{Cases, fixture, lite_medsam_pth};
+use crate::support::{Cases, fixture, lite_medsam_pth, norm_error, pattern};
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst::mask_decoder::Prompts;
-use sam_lst::model::{EncoderConfig, PixelScale, SamConfig};
+use sam_lst::model::{
+    ConfigError, CustomEncoderConfig, EncoderConfig, PixelScale, SamConfig, SideConfig,
+};
+use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::tiny_vit::{Stage, TinyVit, TinyVitConfig};
-use sam_lst::{Foundation, SamLstConfig};
+use sam_lst::{Foundation, FoundationPrecision, Fusion, SamLst, SamLstConfig};
 
 /// Tolerance for one module and for a whole encoder.
 const MODULE: f64 = 1e-5;
@@ -107,6 +110,76 @@ fn lite_medsam_with_its_own_weights() {
     let boxes = Some(cases.tensor("box", &device));
     let prediction = sam.predict(embedding, &Prompts { boxes, ..Prompts::default() }).single();
     cases.assert_close("logits", every(every(prediction.logits, 2, 2), 3, 2), MODEL);
+}
+
+/// A tiny ladder over a tiny TinyViT of stride 4.
+fn tiny_config() -> SamLstConfig {
+    let mut config = SamLstConfig::tiny(9).with_input_size(32);
+    config.encoder = TinyVitConfig::tiny().into();
+    let side = ResNetSideConfig::resnet18().with_width(8).with_pyramid_channels(Some(64));
+    config.with_side(SideConfig::ResNet(side))
+}
+
+#[test]
+fn a_saved_model_of_stride_4_is_loaded_again() {
+    let device = Device::flex();
+    let model = tiny_config().init(&device).expect("a valid configuration");
+    let folder = tempfile::tempdir().expect("a folder");
+    let [sam, ladder] =
+        ["sam.safetensors", "ladder.safetensors"].map(|name| folder.path().join(name));
+    model.save_sam(&sam).expect("save the foundation");
+    model.save_ladder(&ladder).expect("save the ladder");
+    let recognized = EncoderConfig::recognize(&sam).expect("a TinyViT");
+    assert_eq!(recognized, tiny_config().encoder);
+    let loaded = SamLst::from_pretrained(&sam, &ladder, &device).expect("load both");
+    assert_eq!(loaded.config(), &tiny_config());
+    let image = pattern([1, 3, 32, 32], &device);
+    let [expected, actual] =
+        [&model, &loaded].map(|model| model.valid().forward(image.clone()).logits.into_data());
+    actual.assert_eq(&expected, true);
+    assert_eq!(actual.shape().as_slice(), [1, 9, 32, 32]);
+
+    // The half-precision foundation is close, and another pixel scale has another cache.
+    let mut half = model.foundation.clone();
+    half.set_precision(FoundationPrecision::F16).expect("the CPU supports it");
+    let [whole, half] = [&model.foundation, &half].map(|f| f.embed(image.clone()).into_data());
+    let error = norm_error(&half, &whole);
+    assert!(error <= 5e-3, "{error:.2e}");
+}
+
+#[test]
+fn an_encoder_of_ones_own_is_a_foundation() {
+    let device = Device::flex();
+    let custom = |stride| CustomEncoderConfig { name: "mine".to_owned(), stride, channels: 64 };
+    let mut config = tiny_config();
+    config.encoder = EncoderConfig::Custom(custom(4));
+    let error = config.init(&device).expect_err("an encoder of one's own");
+    assert!(matches!(&error, ConfigError::CustomEncoder { name } if name == "mine"), "{error}");
+    let SideConfig::ResNet(side) = config.side.clone() else { panic!("a ResNet") };
+    let build = |config: &SamLstConfig| {
+        let encoder = TinyVitConfig::tiny().init(&device);
+        let foundation = Foundation::new(encoder, config.pixel_scale);
+        config.init_with_foundation(foundation, |device| side.init(device), &device)
+    };
+    let model = build(&config).expect("a valid configuration");
+    let image = pattern([1, 3, 32, 32], &device);
+    assert_eq!(model.forward(image).logits.dims(), [1, 9, 32, 32]);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ladder.safetensors");
+    model.save_ladder(&path).expect("save the ladder");
+    let mut other = tiny_config().init(&device).expect("a valid configuration");
+    let error = other.load_ladder(&path).expect_err("another encoder").to_string();
+    assert!(error.contains("`encoder` is {\"name\":\"mine\""), "{error}");
+
+    config.encoder = EncoderConfig::Custom(custom(16));
+    config.fusion = Fusion::SamOnly;
+    config.side = SideConfig::ResNet(ResNetSideConfig::resnet18().with_width(16));
+    let error = build(&config).expect_err("another stride").to_string();
+    assert!(
+        error.contains("are (4, 64, Unit), but the configuration's are (16, 64, Unit)"),
+        "{error}"
+    );
 }
 
 #[test]

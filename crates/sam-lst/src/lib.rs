@@ -33,3 +33,8 @@ pub use model::{
 };
 pub use system::{compute_on_current_thread, peak_memory_bytes};
 pub use training::{Outcome, Trained, Training, TrainingConfig, TrainingEvent, TrainingFolders};
+
+/// Compiles and runs the code on the page.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/foundations.md")]
+mod foundations_page {}

@@ -313,6 +313,29 @@ mod tests {
         assert!(message.starts_with("`side.width` is 32; expected a quarter"), "{message}");
     }
 
+    /// As ladder files of version 0.1.0 contain it, before there were other encoders and pyramids.
+    #[test]
+    fn configurations_of_earlier_ladders_are_read() {
+        let text = r#"{
+            "encoder": {
+                "embed_dim": 32, "depth": 4, "num_heads": 2, "global_blocks": [1, 3],
+                "window_size": 5, "mlp_ratio": 4, "out_channels": 64, "pretrained_size": 128
+            },
+            "decoder": {
+                "num_masks": 9, "embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_dim": 128,
+                "iou_hidden_dim": 32
+            },
+            "side": { "ResNet": { "blocks": [2, 2, 2], "width": 16 } },
+            "fusion": "Gated", "tuning": "Full", "input_size": 128, "pixel_scale": "Unit", "seed": 0
+        }"#;
+        let config = SamLstConfig::load_binary(text.as_bytes()).expect("a configuration");
+        assert_eq!(config, SamLstConfig::tiny(9).with_tuning(DecoderTuning::Full));
+        for config in [SamLstConfig::vit_b(9), SamLstConfig::lite_medsam(9)] {
+            let written = config.to_string();
+            assert_eq!(SamLstConfig::load_binary(written.as_bytes()).expect("written"), config);
+        }
+    }
+
     #[test]
     fn min_max_scales_each_image_by_itself() {
         let device = burn::tensor::Device::flex();
