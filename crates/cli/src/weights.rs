@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
-Nothing is downloaded. docs/foundations.md says what each is good for, with measured times.
+Nothing is downloaded. docs/foundations.md says what each is good for.
 
 Examples:
   sam-lst weights
