@@ -6,6 +6,7 @@ use crate::staging::Staging;
 use crate::{Status, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use sam_lst::evaluation::write_png;
 use sam_lst::inference::{ImagePrompts, Masks, Predictor};
 use sam_lst::mask_decoder::PointLabel;
 use sam_lst::model::SamConfig;
@@ -81,12 +82,11 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let masks = predictor.predict(&prompts, is_ambiguous)?;
     drop(spinner);
     let best = masks.best();
-    let save = |picture: &dyn Fn(&Path) -> sam_lst::image::ImageResult<()>, file: &Path| {
-        picture(file).with_context(|| format!("cannot write {}", file.display()))
-    };
-    save(&|file| masks.image(best).save(file), &staging.file(output))?;
+    let unwritable = |file: &Path| format!("cannot write {}", file.display());
+    write_png(&masks.image(best), staging.file(output)).with_context(|| unwritable(output))?;
     if let (Some(staging), Some(file)) = (&overlay_staging, overlay) {
-        save(&|file| masks.overlay(best, &image).save(file), &staging.file(file))?;
+        let picture = masks.overlay(best, &image);
+        write_png(&picture, staging.file(file)).with_context(|| unwritable(file))?;
     }
     staging.publish()?;
     overlay_staging.map(Staging::publish).transpose()?;

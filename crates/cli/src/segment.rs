@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use sam_lst::datasets::ndarray::Axis;
 use sam_lst::datasets::{read_nifti_geometry, read_nifti_image, write_nifti};
-use sam_lst::evaluation::Picture;
+use sam_lst::evaluation::{Picture, write_png};
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -152,7 +152,7 @@ fn write_overlays(
             .panel("prediction", pixels, label)
             .render();
         let file = folder.join(format!("slice{slice:03}.png"));
-        picture.save(&file).with_context(|| format!("cannot write {}", file.display()))?;
+        write_png(&picture, &file).with_context(|| format!("cannot write {}", file.display()))?;
         count += 1;
     }
     Ok(count)

@@ -4,10 +4,29 @@ use embedded_graphics::mono_font::iso_8859_1::{FONT_9X15, FONT_9X15_BOLD};
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::prelude::{DrawTarget, OriginDimensions, Pixel, Point, Size};
 use embedded_graphics::text::{Baseline, Text};
-use image::{Rgb, RgbImage};
+use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage};
 use sam_lst_datasets::ndarray::{ArrayView2, Axis};
 use sam_lst_datasets::{DatasetDescription, Geometry};
 use std::collections::BTreeSet;
+use std::io::{self, Cursor};
+use std::path::Path;
+
+/// Writes a picture as PNG.
+///
+/// `image`'s own `save` does not report an error of the last write, so that on a full disk it leaves
+/// an empty file.
+///
+/// # Errors
+///
+/// The operating system's error.
+pub fn write_png<P>(picture: &ImageBuffer<P, Vec<u8>>, file: impl AsRef<Path>) -> io::Result<()>
+where
+    P: PixelWithColorType<Subpixel = u8>,
+{
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).map_err(io::Error::other)?;
+    std::fs::write(file, bytes.into_inner())
+}
 
 /// Turns an axial slice the way radiologists look at it, with the patient's front up and the patient's
 /// right on the left, where the geometry gives the directions; without geometry it stays as it is.

@@ -232,6 +232,13 @@ impl SamLstConfig {
             decoder.embed_dim,
             "a positive multiple of 8 and of twice decoder.num_heads",
         )?;
+        for (field, size) in [
+            ("decoder.depth", decoder.depth),
+            ("decoder.mlp_dim", decoder.mlp_dim),
+            ("decoder.iou_hidden_dim", decoder.iou_hidden_dim),
+        ] {
+            require(size > 0, field, size, "at least 1")?;
+        }
         require(
             encoder.channels() == decoder.embed_dim,
             "encoder.out_channels",

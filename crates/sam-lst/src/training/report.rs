@@ -1,7 +1,7 @@
 //! Reports of a trained model: scores, pictures and the learning curve.
 
 use super::{Trained, TrainingError, learning_curve, summary};
-use crate::evaluation::{Picture, write_reports};
+use crate::evaluation::{Picture, write_png, write_reports};
 use crate::inference::{SegmentationConfig, Segmenter};
 use crate::model::SideEncoder;
 use sam_lst_datasets::ndarray::{ArrayView2, Axis};
@@ -134,8 +134,7 @@ fn draw_case<S: SideEncoder>(
             .panel("ground truth", pixels, label.index_axis(Axis(0), slice))
             .render();
         let file = folder.join(format!("{}-slice{slice:03}.png", case.name));
-        let unwritable = |error| TrainingError::write(&file)(std::io::Error::other(error));
-        picture.save(&file).map_err(unwritable)?;
+        write_png(&picture, &file).map_err(TrainingError::write(&file))?;
     }
     Ok(())
 }

@@ -1,20 +1,22 @@
 //! Settings from a TOML text, on top of a preset.
 
 use super::{TrainingConfig, TrainingConfigError};
+use crate::model::EncoderConfig;
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Tables with mutually exclusive variants or settings, which are replaced as a whole.
-const REPLACED_WHOLE: [&str; 4] =
-    ["geometry", "optimization.optimizer", "model.encoder", "model.side"];
+const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
+/// A table whose keys depend on the kind of encoder: that of another kind replaces it.
+const ENCODER: &str = "model.encoder";
 /// Settings that are absent from a written configuration when they are `None`.
 const OPTIONAL: [&str; 2] = ["patience", "cache.limit_gb"];
 
 impl TrainingConfig {
     /// This configuration with the settings of a TOML text. `origin` names the text in messages.
     ///
-    /// Tables are merged key by key, except `geometry`, `optimization.optimizer`, `model.encoder` and
-    /// `model.side`, which are replaced as a whole.
+    /// Tables are merged key by key, except `geometry`, `optimization.optimizer` and `model.side`,
+    /// which are replaced as a whole, and `model.encoder` if it is of another kind.
     ///
     /// # Errors
     ///
@@ -72,6 +74,10 @@ fn apply(
                 known: settings.keys().cloned().collect(),
             });
         }
+        if path == ENCODER && serde_json::from_value::<EncoderConfig>(value.clone()).is_ok() {
+            settings.insert(key, value);
+            continue;
+        }
         match (settings.get_mut(&key), value) {
             (Some(inner @ Value::Object(_)), Value::Object(overrides))
                 if !REPLACED_WHOLE.contains(&path.as_str()) =>
@@ -123,6 +129,14 @@ mod tests {
         assert_eq!(config.cache.limit_bytes(), Some(2_500_000_000));
         assert_eq!(config.model.fusion, Fusion::SideOnly);
         assert_eq!(config.model.encoder, released.model.encoder);
+        let fine = "[model.encoder]\nwindow_size = 7";
+        let merged = released.with_overrides(fine, "mine.toml").expect("valid").model.encoder;
+        assert_ne!(merged, released.model.encoder);
+        assert_eq!(merged.name(), "SAM ViT-B");
+        let mut other = released.clone();
+        other.model = crate::model::SamLstConfig::lite_medsam(9);
+        let replaced = released.with_overrides(&other.to_toml(), "config.toml").expect("valid");
+        assert_eq!(replaced, other);
         let again = TrainingConfig::demo(4)
             .with_overrides(&config.to_toml(), "config.toml")
             .expect("a written configuration");
@@ -144,6 +158,9 @@ mod tests {
             ) && unknown.contains("warmup_steps"),
             "{unknown}"
         );
+        assert!(message("[model.encoder]\ndepht = 2").contains("`model.encoder.depht`"));
+        assert!(message("[model.encoder]\nwindow_size = 0").contains("`encoder.window_size` is 0"));
+        assert!(message("[model.decoder]\nmlp_dim = 0").contains("`decoder.mlp_dim` is 0"));
         assert!(message("model.input = 5").contains("`model.input`"));
         assert!(message("epochs = ").starts_with("cannot read mine.toml: "));
         assert!(message("epochs = -1").starts_with("cannot read mine.toml: "));
