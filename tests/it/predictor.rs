@@ -1,5 +1,5 @@
-//! Parity of the predictor with segment-anything's `SamPredictor` and with LiteMedSAM's inference, and
-//! of weights in Hugging Face's format with `SamModel`.
+//! Parity of the predictor with segment-anything's `SamPredictor` and with LiteMedSAM's inference,
+//! and of weights in Hugging Face's format with `SamModel`.
 
 use crate::support::{Cases, config, fixture, lite_medsam_pth, relative_error, sam_pth};
 use burn::tensor::{Device, Int, Tensor};

@@ -193,7 +193,8 @@ fn ladder_over_lite_medsam_trains_the_published_parts() {
     let sum = |prefix: &str| -> usize {
         trained.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, size)| size).sum()
     };
-    // ResNet18 to `layer3`, the pyramid's three 1 x 1 convolutions, the decoder's upscaling, the gate.
+    // ResNet18 to `layer3`, the pyramid's three 1 x 1 convolutions, the decoder's upscaling, the
+    // gate.
     let pyramid = (64 + 128 + 256 + 3) * 256;
     assert_eq!(sum("side.pyramid."), pyramid);
     assert_eq!(sum("side."), 2_782_784 + pyramid);

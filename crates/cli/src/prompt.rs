@@ -38,7 +38,12 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", value_enum)]
     variant: Option<Variant>,
     /// A box around the object
-    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = corners, allow_hyphen_values = true)]
+    #[arg(
+        long = "box",
+        value_name = "X0,Y0,X1,Y1",
+        value_parser = corners,
+        allow_hyphen_values = true
+    )]
     bounding_box: Option<[f32; 4]>,
     /// A point on (+) or outside (-) the object; may be repeated
     #[arg(long = "point", value_name = "X,Y,+", value_parser = point, allow_hyphen_values = true)]
@@ -82,15 +87,17 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let masks = predictor.predict(&prompts, is_ambiguous)?;
     drop(spinner);
     let best = masks.best();
+    let mask = masks.image(best);
     let unwritable = |file: &Path| format!("cannot write {}", file.display());
-    write_png(&masks.image(best), staging.file(output)).with_context(|| unwritable(output))?;
+    write_png(&mask, staging.file(output)).with_context(|| unwritable(output))?;
     if let (Some(staging), Some(file)) = (&overlay_staging, overlay) {
         let picture = masks.overlay(best, &image);
         write_png(&picture, staging.file(file)).with_context(|| unwritable(file))?;
     }
     staging.publish()?;
     overlay_staging.map(Staging::publish).transpose()?;
-    print_result(arguments, &masks, best)?;
+    let pixels = mask.as_raw().iter().filter(|&&value| value > 0).count();
+    print_result(arguments, &masks, best, pixels)?;
     Ok(Status::Done)
 }
 
@@ -124,9 +131,8 @@ fn check_inside(prompts: &ImagePrompts, width: u32, height: u32) -> Result<()> {
     Ok(())
 }
 
-fn print_result(arguments: &Arguments, masks: &Masks, best: usize) -> Result<()> {
+fn print_result(arguments: &Arguments, masks: &Masks, best: usize, pixels: usize) -> Result<()> {
     let Arguments { output, overlay, .. } = arguments;
-    let pixels = masks.image(best).as_raw().iter().filter(|&&value| value > 0).count();
     let (iou, bounding_box) = (masks.iou[best], masks.bounding_box(best));
     if arguments.json {
         return output::print_json(&json!({

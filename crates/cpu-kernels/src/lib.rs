@@ -16,7 +16,8 @@
 //! Each operation is one file: the function that a layer calls, the operation's place in Burn's
 //! autodiff, and its kernels. `autodiff.rs` connects operations to Burn, `microkernel.rs` holds the
 //! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `tiny-vit`, `mask-decoder`
-//! and `resnet-side` depend on this crate; it can be removed once Burn's own operations are as fast.
+//! and `resnet-side` depend on this crate; it can be removed once Burn's own operations are as
+//! fast.
 
 #[cfg(feature = "flex")]
 mod autodiff;

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::resize_bilinear;
+use sam_lst_sam_nn::{pointwise_channels_last, resize_bilinear};
 
 /// A feature pyramid over the three layers of a ResNet: a 1 x 1 convolution of each, enlarged
 /// bilinearly to the finest, and their sum.
@@ -49,15 +49,10 @@ impl Pyramid {
 
 /// Applies a 1 x 1 convolution to `[B, C, H, W]`.
 fn project(convolution: &Conv2d, features: Tensor<4>) -> Tensor<4> {
-    let (true, Some(bias)) = (sam_lst_cpu_kernels::is_supported(&features), &convolution.bias)
-    else {
-        return convolution.forward(features);
-    };
-    let [batch, channels_in, height, width] = features.dims();
-    let [channels_out, ..] = convolution.weight.dims();
-    let matrix = convolution.weight.val().reshape([channels_out, channels_in]).transpose();
-    let rows = features.permute([0, 2, 3, 1]).reshape([batch * height * width, channels_in]);
-    sam_lst_cpu_kernels::linear(rows, matrix, Some(bias.val()))
-        .reshape([batch, height, width, channels_out])
-        .permute([0, 3, 1, 2])
+    if sam_lst_cpu_kernels::is_supported(&features) {
+        let features = features.permute([0, 2, 3, 1]);
+        pointwise_channels_last(convolution, features).permute([0, 3, 1, 2])
+    } else {
+        convolution.forward(features)
+    }
 }

@@ -4,7 +4,9 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
-use sam_lst_sam_nn::{cast_like, flatten_leading, linear, resize_linear};
+use sam_lst_sam_nn::{
+    QkvOrder, attend_in_windows, cast_like, flatten_leading, linear, resize_linear,
+};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -101,7 +103,14 @@ impl Attention {
                 self.num_heads,
             )
         } else {
-            self.attend_windows(qkv, side)
+            attend_in_windows(
+                qkv,
+                side,
+                self.num_heads,
+                QkvOrder::PartMajor,
+                || self.qkv_bias(),
+                |qkv| self.attend(qkv, side),
+            )
         }; // [B, G, G, C]
         linear(&self.proj, flatten_leading(attended))
             .reshape([batch, grid, grid, channels])
@@ -113,63 +122,6 @@ impl Attention {
             Some(bias) => bias.val(),
             None => unreachable!("AttentionConfig::init creates qkv with a bias"),
         }
-    }
-
-    /// Splits the grid into windows of side `side` and applies attention within each.
-    ///
-    /// # Shapes
-    ///
-    /// - qkv: `[B, G, G, 3 C]`
-    /// - output: `[B, G, G, C]`
-    fn attend_windows(&self, qkv: Tensor<4>, side: usize) -> Tensor<4> {
-        let [batch, grid, _, width] = qkv.dims();
-        let channels = width / 3;
-        let padded = grid.next_multiple_of(side);
-        let windows = padded / side;
-        let qkv = self.pad(qkv, padded); // [B, P, P, 3 C]
-        let qkv = qkv
-            .reshape([
-                batch * windows,
-                side,
-                windows,
-                side,
-                3,
-                self.num_heads,
-                channels / self.num_heads,
-            ])
-            .permute([4, 0, 2, 5, 1, 3, 6]) // [3, B * P / s, P / s, heads, s, s, d]
-            .reshape([
-                3,
-                batch * windows * windows,
-                self.num_heads,
-                side * side,
-                channels / self.num_heads,
-            ]); // [3, B * windows, heads, N, d]
-        self.attend(qkv, side) // [B * windows, heads, N, d]
-            .reshape([
-                batch * windows,
-                windows,
-                self.num_heads,
-                side,
-                side,
-                channels / self.num_heads,
-            ])
-            .permute([0, 3, 1, 4, 2, 5]) // [B * P / s, s, P / s, s, heads, d]
-            .reshape([batch, padded, padded, channels])
-            .slice([0..batch, 0..grid, 0..grid]) // [B, G, G, C]
-    }
-
-    /// Pads `[B, G, G, 3 C]` on the right and at the bottom to `[B, P, P, 3 C]` with the bias of
-    /// `qkv`.
-    fn pad(&self, qkv: Tensor<4>, padded: usize) -> Tensor<4> {
-        let [batch, grid, _, width] = qkv.dims();
-        if padded == grid {
-            return qkv;
-        }
-        let bias = self.qkv_bias().reshape([1, 1, 1, width]);
-        let right = bias.clone().expand([batch, grid, padded - grid, width]);
-        let bottom = bias.expand([batch, padded - grid, padded, width]);
-        Tensor::cat(vec![Tensor::cat(vec![qkv, right], 2), bottom], 1)
     }
 
     /// Attention among the tokens of each window of side `side`.

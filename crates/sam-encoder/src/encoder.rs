@@ -1,9 +1,9 @@
 use crate::{Block, BlockConfig};
 use burn::config::Config;
-use burn::module::{Initializer, Module, ModuleMapper, Param};
+use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, resize_bilinear};
+use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, resize_bilinear, round_weights};
 
 /// Side of a patch in pixels, in every variant of SAM's ViT: one token, and one pixel of the image
 /// embedding, for 16 x 16 pixels of the input.
@@ -118,7 +118,7 @@ impl SamEncoder {
     /// then compute in `dtype`; norms, position embeddings and the residual stream remain in 32
     /// bits.
     pub fn with_precision(self, dtype: FloatDType) -> Self {
-        self.map(&mut WeightCast { dtype, skip: false })
+        round_weights(self, dtype, &["pos_embed", "rel_pos_h", "rel_pos_w"])
     }
 
     /// Encodes images. Pixel values are not normalised; the caller scales them.
@@ -190,28 +190,6 @@ impl SamEncoder {
             None => tokens,
         };
         tokens.reshape([batch, grid, grid, width]).cast(dtype)
-    }
-}
-
-/// Casts all parameters except those of norms and position embeddings.
-struct WeightCast {
-    dtype: FloatDType,
-    /// Whether the visited parameters are left unchanged.
-    skip: bool,
-}
-
-impl ModuleMapper for WeightCast {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        let position = matches!(name, "pos_embed" | "rel_pos_h" | "rel_pos_w");
-        self.skip = container.contains("LayerNorm") || position;
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.skip = false;
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.skip { param } else { param.map(|tensor| tensor.cast(self.dtype)) }
     }
 }
 

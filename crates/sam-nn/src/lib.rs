@@ -1,4 +1,4 @@
-//! Layers and functions shared by SAM's image encoders and mask decoder.
+//! Layers and functions shared by the image encoders, the mask decoder and the side network.
 //!
 //! # Notation
 //!
@@ -11,8 +11,10 @@ mod layer_norm_2d;
 mod linear;
 mod mlp;
 mod neck;
+mod pointwise;
 mod precision;
 mod resize;
+mod windows;
 
 pub use activation::{Activation, gelu};
 pub use flatten_leading::flatten_leading;
@@ -21,5 +23,7 @@ pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
 pub use linear::linear;
 pub use mlp::{MlpBlock, MlpBlockConfig};
 pub use neck::{Neck, NeckConfig};
-pub use precision::cast_like;
+pub use pointwise::pointwise_channels_last;
+pub use precision::{cast_like, round_weights};
 pub use resize::{interpolation_matrix, resize_bilinear, resize_linear};
+pub use windows::{QkvOrder, attend_in_windows};

@@ -1,4 +1,4 @@
-use crate::{LayerNorm2d, LayerNorm2dConfig, cast_like, flatten_leading};
+use crate::{LayerNorm2d, LayerNorm2dConfig, cast_like, pointwise_channels_last};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
@@ -79,12 +79,7 @@ impl Neck {
 
     /// The same with channels-last kernels, on the CPU.
     fn forward_channels_last(&self, tokens: Tensor<4>) -> Tensor<4> {
-        let [batch, height, width, _] = tokens.dims();
-        let weight = self.conv1.weight.val();
-        let [out, channels, ..] = weight.dims();
-        let matrix = weight.reshape([out, channels]).transpose();
-        let projected = sam_lst_cpu_kernels::linear(flatten_leading(tokens), matrix, None)
-            .reshape([batch, height, width, out]);
+        let projected = pointwise_channels_last(&self.conv1, tokens);
         let features = self.norm1.forward_channels_last(projected);
         let features = sam_lst_cpu_kernels::conv2d(features, self.conv2.weight.val(), 1, 1);
         self.norm2.forward_channels_last(features).permute([0, 3, 1, 2])

@@ -3,7 +3,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
-use sam_lst_sam_nn::{cast_like, flatten_leading, linear};
+use sam_lst_sam_nn::{QkvOrder, attend_in_windows, cast_like, flatten_leading, linear};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -93,7 +93,14 @@ impl Attention {
                 self.attention_biases.val(),
             )
         } else {
-            self.attend_windows(qkv)
+            attend_in_windows(
+                qkv,
+                self.window_size,
+                self.num_heads,
+                QkvOrder::HeadMajor,
+                || self.padding_qkv(),
+                |qkv| self.attend(qkv),
+            )
         }; // [B, G, G, C]
         linear(&self.proj, flatten_leading(attended))
             .reshape([batch, grid, grid, channels])
@@ -107,42 +114,6 @@ impl Attention {
         };
         let token = cast_like(token.val().unsqueeze::<2>(), &self.qkv.weight);
         linear(&self.qkv, token).squeeze_dim(0)
-    }
-
-    /// Splits the grid into windows and applies attention within each.
-    ///
-    /// # Shapes
-    ///
-    /// - qkv: `[B, G, G, heads * 3 * d]`
-    /// - output: `[B, G, G, C]`
-    fn attend_windows(&self, qkv: Tensor<4>) -> Tensor<4> {
-        let [batch, grid, _, width] = qkv.dims();
-        let (side, heads, channels) = (self.window_size, self.num_heads, width / 3);
-        let head_dim = channels / heads;
-        let padded = grid.next_multiple_of(side);
-        let windows = padded / side;
-        let qkv = self
-            .pad(qkv, padded) // [B, P, P, 3 C]
-            .reshape([batch * windows, side, windows, side, heads, 3, head_dim])
-            .permute([5, 0, 2, 4, 1, 3, 6]) // [3, B * P / s, P / s, heads, s, s, d]
-            .reshape([3, batch * windows * windows, heads, side * side, head_dim]);
-        self.attend(qkv) // [B * windows, heads, N, d]
-            .reshape([batch * windows, windows, heads, side, side, head_dim])
-            .permute([0, 3, 1, 4, 2, 5]) // [B * P / s, s, P / s, s, heads, d]
-            .reshape([batch, padded, padded, channels])
-            .slice([0..batch, 0..grid, 0..grid]) // [B, G, G, C]
-    }
-
-    /// Pads `[B, G, G, 3 C]` on the right and at the bottom to `[B, P, P, 3 C]`.
-    fn pad(&self, qkv: Tensor<4>, padded: usize) -> Tensor<4> {
-        let [batch, grid, _, width] = qkv.dims();
-        if padded == grid {
-            return qkv;
-        }
-        let padding = self.padding_qkv().reshape([1, 1, 1, width]);
-        let right = padding.clone().expand([batch, grid, padded - grid, width]);
-        let bottom = padding.expand([batch, padded - grid, padded, width]);
-        Tensor::cat(vec![Tensor::cat(vec![qkv, right], 2), bottom], 1)
     }
 
     /// Attention among the tokens of each window.

@@ -3,7 +3,7 @@ use burn::module::{Initializer, Module};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{cast_like, flatten_leading};
+use sam_lst_sam_nn::{cast_like, pointwise_channels_last};
 
 /// The epsilon of TinyViT's batch norms.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -79,17 +79,14 @@ impl ConvBn {
     /// The same with channels-last kernels, on the CPU.
     fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
         let weight = self.c.weight.val();
-        let [channels_out, channels_in, kernel, _] = weight.dims();
-        let bias = self.bias();
+        let [channels_out, _, kernel, _] = weight.dims();
         let [stride, _] = self.c.stride;
+        if kernel == 1 && self.c.groups == 1 {
+            return pointwise_channels_last(&self.c, input);
+        }
+        let bias = self.bias();
         if self.c.groups > 1 {
             return sam_lst_cpu_kernels::depthwise_conv2d(input, weight, bias, stride);
-        }
-        if kernel == 1 {
-            let [batch, height, width, _] = input.dims();
-            let matrix = weight.reshape([channels_out, channels_in]).transpose();
-            return sam_lst_cpu_kernels::linear(flatten_leading(input), matrix, Some(bias))
-                .reshape([batch, height, width, channels_out]);
         }
         let output = sam_lst_cpu_kernels::conv2d(input, weight, stride, kernel / 2);
         output + bias.reshape([1, 1, 1, channels_out])

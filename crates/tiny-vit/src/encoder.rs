@@ -2,9 +2,9 @@ use crate::{
     AttentionStage, BlockConfig, ConvBn, ConvBnConfig, ConvStage, MbConv, PatchMerging, Stage,
 };
 use burn::config::Config;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{Neck, NeckConfig, gelu};
+use sam_lst_sam_nn::{Neck, NeckConfig, gelu, round_weights};
 
 /// Configuration of [`TinyVit`]. The published encoders are [`lite_medsam`](Self::lite_medsam) and
 /// [`mobile_sam`](Self::mobile_sam).
@@ -126,7 +126,7 @@ impl TinyVit {
     /// Rounds the weights of linear layers and convolutions to `dtype`. These layers and attention
     /// then compute in `dtype`; norms, attention biases and the residual stream remain in 32 bits.
     pub fn with_precision(self, dtype: FloatDType) -> Self {
-        self.map(&mut WeightCast { dtype, skip: false })
+        round_weights(self, dtype, &["attention_biases"])
     }
 
     /// Encodes images. Pixel values are not normalised; the caller scales them.
@@ -155,8 +155,8 @@ impl TinyVit {
     }
 }
 
-/// Two convolutions that project an image to the first stage's width: 1 x 1 (stride 1 in all) or 3 x
-/// 3 with stride 2 (stride 4 in all).
+/// Two convolutions that project an image to the first stage's width: 1 x 1 (stride 1 in all) or
+/// 3 x 3 with stride 2 (stride 4 in all).
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
     /// First convolution, to half of the width.
@@ -191,27 +191,6 @@ impl PatchEmbed {
     /// - output: `[B, S / stride, S / stride, C]`
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         self.conv2.forward(gelu(self.conv1.forward(image)))
-    }
-}
-
-/// Casts all parameters except those of norms and attention biases.
-struct WeightCast {
-    dtype: FloatDType,
-    /// Whether the visited parameters are left unchanged.
-    skip: bool,
-}
-
-impl ModuleMapper for WeightCast {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.skip = container.contains("LayerNorm") || name == "attention_biases";
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.skip = false;
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.skip { param } else { param.map(|tensor| tensor.cast(self.dtype)) }
     }
 }
 

@@ -13,8 +13,8 @@ use std::path::Path;
 
 /// Writes a picture as PNG.
 ///
-/// `image`'s own `save` does not report an error of the last write, so that on a full disk it leaves
-/// an empty file.
+/// `image`'s own `save` does not report an error of the last write, so that on a full disk it
+/// leaves an empty file.
 ///
 /// # Errors
 ///

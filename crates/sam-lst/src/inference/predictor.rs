@@ -1,6 +1,6 @@
 use super::resize;
 use crate::model::{EncoderConfig, PixelScale, Sam, SamConfig};
-use crate::weights::WeightsError;
+use crate::weights::{StateDict, WeightsError};
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, GrayImage, Luma, RgbImage};
 use sam_lst_mask_decoder::{PointLabel, Points, Prompts};
@@ -33,7 +33,7 @@ pub enum PredictorError {
         /// Height in pixels.
         height: u32,
     },
-    /// There is no prompt.
+    /// The prompts are empty.
     #[error("no prompt is given; add a point, a box or a mask")]
     NoPrompt,
     /// A coordinate is NaN or infinite.
@@ -73,7 +73,7 @@ impl Masks {
     ///
     /// # Panics
     ///
-    /// If there is no mask of this index.
+    /// If `index` is out of bounds.
     pub fn image(&self, index: usize) -> GrayImage {
         let [_, _, height, width] = self.logits.dims();
         let logits = self.logits.clone().narrow(0, index, 1).into_data().convert::<f32>();
@@ -86,7 +86,7 @@ impl Masks {
     ///
     /// # Panics
     ///
-    /// If there is no mask of this index, or the image has another size than that of the masks.
+    /// If `index` is out of bounds, or the size of the image differs from that of the masks.
     pub fn overlay(&self, index: usize, image: &DynamicImage) -> RgbImage {
         const RED: [u8; 3] = [230, 40, 40];
         let mask = self.image(index);
@@ -111,11 +111,12 @@ impl Masks {
         picture
     }
 
-    /// The smallest box that contains a mask, x0, y0, x1, y1 in pixels; `None` if the mask is empty.
+    /// The smallest box that contains a mask, x0, y0, x1, y1 in pixels; `None` if the mask is
+    /// empty.
     ///
     /// # Panics
     ///
-    /// If there is no mask of this index.
+    /// If `index` is out of bounds.
     pub fn bounding_box(&self, index: usize) -> Option<[u32; 4]> {
         let image = self.image(index);
         let mut inside = image.enumerate_pixels().filter(|(_, _, value)| **value == Luma([255]));
@@ -141,7 +142,7 @@ impl Masks {
 /// predictor.set_image(&image::open("slice.png")?)?;
 /// let bounding_box = Some([120.0, 80.0, 310.0, 260.0]);
 /// let masks = predictor.predict(&ImagePrompts { bounding_box, ..Default::default() }, false)?;
-/// masks.image(0).save("mask.png")?;
+/// sam_lst::evaluation::write_png(&masks.image(0), "mask.png")?;
 /// # Ok(())
 /// # }
 /// ```
@@ -172,7 +173,8 @@ impl Predictor {
     /// A [`WeightsError`] if the file cannot be read or contains no model that is supported.
     pub fn load(checkpoint: impl AsRef<Path>, device: &Device) -> Result<Self, WeightsError> {
         let lite_medsam = SamConfig::lite_medsam();
-        let encoder = EncoderConfig::recognize(&checkpoint)?;
+        let source = StateDict::open(checkpoint)?;
+        let encoder = EncoderConfig::in_state_dict(&source, "a SAM checkpoint")?;
         let (config, input_size) = match &encoder {
             _ if encoder == lite_medsam.encoder => (lite_medsam, 256),
             EncoderConfig::Vit(config) => {
@@ -181,11 +183,11 @@ impl Predictor {
             }
             EncoderConfig::TinyVit(_) | EncoderConfig::Custom(_) => (SamConfig::new(encoder), 1024),
         };
-        Ok(Self::new(config.load(checkpoint, device)?, input_size))
+        Ok(Self::new(config.load_state_dict(&source, device)?, input_size))
     }
 
-    /// Creates a predictor for images whose longest side is resized to `input_size` pixels: 1024 for
-    /// SAM, MobileSAM and MedSAM, 256 for LiteMedSAM.
+    /// Creates a predictor for images whose longest side is resized to `input_size` pixels: 1024
+    /// for SAM, MobileSAM and MedSAM, 256 for LiteMedSAM.
     ///
     /// # Panics
     ///
@@ -262,8 +264,9 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// [`PredictorError`] if no image is set, there is no prompt, a coordinate is not finite, or a
-    /// mask prompt has another shape than [`Masks::low_resolution`] of one mask.
+    /// [`PredictorError`] if no image is set, the prompts are empty, a coordinate is not finite, or
+    /// the shape of the mask prompt differs from that of one mask of
+    /// [`Masks::low_resolution`].
     pub fn predict(&self, prompts: &ImagePrompts, multiple: bool) -> Result<Masks, PredictorError> {
         let image = self.image.as_ref().ok_or(PredictorError::NoImage)?;
         let prediction = self.sam.predict(image.embedding.clone(), &self.prompts(image, prompts)?);

@@ -12,9 +12,9 @@ pub(super) fn longest_side_size([width, height]: [u32; 2], longest: u32) -> [u32
 /// with it.
 ///
 /// Equal to Pillow 12 in every bit: first along the rows, then along the columns, each pass with
-/// weights of 22 bits and rounded to 8 bits. (Pillow 13 begins with the columns at some sizes, so that
-/// single values differ by 1.) With `fast_image_resize`, 5 % of the pixels differ by 1, and the
-/// logits of the tests' model by 3 % of the largest.
+/// weights of 22 bits and rounded to 8 bits. (Pillow 13 begins with the columns at some sizes, so
+/// that single values differ by 1.) With `fast_image_resize`, 5 % of the pixels differ by 1, and
+/// the logits of the tests' model by 3 % of the largest.
 pub(super) fn bilinear(image: &RgbImage, [width, height]: [u32; 2]) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
     let mut image = image.clone();

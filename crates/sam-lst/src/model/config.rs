@@ -14,8 +14,8 @@ use sam_lst_tiny_vit::TinyVitConfig;
 pub enum PixelScale {
     /// No normalisation (mean 0, standard deviation 1), as in the authors' code.
     Unit,
-    /// SAM's mean and standard deviation of each colour channel. SAM and MobileSAM were trained with
-    /// it.
+    /// SAM's mean and standard deviation of each colour channel. SAM and MobileSAM were trained
+    /// with it.
     Sam,
     /// From the smallest and largest value of each image to `[0, 1]`. MedSAM and LiteMedSAM were
     /// trained with it.
@@ -159,9 +159,9 @@ impl SamLstConfig {
         Self::new(encoder.into(), decoder).with_side(SideConfig::ResNet(side)).with_input_size(128)
     }
 
-    /// The model over an image encoder, which [`EncoderConfig::recognize`] finds in a checkpoint: the
-    /// preset of a published encoder, else the published method at 512 x 512 pixels. Over an encoder
-    /// of stride 4, the side network is a feature pyramid.
+    /// The model over an image encoder, which [`EncoderConfig::recognize`] finds in a checkpoint:
+    /// the preset of a published encoder, else the published method at 512 x 512 pixels. Over an
+    /// encoder of stride 4, the side network is a feature pyramid.
     pub fn for_encoder(encoder: EncoderConfig, num_classes: usize) -> Self {
         let presets = [Self::lite_medsam(num_classes), Self::mobile_sam(num_classes)];
         if let Some(preset) = presets.into_iter().find(|preset| preset.encoder == encoder) {

@@ -1,5 +1,6 @@
-use super::InvalidSetting;
 use super::error::require;
+use super::sam_lst::init_params;
+use super::{ConfigError, InvalidSetting};
 use crate::weights::{self, IMAGE_ENCODER};
 use burn::module::{Module, ModuleDisplay};
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -82,8 +83,6 @@ pub(crate) trait FrozenEncoder: Debug + Send + Sync {
     fn device(&self) -> Device;
     fn to_device(&self, device: &Device) -> Box<dyn FrozenEncoder>;
     fn with_precision(&self, dtype: FloatDType) -> Option<Box<dyn FrozenEncoder>>;
-    /// Initialises all parameters that have not been used yet, in the order of the fields.
-    fn init_params(&self);
     /// Its tensors under their official names, in PyTorch's layout.
     fn tensors(&self) -> Vec<PackTensor>;
     fn as_any(&self) -> &dyn Any;
@@ -129,10 +128,6 @@ impl<E: ImageEncoder> FrozenEncoder for Frozen<E> {
     fn with_precision(&self, dtype: FloatDType) -> Option<Box<dyn FrozenEncoder>> {
         let encoder = self.0.clone().with_precision(dtype)?;
         Some(Box::new(Self(encoder.no_grad())))
-    }
-
-    fn init_params(&self) {
-        super::sam_lst::visit_params(&self.0);
     }
 
     fn tensors(&self) -> Vec<PackTensor> {
@@ -208,12 +203,12 @@ impl EncoderConfig {
         }
     }
 
-    /// Creates the encoder with random weights; `None` for an encoder of the user's own.
-    pub(super) fn init(&self, device: &Device) -> Option<Box<dyn FrozenEncoder>> {
+    /// Creates the encoder with random weights. It is an error for an encoder of the user's own.
+    pub(super) fn init(&self, device: &Device) -> Result<Box<dyn FrozenEncoder>, ConfigError> {
         match self {
-            Self::Vit(config) => Some(freeze(config.init(device))),
-            Self::TinyVit(config) => Some(freeze(config.init(device))),
-            Self::Custom(_) => None,
+            Self::Vit(config) => Ok(freeze(init_params(config.init(device)))),
+            Self::TinyVit(config) => Ok(freeze(init_params(config.init(device)))),
+            Self::Custom(config) => Err(ConfigError::CustomEncoder { name: config.name.clone() }),
         }
     }
 
@@ -228,17 +223,22 @@ impl EncoderConfig {
     }
 }
 
-fn vit_name(config: &SamEncoderConfig) -> String {
+/// The published ViT of a width and number of blocks, and its name.
+pub(super) fn published_vit(
+    embed_dim: usize,
+    depth: usize,
+) -> Option<(&'static str, SamEncoderConfig)> {
     let published = [
         ("SAM ViT-B", SamEncoderConfig::vit_b()),
         ("SAM ViT-L", SamEncoderConfig::vit_l()),
         ("SAM ViT-H", SamEncoderConfig::vit_h()),
     ];
-    let is_variant = |other: &SamEncoderConfig| {
-        (other.embed_dim, other.depth) == (config.embed_dim, config.depth)
-    };
-    match published.iter().find(|(_, other)| is_variant(other)) {
-        Some((name, _)) => (*name).to_owned(),
+    published.into_iter().find(|(_, config)| (config.embed_dim, config.depth) == (embed_dim, depth))
+}
+
+fn vit_name(config: &SamEncoderConfig) -> String {
+    match published_vit(config.embed_dim, config.depth) {
+        Some((name, _)) => name.to_owned(),
         None => format!(
             "a SAM image encoder with width {} and {} blocks",
             config.embed_dim, config.depth

@@ -45,9 +45,9 @@ pub struct PrecisionError {
 
 /// The frozen part of the model: an image encoder, never tracked by autodiff.
 ///
-/// It is deliberately not a [`Module`](burn::module::Module), so that optimizers, recorders and checkpoints cannot
-/// include it. Its parameters and embeddings are on a device without autodiff, even if it was
-/// created for an autodiff device.
+/// It is deliberately not a [`Module`](burn::module::Module), so that optimizers, recorders and
+/// checkpoints cannot include it. Its parameters and embeddings are on a device without autodiff,
+/// even if it was created for an autodiff device.
 #[derive(Debug, Clone)]
 pub struct Foundation {
     /// Empty while the weights are offloaded. Clones share it.

@@ -1,6 +1,6 @@
 //! Recognises image encoders by the names and shapes of their tensors.
 
-use super::encoder::{EncoderConfig, FrozenEncoder, freeze};
+use super::encoder::{EncoderConfig, FrozenEncoder, freeze, published_vit};
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::Device;
 use sam_lst_sam_encoder::{PATCH_SIZE, SamEncoderConfig};
@@ -17,10 +17,11 @@ impl EncoderConfig {
     ///
     /// A [`WeightsError`] if the file cannot be read or contains no encoder that is supported.
     pub fn recognize(checkpoint: impl AsRef<Path>) -> Result<Self, WeightsError> {
-        Self::in_state_dict(&StateDict::open(checkpoint)?)
+        Self::in_state_dict(&StateDict::open(checkpoint)?, "a SAM checkpoint")
     }
 
-    pub(super) fn in_state_dict(source: &StateDict) -> Result<Self, WeightsError> {
+    /// Recognises the image encoder; `expected` describes the checkpoint in an error.
+    pub(crate) fn in_state_dict(source: &StateDict, expected: &str) -> Result<Self, WeightsError> {
         let tensors = Tensors(source);
         let config = match tensors.vit() {
             Some(config) => Some(Self::Vit(config)),
@@ -28,9 +29,9 @@ impl EncoderConfig {
         };
         config.ok_or_else(|| WeightsError::WrongKind {
             path: source.path().into(),
-            expected: "a SAM checkpoint with tensors image_encoder.*, prompt_encoder.*, \
-                       mask_decoder.*"
-                .to_owned(),
+            expected: format!(
+                "{expected} with tensors image_encoder.*, prompt_encoder.*, mask_decoder.*"
+            ),
             found: source.describe(),
         })
     }
@@ -38,21 +39,9 @@ impl EncoderConfig {
     /// Checks that a file contains this encoder. Comparing the tensors one by one would only report
     /// a wrong shape, which does not tell the user that the encoder is another one.
     pub(super) fn expect_in(&self, source: &StateDict) -> Result<(), WeightsError> {
-        let wrong_kind = |found: String| WeightsError::WrongKind {
-            path: source.path().into(),
-            expected: self.name(),
-            found,
-        };
-        let found = match Self::in_state_dict(source) {
-            Ok(found) => found,
-            Err(WeightsError::WrongKind { path, expected, found }) => {
-                let expected = expected.replacen("a SAM checkpoint", &self.name(), 1);
-                return Err(WeightsError::WrongKind { path, expected, found });
-            }
-            Err(error) => return Err(error),
-        };
-        if found.name() != self.name() {
-            return Err(wrong_kind(found.name()));
+        let (found, expected) = (Self::in_state_dict(source, &self.name())?.name(), self.name());
+        if found != expected {
+            return Err(WeightsError::WrongKind { path: source.path().into(), expected, found });
         }
         let unknown: Vec<_> = source
             .float_names()
@@ -125,12 +114,10 @@ impl Tensors<'_> {
     fn vit(&self) -> Option<SamEncoderConfig> {
         let [_, grid, _, embed_dim] = self.shape("pos_embed")?;
         let depth = self.count("blocks", "norm1.weight");
-        let published =
-            [SamEncoderConfig::vit_b(), SamEncoderConfig::vit_l(), SamEncoderConfig::vit_h()];
-        let published = published
-            .into_iter()
-            .find(|config| (config.embed_dim, config.depth) == (embed_dim, depth));
-        let config = published.unwrap_or_else(|| self.unpublished_vit(grid, embed_dim, depth));
+        let config = match published_vit(embed_dim, depth) {
+            Some((_, config)) => config,
+            None => self.unpublished_vit(grid, embed_dim, depth),
+        };
         Some(config.with_pretrained_size(grid * PATCH_SIZE))
     }
 

@@ -71,9 +71,16 @@ impl SamConfig {
     ///
     /// A [`WeightsError`] that names the file and the cause.
     pub fn load(&self, checkpoint: impl AsRef<Path>, device: &Device) -> Result<Sam, WeightsError> {
-        let source = StateDict::open(checkpoint)?;
+        self.load_state_dict(&StateDict::open(checkpoint)?, device)
+    }
+
+    pub(crate) fn load_state_dict(
+        &self,
+        source: &StateDict,
+        device: &Device,
+    ) -> Result<Sam, WeightsError> {
         let foundation =
-            Foundation::from_state_dict(&self.encoder, self.pixel_scale, &source, device)?;
+            Foundation::from_state_dict(&self.encoder, self.pixel_scale, source, device)?;
         let prompt_encoder = PromptEncoderConfig::new()
             .with_embed_dim(self.decoder.embed_dim)
             .with_stride(self.encoder.stride())
@@ -81,8 +88,8 @@ impl SamConfig {
         let mask_decoder = self.decoder.init(device);
         Ok(Sam {
             foundation,
-            prompt_encoder: weights::load(prompt_encoder, &source, &weights::PROMPT_ENCODER)?,
-            mask_decoder: weights::load(mask_decoder, &source, &weights::MASK_DECODER)?,
+            prompt_encoder: weights::load(prompt_encoder, source, &weights::PROMPT_ENCODER)?,
+            mask_decoder: weights::load(mask_decoder, source, &weights::MASK_DECODER)?,
         })
     }
 }

@@ -1,8 +1,6 @@
 use super::checkpoint::{self, LadderMetadata};
-use super::encoder::FrozenEncoder;
 use super::{
-    ConfigError, EncoderConfig, Foundation, Ladder, ModelError, SamLstConfig, SideConfig,
-    SideEncoder, Task,
+    ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SideConfig, SideEncoder, Task,
 };
 use crate::weights::{self, StateDict, WeightsError};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -30,35 +28,17 @@ pub struct SamLst<S: SideEncoder = ResNetSide> {
 /// concurrent initialisations would make the weights depend on more than the seed.
 static RANDOM_INIT: Mutex<()> = Mutex::new(());
 
-/// Builds a module and initialises its parameters immediately, from `seed` and in the order of its
-/// fields.
-fn init_from_seed<M: InitParams>(seed: u64, device: &Device, build: impl FnOnce() -> M) -> M {
+/// Builds modules whose random values are determined by `seed`. `build` must initialise them, with
+/// [`init_params`], before it returns.
+fn with_seed<T>(seed: u64, device: &Device, build: impl FnOnce() -> T) -> T {
     let _guard = RANDOM_INIT.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(seed);
-    let module = build();
-    module.init_params();
-    module
+    build()
 }
 
-/// Parameters are initialised when they are first used; this initialises all of them.
-trait InitParams {
-    fn init_params(&self);
-}
-
-impl<S: SideEncoder> InitParams for Ladder<S> {
-    fn init_params(&self) {
-        visit_params(self);
-    }
-}
-
-impl InitParams for Box<dyn FrozenEncoder> {
-    fn init_params(&self) {
-        FrozenEncoder::init_params(&**self);
-    }
-}
-
-/// Reads all parameters of a module, so that they are initialised in the order of its fields.
-pub(super) fn visit_params<M: Module>(module: &M) {
+/// Initialises all parameters of a module in the order of its fields; by default, a parameter is
+/// initialised when it is first used.
+pub(super) fn init_params<M: Module>(module: M) -> M {
     struct InitParams;
     impl ModuleVisitor for InitParams {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -72,6 +52,7 @@ pub(super) fn visit_params<M: Module>(module: &M) {
         }
     }
     module.visit(&mut InitParams);
+    module
 }
 
 impl SamLstConfig {
@@ -104,14 +85,9 @@ impl SamLstConfig {
     ) -> Result<SamLst<S>, ConfigError> {
         self.validate()?;
         let inner = device.clone().inner();
-        if let EncoderConfig::Custom(encoder) = &self.encoder {
-            return Err(ConfigError::CustomEncoder { name: encoder.name.clone() });
-        }
         // A seed of its own, so that the ladder is initialised the same with a random foundation as
         // with SAM's.
-        let encoder = init_from_seed(self.seed.wrapping_add(1), &inner, || {
-            self.encoder.init(&inner).expect("not an encoder of the user's own")
-        });
+        let encoder = with_seed(self.seed.wrapping_add(1), &inner, || self.encoder.init(&inner))?;
         let foundation = Foundation::from_frozen(encoder, self.pixel_scale);
         self.init_with_foundation(foundation, side, device)
     }
@@ -150,7 +126,7 @@ impl SamLstConfig {
         side: impl FnOnce(&Device) -> S,
         device: &Device,
     ) -> Ladder<S> {
-        init_from_seed(self.seed, device, || Ladder::new(self, || side(device), device))
+        with_seed(self.seed, device, || init_params(Ladder::new(self, || side(device), device)))
     }
 
     fn custom_side_error(&self) -> ConfigError {
@@ -164,8 +140,9 @@ impl SamLstConfig {
 
 impl SamLst {
     /// Creates a model for training from official weights: SAM's (or those of MedSAM, LiteMedSAM or
-    /// MobileSAM) in the foundation and the decoder, and torchvision's in the side network. The weights of the side network without `resnet`, and
-    /// all weights whose shape depends on the number of classes, are random.
+    /// MobileSAM) in the foundation and the decoder, and torchvision's in the side network. The
+    /// weights of the side network without `resnet`, and all weights whose shape depends on the
+    /// number of classes, are random.
     ///
     /// Both files may be official `.pth` files or safetensors, in full or half precision.
     ///

@@ -1,8 +1,8 @@
 use super::load::{First, as_f32};
 use super::{StateDict, WeightsError};
 use burn::store::bridge;
-use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::store::burn_pack::Tensor as PackTensor;
+use burn::tensor::TensorData;
 use sam_lst_tiny_vit::{BatchNorm, fold_batch_norm};
 
 /// Returns the state dict with each batch norm `x.bn` folded into its convolution `x.c`, which
@@ -31,52 +31,47 @@ pub(crate) fn fold_batch_norms(source: &StateDict) -> Result<StateDict, WeightsE
     Ok(source.with_tensors(tensors))
 }
 
-/// The weight and bias of a convolution with its norm. The values are read lazily.
+/// The weight and bias of a convolution with its norm.
 fn fold(
     source: &StateDict,
     convolution: &str,
     weight: &PackTensor,
 ) -> Result<[PackTensor; 2], WeightsError> {
-    let bad_value = First::default();
-    let as_f32 = |tensor: &PackTensor| as_f32(tensor.clone(), source.path(), &bad_value);
-    let norm: Vec<PackTensor> = ["weight", "bias", "running_mean", "running_var"]
-        .iter()
-        .map(|part| {
-            let name = format!("{convolution}.bn.{part}");
-            let tensor = source.get(&name).ok_or_else(|| WeightsError::Missing {
-                path: source.path().into(),
-                names: vec![name.clone()],
-            })?;
-            let expected = vec![weight.shape.as_slice().first().copied().unwrap_or_default()];
-            let found = tensor.shape.as_slice().to_vec();
-            if found != expected {
-                let path = source.path().into();
-                return Err(WeightsError::Shape { path, name, found, expected });
-            }
-            as_f32(tensor)
-        })
-        .collect::<Result<_, _>>()?;
-    let weight = as_f32(weight)?;
-    let channels = norm[0].shape.clone();
-    let shape = weight.shape.clone();
-    let read = move || -> Result<[Vec<f32>; 2], PackError> {
-        let values = |tensor: &PackTensor| -> Result<Vec<f32>, PackError> {
-            let data = bridge::to_data(tensor)?;
-            data.try_into_vec().map_err(|error| PackError::ValidationError(format!("{error:?}")))
+    let channels = weight.shape.as_slice().first().copied().unwrap_or_default();
+    let norm = |part: &str| -> Result<Vec<f32>, WeightsError> {
+        let name = format!("{convolution}.bn.{part}");
+        let path = || source.path().into();
+        let Some(tensor) = source.get(&name) else {
+            return Err(WeightsError::Missing { path: path(), names: vec![name] });
         };
-        let [gamma, beta, mean, variance] =
-            [values(&norm[0])?, values(&norm[1])?, values(&norm[2])?, values(&norm[3])?];
-        let mut folded = values(&weight)?;
-        let norm = BatchNorm { weight: &gamma, bias: &beta, mean: &mean, variance: &variance };
-        let bias = fold_batch_norm(&mut folded, norm);
-        Ok([folded, bias])
+        let (found, expected) = (tensor.shape.as_slice().to_vec(), vec![channels]);
+        if found != expected {
+            return Err(WeightsError::Shape { path: path(), name, found, expected });
+        }
+        values(source, tensor)
     };
-    let tensor = |part: usize, name: &str, shape: Shape| {
-        let (read, size) = (read.clone(), shape.clone());
-        bridge::deferred(format!("{convolution}.c.{name}"), DType::F32, shape, None, move || {
-            let [weight, bias] = read()?;
-            Ok(TensorData::new(if part == 0 { weight } else { bias }, size.clone()))
+    let (gamma, beta) = (norm("weight")?, norm("bias")?);
+    let (mean, variance) = (norm("running_mean")?, norm("running_var")?);
+    let norm = BatchNorm { weight: &gamma, bias: &beta, mean: &mean, variance: &variance };
+    let mut folded = values(source, weight)?;
+    let bias = fold_batch_norm(&mut folded, norm);
+    let tensor =
+        |part: &str, data| bridge::from_data(data, format!("{convolution}.c.{part}"), None);
+    Ok([
+        tensor("weight", TensorData::new(folded, weight.shape.clone())),
+        tensor("bias", TensorData::new(bias, [channels])),
+    ])
+}
+
+/// The values of a tensor, which must be finite.
+fn values(source: &StateDict, tensor: &PackTensor) -> Result<Vec<f32>, WeightsError> {
+    let bad_value = First::default();
+    let tensor = as_f32(tensor.clone(), source.path(), &bad_value)?;
+    let data = bridge::into_data(tensor).map_err(|error| {
+        bad_value.take().unwrap_or_else(|| WeightsError::Damaged {
+            path: source.path().into(),
+            reason: error.to_string(),
         })
-    };
-    Ok([tensor(0, "weight", shape), tensor(1, "bias", channels)])
+    })?;
+    Ok(data.iter::<f32>().collect())
 }
