@@ -274,6 +274,34 @@ fn the_summary_of_a_run_of_version_0_1_0_is_renamed() {
 }
 
 #[test]
+fn results_without_the_settings_of_their_run_are_kept() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let folders = folders(folder.path(), "run");
+    let mut config = config();
+    config.epochs = 1;
+    run(&config, &dataset, &folders).expect("the run finishes");
+    std::fs::remove_file(folders.run.join("config.toml")).expect("remove the settings");
+    let names = || names_containing(&folders, &[""]);
+    let (before, ladder) = (names(), bytes(&folders, "best.safetensors"));
+    let error = run(&config, &dataset, &folders).expect_err("refused");
+    assert!(matches!(error, TrainingError::NoRun { .. }), "{error}");
+    assert!(names() == before && bytes(&folders, "best.safetensors") == ladder);
+}
+
+#[test]
+fn equal_ladders_are_equal_files() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let model = config().model.init(&Device::flex().autodiff()).expect("valid");
+    let files = ["a", "b"].map(|name| folder.path().join(name));
+    for file in &files {
+        model.save_ladder(file).expect("save");
+    }
+    let [a, b] = files.map(|file| std::fs::read(file).expect("read"));
+    assert!(a == b, "the files differ");
+}
+
+#[test]
 fn a_report_has_scores_pictures_and_the_learning_curve() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = dataset(folder.path());

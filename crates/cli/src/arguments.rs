@@ -1,8 +1,10 @@
 //! Arguments that several commands share, and parsers of their values.
 
+use crate::WrongUsage;
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
+use sam_lst::devices::DeviceError;
 use sam_lst::{DatasetDescription, FoundationPrecision};
 use std::path::Path;
 
@@ -26,8 +28,13 @@ impl From<Precision> for FoundationPrecision {
 
 /// Opens a device by name.
 pub fn open_device(name: &str) -> Result<Device> {
-    sam_lst::devices::open(name)
-        .map_err(|error| anyhow!("{error}; `sam-lst devices` lists the devices of this machine"))
+    sam_lst::devices::open(name).map_err(|error| {
+        let text = format!("{error}; `sam-lst devices` lists the devices of this machine");
+        match error {
+            DeviceError::Unknown { .. } => WrongUsage(text).into(),
+            _ => anyhow!(text),
+        }
+    })
 }
 
 /// Opens devices by name, none of them twice.
@@ -36,7 +43,8 @@ pub fn open_devices(names: &[String]) -> Result<Vec<Device>> {
     for name in names {
         let device = open_device(name)?;
         if devices.contains(&device) {
-            bail!("cannot use devices {}: `{name}` is listed twice", names.join(","));
+            let names = names.join(",");
+            bail!(WrongUsage(format!("cannot use devices {names}: `{name}` is listed twice")));
         }
         devices.push(device);
     }

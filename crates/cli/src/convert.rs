@@ -13,7 +13,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
-Tensors keep their names; floating-point ones are written as 32-bit floats.
+Tensors keep their names and are written as 32-bit floats. Integers, which are PyTorch's counters of
+batches, are left out, since nothing reads them.
 
 Examples:
   sam-lst convert sam_vit_b_01ec64.pth sam_vit_b.safetensors

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use sam_lst::training::demo_dataset;
 use sam_lst::{DatasetDescription, Split, Training, TrainingConfig, TrainingFolders};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Trains a small model with a random foundation on 15 synthetic phantoms and scores it on 4 others.
@@ -47,6 +47,12 @@ pub struct Arguments {
     json: bool,
 }
 
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    shlex::try_quote(&text).map(|quoted| quoted.into_owned()).unwrap_or(text)
+}
+
 pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
     let folders = TrainingFolders { run: arguments.run.clone(), cache: arguments.cache.clone() };
@@ -79,9 +85,9 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         note(&format!(
             "\nTo segment a test phantom with this model:\n  sam-lst segment {} organs.nii.gz \
              --sam {} --ladder {}",
-            case.files.paths()[0].display(),
-            foundation.display(),
-            trained.ladder_file.display()
+            quoted(case.files.paths()[0]),
+            quoted(&foundation),
+            quoted(&trained.ladder_file)
         ));
     }
     Ok(Status::Done)

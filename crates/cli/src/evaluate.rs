@@ -5,7 +5,7 @@ use crate::model::{ModelOptions, read_task};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::staging::Staging;
 use crate::training::check_cases;
-use crate::{Status, output, report};
+use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
 use sam_lst::evaluation::write_reports;
@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", requires = "label", conflicts_with_all = ["sam", "ladder"])]
     pred: Option<PathBuf>,
     /// Folder of ground truth: .nii or .nii.gz
-    #[arg(long, value_name = "DIR", requires = "pred")]
+    #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "data")]
     label: Option<PathBuf>,
     /// Folder of a dataset, whose test cases are segmented and scored
     #[arg(long, value_name = "DIR", requires_all = ["sam", "ladder"])]
@@ -146,6 +146,14 @@ fn check_inputs(arguments: &Arguments) -> Result<()> {
 /// Checks the report files, and that they can be written.
 fn check_output(arguments: &Arguments, protocols: &[Protocol]) -> Result<Option<Staging>> {
     let Some(prefix) = &arguments.output else { return Ok(None) };
+    let is_folder = prefix.to_string_lossy().ends_with(std::path::is_separator) || prefix.is_dir();
+    if is_folder {
+        bail!(WrongUsage(format!(
+            "cannot write {}: it is a folder; add a prefix for the files, such as {}",
+            prefix.display(),
+            prefix.join("scores").display()
+        )));
+    }
     let name = prefix.file_name();
     let name = name.with_context(|| {
         format!("cannot write {}-reference.csv: the prefix has no file name", prefix.display())

@@ -72,6 +72,11 @@ enum Status {
     Stopped,
 }
 
+/// An argument that cannot be right, whatever the files contain.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
 fn main() -> ExitCode {
     sam_lst::compute_on_current_thread();
     let cli = Cli::parse();
@@ -82,7 +87,7 @@ fn main() -> ExitCode {
         Ok(Status::Stopped) => ExitCode::from(interrupt::EXIT_STATUS),
         Err(error) => {
             progress::note(&format!("error: {}", one_line(&error)));
-            ExitCode::FAILURE
+            if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Results on standard output, and checks of output files before any work.
 
+use crate::WrongUsage;
 use crate::staging::Staging;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -41,11 +42,11 @@ pub fn check_checkpoint(checkpoint: &Path) -> Result<()> {
 pub fn check_ending(output: &Path, endings: &[&str]) -> Result<()> {
     let name = output.file_name().unwrap_or_default().to_string_lossy();
     if !endings.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending)) {
-        bail!(
+        bail!(WrongUsage(format!(
             "cannot write {}: its format is not supported; expected a name that ends in {}",
             output.display(),
             endings.join(" or ")
-        );
+        )));
     }
     Ok(())
 }
@@ -85,7 +86,7 @@ pub fn check_not_input(output: &Path, inputs: &[&Path]) -> Result<()> {
     for input in inputs {
         if resolve(input) == resolved {
             bail!(
-                "cannot write {}: it is the input {}; choose another output",
+                "cannot write {}: it is also {}; choose another output",
                 output.display(),
                 input.display()
             );
@@ -112,9 +113,11 @@ pub fn resolve(path: &Path) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
     }
-    match path.file_name() {
-        Some(name) => resolve(folder_of(path)).join(name),
-        None => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    match (path.file_name(), path.parent()) {
+        (Some(name), _) => resolve(folder_of(path)).join(name),
+        // `..` in a folder that does not exist yet, which is no symbolic link.
+        (None, Some(folder)) => folder_of(&resolve(folder)).to_owned(),
+        (None, None) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
     }
 }
 
@@ -132,7 +135,11 @@ mod tests {
         let input = folder.path().join("ct.nii");
         std::fs::write(&input, "").expect("writes");
         std::fs::create_dir(folder.path().join("other")).expect("a folder");
-        let mut aliases = vec![input.clone(), folder.path().join("other/../ct.nii")];
+        let mut aliases = vec![
+            input.clone(),
+            folder.path().join("other/../ct.nii"),
+            folder.path().join("not/there/../../ct.nii"),
+        ];
         #[cfg(unix)]
         {
             let link = folder.path().join("link.nii");
@@ -141,7 +148,7 @@ mod tests {
         }
         for output in aliases {
             let found = message(check_file(&output, &[&input], true));
-            assert!(found.contains("it is the input"), "{found}");
+            assert!(found.contains("it is also"), "{found}");
         }
         check_file(&folder.path().join("organs.nii"), &[&input], false).expect("another file");
     }

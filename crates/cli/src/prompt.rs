@@ -3,7 +3,7 @@
 use crate::arguments::open_device;
 use crate::progress::Spinner;
 use crate::staging::Staging;
-use crate::{Status, output, report};
+use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use sam_lst::evaluation::write_png;
@@ -105,7 +105,8 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
 fn check(arguments: &Arguments) -> Result<()> {
     let Arguments { input, output, sam, points, bounding_box, overlay, force, .. } = arguments;
     if points.is_empty() && bounding_box.is_none() {
-        bail!("no prompt is given; add --box X0,Y0,X1,Y1 or --point X,Y,+");
+        let text = "no prompt is given; add --box X0,Y0,X1,Y1 or --point X,Y,+";
+        bail!(WrongUsage(text.to_owned()));
     }
     output::check_input(input)?;
     output::check_checkpoint(sam)?;

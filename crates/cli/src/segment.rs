@@ -100,7 +100,10 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     }
     drop(progress);
     output_staging.publish()?;
-    overlays_staging.map(Staging::publish).transpose()?;
+    if let (Some(staging), Some(folder)) = (overlays_staging, overlays) {
+        remove_pictures(folder)?;
+        staging.publish()?;
+    }
     print_result(arguments, &organ_volumes(&classes, &task), pictures)?;
     Ok(Status::Done)
 }
@@ -156,6 +159,22 @@ fn write_overlays(
         count += 1;
     }
     Ok(count)
+}
+
+/// Removes the pictures of an earlier segmentation, which would look like pictures of this one.
+fn remove_pictures(folder: &Path) -> Result<()> {
+    let failed = || format!("cannot write to folder {}", folder.display());
+    for entry in std::fs::read_dir(folder).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let number = name.strip_prefix("slice").and_then(|rest| rest.strip_suffix(".png"));
+        if number.is_some_and(|digits| digits.len() >= 3 && digits.parse::<u32>().is_ok()) {
+            std::fs::remove_file(entry.path())
+                .with_context(|| format!("cannot replace {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {

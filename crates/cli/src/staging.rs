@@ -2,6 +2,7 @@
 
 use crate::output;
 use anyhow::{Context, Result};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Staging {
     target: PathBuf,
     folders: Folders,
+    /// Locked as long as it is open, which tells other processes that the folder is in use.
+    _lock: File,
 }
+
+/// How the names of temporary folders begin.
+const PREFIX: &str = ".sam-lst-";
+/// The locked file in a temporary folder.
+const LOCK: &str = ".lock";
 
 /// What to remove if the files are not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +52,15 @@ impl Staging {
             .map(Path::to_owned)
             .collect();
         std::fs::create_dir_all(target).with_context(failed)?;
+        remove_abandoned(target);
         let temporary =
-            tempfile::Builder::new().prefix(".sam-lst-").tempdir_in(target).with_context(failed)?;
+            tempfile::Builder::new().prefix(PREFIX).tempdir_in(target).with_context(failed)?;
         let folders = Folders { temporary: temporary.keep(), created };
         under_construction().push(folders.clone());
-        Ok(Self { target: target.to_owned(), folders })
+        let lock = File::create(folders.temporary.join(LOCK)).with_context(failed)?;
+        // A file system without locks only keeps what a killed process leaves.
+        let _ = lock.lock();
+        Ok(Self { target: target.to_owned(), folders, _lock: lock })
     }
 
     /// As [`new`](Self::new), in the folder of a file.
@@ -89,11 +101,29 @@ impl Folders {
     }
 }
 
+/// Removes temporary folders of processes that were killed.
+fn remove_abandoned(target: &Path) {
+    for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
+        let is_temporary = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let lock = is_temporary.then(|| File::open(entry.path().join(LOCK)));
+        // Without a lock file, the other process may have created the folder just now.
+        if let Some(Ok(lock)) = lock
+            && lock.try_lock().is_ok()
+        {
+            // What cannot be removed does no harm.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn move_contents(from: &Path, to: &Path) -> Result<()> {
     let entries = std::fs::read_dir(from).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     for entry in entries.with_context(|| format!("cannot read {}", from.display()))? {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let failed = || format!("cannot write {}", target.display());
+        if entry.file_name() == LOCK {
+            continue;
+        }
         if source.is_dir() {
             std::fs::create_dir_all(&target).with_context(failed)?;
             move_contents(&source, &target)?;
@@ -125,6 +155,15 @@ mod tests {
         staging.publish().expect("published");
         assert_eq!(std::fs::read_dir(&target).expect("exists").count(), 2);
         assert!(target.join("a.txt").is_file() && target.join("sub/b.txt").is_file());
+
+        // A killed process leaves its folder; another process uses its own.
+        let in_use = Staging::new(&target).expect("writable");
+        let abandoned = target.join(".sam-lst-abandoned");
+        std::fs::create_dir(&abandoned).expect("a folder");
+        std::fs::write(abandoned.join(LOCK), "").expect("writes");
+        let other = Staging::new(&target).expect("writable");
+        assert!(!abandoned.exists() && in_use.folder().exists() && other.folder().exists());
+        drop((in_use, other));
 
         let below_a_file = Staging::new(&target.join("a.txt/c")).expect_err("not a folder");
         assert!(format!("{below_a_file}").starts_with("cannot write to folder"), "{below_a_file}");

@@ -42,7 +42,12 @@ fn run_json(folder: &Path, arguments: &[&str]) -> Value {
 
 /// Runs the program, which must fail with one line on standard error that contains all `parts`.
 fn fails(folder: &Path, arguments: &[&str], parts: &[&str]) {
-    let [stdout, stderr] = run(folder, arguments, 1);
+    fails_with(1, folder, arguments, parts);
+}
+
+/// As [`fails`], with an exit status.
+fn fails_with(status: i32, folder: &Path, arguments: &[&str], parts: &[&str]) {
+    let [stdout, stderr] = run(folder, arguments, status);
     assert_eq!(stdout, "", "{arguments:?}");
     let last = stderr.lines().last().unwrap_or_default();
     assert!(last.starts_with("error: "), "{arguments:?}\n{stderr}");
@@ -122,7 +127,7 @@ fn help_fits_on_a_screen_and_ends_with_examples() {
 #[test]
 fn wrong_usage_exits_with_2() {
     let folder = tempfile::tempdir().expect("a folder");
-    let wrong: [&[&str]; 11] = [
+    let wrong: [&[&str]; 12] = [
         &[],
         &["frobnicate"],
         &["train"],
@@ -133,6 +138,7 @@ fn wrong_usage_exits_with_2() {
         &["segment", "a.nii", "b.nii", "--sam", "s"],
         &["evaluate"],
         &["evaluate", "--pred", "p", "--label", "l", "--data", "d", "--sam", "s", "--ladder", "l"],
+        &["evaluate", "--data", "d", "--label", "l", "--sam", "s", "--ladder", "l"],
         &["demo", "--epochs", "0"],
     ];
     for arguments in wrong {
@@ -160,43 +166,48 @@ fn unusable_paths_are_reported_before_anything_is_read() {
         std::fs::write(at.join(name), "not what its name says").expect("writes");
     }
     let model = ["--sam", "s.pth", "--ladder", "l.safetensors"];
-    let segment = |input: &str, output: &str, more: &[&str], parts: &[&str]| {
-        fails(at, &[&["segment", input, output], &model[..], more].concat(), parts);
+    let arguments = |input, output, more: &[&'static str]| {
+        [&["segment", input, output], &model[..], more].concat()
     };
-    segment("ct.nii.gz", "organs.nrrd", &[], &["organs.nrrd", ".nii or .nii.gz"]);
+    let segment = |input, output, more: &[&'static str], parts: &[&str]| {
+        fails(at, &arguments(input, output, more), parts);
+    };
+    let wrong_name = arguments("ct.nii.gz", "organs.nrrd", &[]);
+    fails_with(2, at, &wrong_name, &["organs.nrrd", ".nii or .nii.gz"]);
     segment("missing.nii.gz", "organs.nii.gz", &[], &["cannot read missing.nii.gz"]);
-    segment("ct.nii.gz", "./ct.nii.gz", &["--force"], &["it is the input ct.nii.gz"]);
+    segment("ct.nii.gz", "./ct.nii.gz", &["--force"], &["it is also ct.nii.gz"]);
     segment("ct.nii.gz", "s.pth/organs.nii", &[], &["cannot write", "s.pth"]);
-    segment(
-        "ct.nii.gz",
-        "o.nii",
-        &["--device", "gpu"],
-        &["unknown device `gpu`", "sam-lst devices"],
-    );
+    let no_device = arguments("ct.nii.gz", "o.nii", &["--device", "gpu"]);
+    fails_with(2, at, &no_device, &["unknown device `gpu`", "sam-lst devices"]);
     segment("ct.nii.gz", "o.nii", &["--overlays", "phantoms"], &["phantoms", "--force"]);
     segment("ct.nii.gz", "o.nii", &[], &["l.safetensors"]);
     assert!(!at.join("o.nii").exists());
 
     fails(at, &["convert", "missing.pth", "a.safetensors"], &["missing.pth"]);
-    fails(at, &["convert", "s.pth", "a.pth"], &["a.pth", ".safetensors"]);
+    fails_with(2, at, &["convert", "s.pth", "a.pth"], &["a.pth", ".safetensors"]);
     let existing = &["convert", "s.pth", "sam.safetensors"];
     fails(at, existing, &["sam.safetensors", "it exists", "--force"]);
     let same = &["convert", "sam.safetensors", "phantoms/../sam.safetensors", "--force"];
-    fails(at, same, &["it is the input"]);
+    fails(at, same, &["it is also"]);
 
     fails(at, &["train", "--data", "missing", "--sam", "s.pth"], &["cannot read missing"]);
     let train = ["train", "--data", "phantoms", "--sam"];
     fails(at, &[&train[..], &["no.pth"]].concat(), &["no.pth"]);
     let official = [&train[..], &["sam_vit_b_01ec64.pth"]].concat();
     fails(at, &official, &["sam_vit_b_01ec64.pth", "https://"]);
-    fails(
-        at,
-        &[&train[..], &["s.pth", "--run", "phantoms"]].concat(),
-        &["it is the input phantoms"],
-    );
+    fails(at, &[&train[..], &["s.pth", "--run", "phantoms"]].concat(), &["it is also phantoms"]);
     assert!(!at.join("runs").exists());
 
     fails(at, &["evaluate", "--pred", "none", "--label", "phantoms"], &["cannot read none"]);
+    for prefix in ["new/", "phantoms"] {
+        let scores = ["evaluate", "--pred", "phantoms", "--label", "phantoms", "--output", prefix];
+        fails_with(2, at, &scores, &[prefix, "it is a folder"]);
+    }
+    let image = ["prompt", "ct.nii.gz", "new/mask.png", "--sam", "s.pth"];
+    fails_with(2, at, &image, &["no prompt"]);
+    let twice = [&image[..], &["--box", "1,2,3,4", "--overlay", "a/../new/mask.png"]].concat();
+    fails(at, &twice, &["it is also new/mask.png"]);
+    assert!(!at.join("new").exists() && !at.join("a").exists());
     fails(at, &["prepare", "phantoms", "phantoms", "--force"], &["cannot write", "phantoms"]);
     fails(at, &["prepare", "phantoms", ".", "--force"], &["cannot write", "of the dataset"]);
 }
@@ -213,6 +224,11 @@ fn labels_that_the_description_lacks_are_reported_before_training() {
     write_vit_b_names(&at.join("s.st"));
     let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.st"];
     fails(at, &train, &["label0001.nii.gz", "is not in the dataset description"]);
+    description.ignored_labels = DatasetDescription::synapse().ignored_labels;
+    description.split.partial = false;
+    std::fs::write(at.join("typo.toml"), description.to_toml()).expect("writes");
+    let typo = ["train", "--data", "phantoms", "--dataset", "typo.toml", "--sam", "s.st"];
+    fails(at, &typo, &["`split.train` names case none", "has only the cases 0001, "]);
     std::fs::write(at.join("broken.toml"), "name = ").expect("writes");
     let broken = ["train", "--data", "phantoms", "--dataset", "broken.toml", "--sam", "s.st"];
     fails(at, &broken, &["cannot read broken.toml: TOML parse error at line 1"]);
@@ -261,7 +277,12 @@ fn a_model_is_trained_and_evaluated() {
     let pictures = names(&at.join("pictures")).len();
     assert_eq!(segmented["overlays"]["pictures"], pictures);
     fails(at, &segment, &["pred/img0001.nii.gz", "--force"]);
+    for stale in ["slice999.png", "slices.png"] {
+        std::fs::write(at.join("pictures").join(stale), "").expect("writes");
+    }
     let [text, _] = run(at, &[&segment[..], &["--force"]].concat(), 0);
+    assert_eq!(names(&at.join("pictures")).len(), pictures + 1);
+    assert!(at.join("pictures/slices.png").exists());
     assert!(text.contains(" ml\n") && text.contains("pred/img0001.nii.gz"), "{text}");
     std::fs::write(at.join("one.toml"), one_organ().to_toml()).expect("writes");
     let other = [&segment[..], &["--force", "--dataset", "one.toml"]].concat();

@@ -4,8 +4,8 @@ use crate::description::CASE_PLACEHOLDER;
 use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, LabelMap, Layout, NiftiLayout, PreparedLayout, ReadError,
-    Slice, Split, Validation, Volume, read_h5_volume, read_nifti_image, read_nifti_labels,
-    read_npz_slice,
+    Slice, Split, SplitDescription, Validation, Volume, read_h5_volume, read_nifti_image,
+    read_nifti_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,8 +75,8 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// [`DatasetError`] if the description is invalid, no case is found, a label is missing, or a
-    /// patient is in two splits.
+    /// [`DatasetError`] if the description is invalid or names a case that is not there, no case is
+    /// found, a label is missing, or a patient is in two splits.
     pub fn open(
         root: impl AsRef<Path>,
         description: DatasetDescription,
@@ -233,6 +233,7 @@ fn nifti_cases(
     if names.is_empty() {
         return Err(DatasetError::NoCases { pattern: root.join(&layout.images) });
     }
+    check_names(root, split, &names)?;
     let mut cases = Vec::with_capacity(names.len());
     for name in names {
         let assigned = if split.test.contains(&name) {
@@ -346,6 +347,8 @@ fn prepared_cases(
     if lines == 0 {
         return Err(DatasetError::NoCases { pattern: train_list });
     }
+    let names = cases.iter().map(|case| case.name.clone()).collect();
+    check_names(root, &description.split, &names)?;
     Ok(cases)
 }
 
@@ -365,6 +368,23 @@ fn check_listed(list: &Path, name: &str, file: &Path) -> Result<(), DatasetError
         name: name.to_owned(),
         file: file.to_owned(),
     })
+}
+
+/// Checks that every case that a split names exists.
+fn check_names(
+    root: &Path,
+    split: &SplitDescription,
+    cases: &BTreeSet<String>,
+) -> Result<(), DatasetError> {
+    match split.names().find(|(_, name)| !split.partial && !cases.contains(*name)) {
+        None => Ok(()),
+        Some((key, name)) => Err(DatasetError::UnknownCase {
+            key,
+            name: name.clone(),
+            root: root.to_owned(),
+            cases: cases.iter().cloned().collect(),
+        }),
+    }
 }
 
 /// Moves a random fraction of the training patients to the validation split.

@@ -238,7 +238,7 @@ impl fmt::Display for Split {
 
 /// Assigns cases to splits.
 ///
-/// Lists assign the cases found in the folder; a listed case need not exist.
+/// A name that no case in the folder has is an error, unless the split is [`partial`](Self::partial).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitDescription {
@@ -252,6 +252,23 @@ pub struct SplitDescription {
     /// Patient by case, for cases whose patient is not named like the case. No patient may be in
     /// two splits.
     pub patients: BTreeMap<String, String>,
+    /// Whether named cases may be missing from the folder, as in a download of a part of a dataset.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+impl SplitDescription {
+    /// The names of cases, with the setting that contains them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let lists = [
+            ("split.train", self.train.as_slice()),
+            ("split.test", &self.test),
+            ("split.validation.cases", self.validation.cases()),
+        ];
+        let listed =
+            lists.into_iter().flat_map(|(key, names)| names.iter().map(move |name| (key, name)));
+        listed.chain(self.patients.keys().map(|name| ("split.patients", name)))
+    }
 }
 
 /// The validation cases.
@@ -337,6 +354,7 @@ impl DatasetDescription {
                     "0001", "0002", "0003", "0004", "0008", "0022", "0025", "0029", "0032", "0035",
                     "0036", "0038",
                 ]),
+                partial: true,
                 ..SplitDescription::default()
             },
         }

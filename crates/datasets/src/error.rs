@@ -404,6 +404,22 @@ pub enum DatasetError {
         /// An example of a valid name.
         expected: &'static str,
     },
+    /// The description names a case that the folder does not contain.
+    #[error(
+        "`{key}` names case {name}, but {} has only the cases {}; correct the name, or set \
+         split.partial = true if a part of the dataset is missing on purpose",
+        root.display(), Names(cases)
+    )]
+    UnknownCase {
+        /// The setting that names the case.
+        key: &'static str,
+        /// The name.
+        name: String,
+        /// The dataset's folder.
+        root: PathBuf,
+        /// All cases in the folder.
+        cases: Vec<String>,
+    },
     /// A split has no cases.
     #[error(
         "cannot use the {split} split of {}: it is empty, and the dataset's cases are {}; assign \

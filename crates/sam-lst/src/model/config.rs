@@ -213,6 +213,7 @@ impl SamLstConfig {
                 _ => "a positive multiple of the encoder's stride",
             },
         )?;
+        require(self.input_size <= 8192, "input_size", self.input_size, "at most 8192")?;
         self.validate_decoder()?;
         Ok(self.validate_side()?)
     }

@@ -43,6 +43,18 @@ const CHECKPOINT: &str = "checkpoint-";
 const LADDER: &str = "ladder.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const POSITION: &str = "position.json";
+/// Files and folders that a run creates after `config.toml`, besides those that identify it.
+const RESULTS: [&str; 9] = [
+    "best.safetensors",
+    "foundation.safetensors",
+    "ladder.safetensors",
+    "learning-curve.svg",
+    "pictures",
+    "receipt.json",
+    "run_summary.json",
+    "steps.csv",
+    "validation.csv",
+];
 
 impl RunFolder {
     /// Creates or opens the folder and locks it. The configuration and `others`, names and contents
@@ -69,6 +81,7 @@ impl RunFolder {
             Err(TryLockError::Error(source)) => return Err(write(&lock_file)(source)),
         }
         let run = Self { folder: folder.to_owned(), _lock: lock };
+        run.check_results()?;
         run.rename_old_summary().map_err(write(folder))?;
         run.write_or_compare("config.toml", &config.to_toml(), |found| {
             config.normalized_for_resume(found)
@@ -77,6 +90,23 @@ impl RunFolder {
             run.write_or_compare(name, contents, str::to_owned)?;
         }
         Ok(run)
+    }
+
+    /// Checks that files with names of a run's results belong to a run, whose settings are known.
+    fn check_results(&self) -> Result<(), TrainingError> {
+        if self.file("config.toml").exists() {
+            return Ok(());
+        }
+        let error = TrainingError::read(&self.folder);
+        let entries =
+            std::fs::read_dir(&self.folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        for entry in entries.map_err(error)? {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if RESULTS.contains(&name.as_str()) || name.starts_with(CHECKPOINT) {
+                return Err(TrainingError::NoRun { folder: self.folder.clone(), found: name });
+            }
+        }
+        Ok(())
     }
 
     /// Version 0.1.0 named the summary of a run `receipt.json`.
@@ -146,7 +176,7 @@ impl RunFolder {
             .tempdir_in(&self.folder)
             .map_err(TrainingError::write(&place))?;
         let file = |name: &str| temporary.path().join(name);
-        let record = |error: burn::store::RecordError| TrainingError::Checkpoint {
+        let record = |error: burn::store::RecordError| TrainingError::WriteCheckpoint {
             path: place.clone(),
             reason: error.to_string(),
         };
@@ -201,7 +231,7 @@ impl RunFolder {
         let Some(last) = found.pop() else {
             return Ok((ladder, optimizer, Position::default()));
         };
-        let damaged = |reason: String| TrainingError::Checkpoint { path: last.clone(), reason };
+        let damaged = |reason: String| TrainingError::ReadCheckpoint { path: last.clone(), reason };
         let file = last.join(POSITION);
         let text = std::fs::read_to_string(&file).map_err(read(&file))?;
         let position = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;

@@ -47,13 +47,36 @@ pub enum TrainingError {
         /// The operating system's error.
         source: std::io::Error,
     },
-    /// A checkpoint cannot be written or read. The previous one exists until the next is complete.
-    #[error("cannot write or read checkpoint {}: {reason}", path.display())]
-    Checkpoint {
+    /// A checkpoint cannot be written. The previous one exists until the next is complete.
+    #[error("cannot write checkpoint {}: {reason}; the previous checkpoint is intact", path.display())]
+    WriteCheckpoint {
         /// Its folder.
         path: PathBuf,
         /// The cause.
         reason: String,
+    },
+    /// A checkpoint cannot be read.
+    #[error(
+        "cannot read checkpoint {}: {reason}; copy it again, or delete this folder to train anew",
+        path.display()
+    )]
+    ReadCheckpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The folder contains files with names of a run's results, but no run.
+    #[error(
+        "cannot use run folder {}: it contains {found}, but no config.toml, so it cannot be \
+         resumed and would be overwritten; choose another folder, or move {found} away",
+        folder.display()
+    )]
+    NoRun {
+        /// The folder.
+        folder: PathBuf,
+        /// Name of a file or folder in it.
+        found: String,
     },
     /// Another process is training in the folder.
     #[error(

@@ -4,10 +4,11 @@ use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::DType;
 use safetensors::tensor::{Dtype, View};
 use sam_lst_datasets::replace_file;
+use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Writes floating-point tensors as `f32` safetensors, with one tensor at a time in memory. The
@@ -43,6 +44,7 @@ pub(crate) fn safetensors(
         let permissions = File::create(temporary)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), temporary)
             .map_err(io::Error::other)?;
+        sort_header(temporary)?;
         std::fs::set_permissions(temporary, permissions)?;
         let damaged = |reason| WeightsError::Damaged { path: origin.into(), reason };
         tensor_error = bad_value.take().or_else(|| read_error.take().map(damaged));
@@ -54,6 +56,21 @@ pub(crate) fn safetensors(
     });
     tensor_error.map_or(Ok(()), Err)?;
     written.map_err(|error| WeightsError::Write { path: path.into(), reason: error.to_string() })
+}
+
+/// Sorts the entries of a safetensors header, whose order is random otherwise, so that equal
+/// contents are equal files. The length of the header does not change.
+fn sort_header(file: &Path) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(file)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    file.read_exact(&mut header)?;
+    let entries: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(&header)?;
+    let mut sorted = serde_json::to_vec(&entries)?;
+    sorted.resize(header.len(), b' ');
+    file.seek(SeekFrom::Start(length.len() as u64))?;
+    file.write_all(&sorted)
 }
 
 struct F32View {

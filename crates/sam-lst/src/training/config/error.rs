@@ -36,11 +36,13 @@ pub enum TrainingConfigError {
         known: Vec<String>,
     },
     /// A value of the wrong type.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}: `{key}`: {source}", file.display())]
     WrongType {
         /// The file.
         file: PathBuf,
-        /// What was expected.
+        /// The key with the tables that contain it.
+        key: String,
+        /// What was found, and what was expected.
         source: serde_json::Error,
     },
     /// A value out of range.

@@ -210,6 +210,10 @@ impl TrainingConfig {
         for (field, found) in at_least_one {
             require(found > 0, field, found, "at least 1")?;
         }
+        // Far more than any scanner's slices, and it fits in memory.
+        const MAX_TRAIN_SIZE: usize = 4096;
+        let train_size = self.geometry.train_size.unwrap_or(1);
+        require(train_size <= MAX_TRAIN_SIZE, "geometry.train_size", train_size, "at most 4096")?;
         for (field, found) in [("seed", self.seed), ("model.seed", self.model.seed)] {
             require(i64::try_from(found).is_ok(), field, found, "below 2^63")?;
         }

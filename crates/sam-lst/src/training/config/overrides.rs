@@ -30,10 +30,15 @@ impl TrainingConfig {
         let overrides: Map<String, Value> = toml::from_str(text).map_err(|source| {
             TrainingConfigError::Toml { file: file.to_owned(), source: Box::new(source) }
         })?;
-        let wrong_type = |source| TrainingConfigError::WrongType { file: file.to_owned(), source };
-        let mut settings = serde_json::to_value(self).map_err(wrong_type)?;
+        let mut settings = serde_json::to_value(self).expect("plain data");
         apply(&mut settings, overrides, "", file)?;
-        let config: Self = serde_json::from_value(settings).map_err(wrong_type)?;
+        let config: Self = serde_path_to_error::deserialize(settings).map_err(|error| {
+            TrainingConfigError::WrongType {
+                file: file.to_owned(),
+                key: error.path().to_string(),
+                source: error.into_inner(),
+            }
+        })?;
         config.validate()?;
         Ok(config)
     }
@@ -163,8 +168,12 @@ mod tests {
         assert!(message("[model.decoder]\nmlp_dim = 0").contains("`decoder.mlp_dim` is 0"));
         assert!(message("model.input = 5").contains("`model.input`"));
         assert!(message("epochs = ").starts_with("cannot read mine.toml: "));
-        assert!(message("epochs = -1").starts_with("cannot read mine.toml: "));
-        assert!(message("optimization = 3").starts_with("cannot read mine.toml: "));
+        let negative = message("epochs = -1");
+        assert!(negative.starts_with("cannot read mine.toml: `epochs`: invalid"), "{negative}");
+        let text = message("[optimization.schedule]\nbase = \"high\"");
+        assert!(text.contains("`optimization.schedule.base`: invalid type: string"), "{text}");
+        assert!(message("optimization = 3").contains("`optimization`: invalid type"));
+        assert!(message("[geometry]\ntrain_size = 100000\ngrid = \"half_pixel\"").contains("4096"));
         assert_eq!(message("epochs = 0"), "`epochs` is 0; expected at least 1");
         assert_eq!(message("dice_weight = 1.5"), "`dice_weight` is 1.5; expected between 0 and 1");
         assert!(message("[model]\ninput_size = 500").contains("multiple of 16"));
