@@ -1,2 +1,2 @@
 //! Benchmarks of sam-lst. This package has no code of its own: its benches are `models`, `metrics`,
-//! `datasets` and `cache`.
+//! `datasets`, `cache` and `zero_shot`.

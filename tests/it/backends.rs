@@ -8,7 +8,7 @@
 use crate::parity::{prompts, sam};
 use crate::support::{
     Cases, config, gradients, ladder_model, largest, largest_difference, norm, norm_error,
-    norm_of_difference, pattern, process_argument, relative_error, test_process,
+    norm_of_difference, pattern, process_argument, relative_error, test_process, tiny_vit_model,
 };
 use crate::training;
 use burn::module::Module;
@@ -229,6 +229,23 @@ fn losses_gradients_and_running_statistics_equal_the_cpus() {
     compare(compute, |device, tolerances, actual, expected| {
         assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
         assert_all_close(device, &actual.2, &expected.2, tolerances.forward);
+        assert_gradients_close(device, &actual.1, &expected.1, tolerances);
+    });
+}
+
+#[test]
+fn a_ladder_over_a_tiny_vit_equals_the_cpus() {
+    let cases = Cases::open("ladder_tiny_vit");
+    let compute = |device: &Device| {
+        let model = tiny_vit_model(&cases, DecoderTuning::Full, &device.clone().autodiff());
+        let image = cases.tensor::<4>("image", &device.clone().autodiff());
+        let embedding = model.foundation.embed(image.clone()).into_data();
+        let (mut forward, all) = step(&model, &image);
+        forward.insert("embedding".to_owned(), embedding);
+        (forward, gradients(&model.ladder, &all))
+    };
+    compare(compute, |device, tolerances, actual, expected| {
+        assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
         assert_gradients_close(device, &actual.1, &expected.1, tolerances);
     });
 }

@@ -1,50 +1,65 @@
 //! Which tensors are trained, and parity of their gradients with PyTorch.
 
-use crate::support::{Cases, config, gradients, ladder_model, largest, largest_difference};
+use crate::support::{
+    Cases, config, gradients, ladder_model, largest, largest_difference, tiny_vit_model,
+};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use sam_lst::sam_encoder::SamEncoder;
 use sam_lst::{DecoderTuning, Fusion, SamLst, SamLstConfig};
 
-/// Gradients of a training step on the fixture, and their number.
-fn step(model: &SamLst, cases: &Cases, device: &Device) -> (GradientsParams, usize) {
-    let logits = model.forward(cases.tensor("image", device)).logits;
+/// A training step on a fixture: checks its logits and loss, that every trained tensor has a
+/// gradient and no other has, and the gradients.
+fn check_step(model: &SamLst, cases: &Cases, logits: Tensor<4>) {
     cases.assert_close("train.logits", logits.clone().inner(), 3e-5);
-    let weight = cases.tensor::<4>("loss_weight", device);
+    let weight = cases.tensor::<4>("loss_weight", &logits.device());
     let loss = (logits.clone() * logits * weight).mean();
     cases.assert_close("train.loss", loss.clone().inner(), 1e-4);
-    let gradients = GradientsParams::from_grads(loss.backward(), &model.ladder);
-    let count = gradients.len();
-    (gradients, count)
+    let all = GradientsParams::from_grads(loss.backward(), &model.ladder);
+    let found = gradients(&model.ladder, &all);
+    assert_eq!(found.len(), all.len(), "each gradient belongs to a tensor of the ladder");
+
+    let names: Vec<_> = found.keys().cloned().collect();
+    let mut trained: Vec<_> =
+        model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
+    trained.sort();
+    let tuning = model.config().tuning;
+    assert_eq!(names, trained, "{tuning:?}");
+
+    for (name, actual) in &found {
+        // A key's bias shifts all scores of a query by the same amount, so its gradient is zero
+        // except for rounding. It is compared on the scale of the key's weights.
+        let scale = name.replace("k_proj.bias", "k_proj.weight");
+        let expected = cases.data(&format!("grad.{name}"));
+        let error =
+            largest_difference(actual, &expected) / largest(&cases.data(&format!("grad.{scale}")));
+        assert!(error <= 1e-4, "{tuning:?}, {name}: relative error {error:.2e}");
+    }
 }
+
+const TUNINGS: [DecoderTuning; 3] =
+    [DecoderTuning::Upscaling, DecoderTuning::UpscalingAndHeads, DecoderTuning::Full];
 
 #[test]
 fn trained_tensors_have_pytorchs_gradients_and_others_have_none() {
     let device = Device::flex().autodiff();
     let cases = Cases::open("ladder_tiny");
-    for tuning in [DecoderTuning::Upscaling, DecoderTuning::UpscalingAndHeads, DecoderTuning::Full]
-    {
+    for tuning in TUNINGS {
         let model = ladder_model(&cases, &config().with_tuning(tuning), &device);
-        let (all, count) = step(&model, &cases, &device);
-        let found = gradients(&model.ladder, &all);
-        assert_eq!(found.len(), count, "each gradient belongs to a tensor of the ladder");
+        check_step(&model, &cases, model.forward(cases.tensor("image", &device)).logits);
+    }
+}
 
-        let names: Vec<_> = found.keys().cloned().collect();
-        let mut trained: Vec<_> =
-            model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
-        trained.sort();
-        assert_eq!(names, trained, "{tuning:?}");
-
-        for (name, actual) in &found {
-            // A key's bias shifts all scores of a query by the same amount, so its gradient is zero
-            // except for rounding. It is compared on the scale of the key's weights.
-            let scale = name.replace("k_proj.bias", "k_proj.weight");
-            let expected = cases.data(&format!("grad.{name}"));
-            let error = largest_difference(actual, &expected)
-                / largest(&cases.data(&format!("grad.{scale}")));
-            assert!(error <= 1e-4, "{tuning:?}, {name}: relative error {error:.2e}");
-        }
+#[test]
+fn a_ladder_over_a_tiny_vit_has_pytorchs_gradients() {
+    let device = Device::flex().autodiff();
+    let cases = Cases::open("ladder_tiny_vit");
+    for tuning in TUNINGS {
+        let model = tiny_vit_model(&cases, tuning, &device);
+        let embedding = cases.tensor("embedding", &device);
+        let prediction = model.ladder.forward(cases.tensor("image", &device), Some(embedding));
+        check_step(&model, &cases, prediction.logits);
     }
 }
 

@@ -3,8 +3,9 @@
 
 use crate::support::{Cases, config, fixture, lite_medsam_pth, relative_error, sam_pth};
 use burn::tensor::{Device, Int, Tensor};
+use sam_lst::datasets::ndarray::{Array3, Axis};
 use sam_lst::image::{DynamicImage, GrayImage, Luma, RgbImage};
-use sam_lst::inference::{ImagePrompts, Masks, Predictor, PredictorError};
+use sam_lst::inference::{ImagePrompts, Masks, Predictor, PredictorError, VolumeBox};
 use sam_lst::mask_decoder::{MaskDecoderConfig, PointLabel, Prompts};
 use sam_lst::model::{PixelScale, Sam, SamConfig};
 use std::path::Path;
@@ -17,6 +18,7 @@ fn tiny_sam(checkpoint: &Path, pixel_scale: PixelScale) -> Sam {
     SamConfig::new(config().encoder)
         .with_decoder(decoder)
         .with_pixel_scale(pixel_scale)
+        .with_input_size(128)
         .load(checkpoint, &Device::flex())
         .expect("load the fixture")
 }
@@ -36,7 +38,7 @@ fn image(cases: &Cases, name: &str) -> RgbImage {
 #[test]
 fn predictor_equals_segment_anythings() {
     let cases = Cases::open("predictor");
-    let mut predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam), 128);
+    let mut predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam));
     let size = |masks: &Masks| masks.logits.dims();
     for name in ["large", "small", "wide", "tall", "exact"] {
         let case = |part: &str| format!("{name}.{part}");
@@ -69,7 +71,7 @@ fn predictor_equals_segment_anythings() {
 
 #[test]
 fn wrong_prompts_are_reported() {
-    let mut predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam), 128);
+    let mut predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam));
     let prompts = ImagePrompts { bounding_box: Some([0.0, 0.0, 5.0, 5.0]), ..Default::default() };
     let error = |predictor: &Predictor, prompts: &ImagePrompts| {
         predictor.predict(prompts, false).expect_err("an error")
@@ -107,6 +109,80 @@ fn masks_have_boxes_and_pictures() {
 }
 
 #[test]
+fn lite_medsam_segments_a_volume_from_a_box_as_it_was_published() {
+    let Some(path) = lite_medsam_pth() else { return };
+    let cases = Cases::open("lite_medsam");
+    let volume = |name: &str| {
+        let data = cases.data(name);
+        let shape: [usize; 3] = data.shape().to_vec().try_into().expect("a volume");
+        Array3::from_shape_vec(shape, data.iter::<u8>().collect()).expect("a volume")
+    };
+    let (slices, expected) = (volume("volume.slices"), volume("volume.masks"));
+    let predictor = Predictor::load(path, &Device::flex()).expect("the published weights");
+    let object = VolumeBox { corners: [30.0, 20.0, 88.0, 72.0], slices: 1..=6 };
+    let mut progress = Vec::new();
+    let labels = predictor
+        .segment_volume_with_boxes(slices.view(), &[object], |done, total| {
+            progress.push((done, total));
+        })
+        .expect("a valid box");
+    let differ = labels.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+    let inside = expected.iter().filter(|&&label| label > 0).count();
+    assert!(inside > 4000 && differ * 1000 <= inside, "{differ} of {inside} pixels differ");
+    assert_eq!(progress, (0..=6).map(|done| (done, 6)).collect::<Vec<_>>());
+}
+
+#[test]
+fn objects_of_a_volume_are_independent_and_the_later_stands() {
+    let predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam));
+    let slices = Array3::from_shape_fn([5, 30, 40], |(z, y, x)| (z * 31 + y * 7 + x * 5) as u8);
+    let segment = |boxes: &[VolumeBox]| {
+        predictor.segment_volume_with_boxes(slices.view(), boxes, |_, _| {}).expect("valid")
+    };
+    let boxes = [
+        VolumeBox { corners: [3.0, 2.0, 30.0, 25.0], slices: 0..=4 },
+        VolumeBox { corners: [10.0, 12.0, 38.0, 28.0], slices: 2..=2 },
+        VolumeBox { corners: [1.0, 5.0, 15.0, 28.0], slices: 1..=4 },
+    ];
+    let mut expected = Array3::zeros(slices.dim());
+    for (label, object) in (1..).zip(&boxes) {
+        let alone = segment(std::slice::from_ref(object));
+        let inside = |slice: usize| {
+            alone.index_axis(Axis(0), slice).iter().filter(|&&found| found == 1).count()
+        };
+        for slice in 0..5 {
+            assert_eq!(inside(slice) > 0, object.slices.contains(&slice), "{label} on {slice}");
+        }
+        expected.zip_mut_with(&alone, |stored, &found| {
+            if found > 0 {
+                *stored = label;
+            }
+        });
+    }
+    assert_eq!(segment(&boxes), expected);
+}
+
+#[test]
+fn boxes_outside_a_volume_are_reported() {
+    let predictor = Predictor::new(tiny_sam(&sam_pth(), PixelScale::Sam));
+    let slices = Array3::<u8>::zeros([3, 20, 20]);
+    let error = |boxes: &[VolumeBox]| {
+        let found = predictor.segment_volume_with_boxes(slices.view(), boxes, |_, _| {});
+        found.expect_err("invalid").to_string()
+    };
+    let object = VolumeBox { corners: [1.0, 1.0, 9.0, 9.0], slices: 0..=2 };
+    let outside = VolumeBox { slices: 1..=3, ..object.clone() };
+    assert_eq!(
+        error(&[object.clone(), outside]),
+        "box 2 covers slices 1 to 3; expected the first before or at the last, and slices from 0 to 2"
+    );
+    let infinite = VolumeBox { corners: [1.0, f32::NAN, 9.0, 9.0], ..object.clone() };
+    assert!(error(&[infinite]).contains("NaN"));
+    assert!(error(&vec![object; 256]).contains("256 boxes"));
+    assert!(error(&[]).contains("no prompt"));
+}
+
+#[test]
 fn hugging_faces_weights_give_its_outputs() {
     let device = Device::flex();
     let cases = Cases::open("hugging_face");
@@ -137,7 +213,7 @@ fn lite_medsam_is_used_as_it_was_published() {
     let device = Device::flex();
     let cases = Cases::open("lite_medsam");
     let mut predictor = Predictor::load(path, &device).expect("the published weights");
-    assert_eq!(predictor.input_size(), 256);
+    assert_eq!(predictor.sam().input_size, 256);
     for (name, width, height) in
         [("halved", 512, 512), ("reduced", 421, 300), ("enlarged", 90, 100)]
     {

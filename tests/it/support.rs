@@ -4,8 +4,11 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::{ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
+use sam_lst::model::SideConfig;
+use sam_lst::resnet_side::ResNetSideConfig;
+use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::weights::official_name;
-use sam_lst::{Ladder, SamLst, SamLstConfig};
+use sam_lst::{DecoderTuning, Ladder, SamLst, SamLstConfig};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -138,6 +141,34 @@ pub fn largest_difference(actual: &TensorData, expected: &TensorData) -> f64 {
 pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> SamLst {
     let mut model = SamLst::from_official(config, sam_pth(), Some(&resnet_pth()), device)
         .expect("load fixtures");
+    apply_cases(&mut model, cases);
+    model
+}
+
+/// The model of the fixture `ladder_tiny_vit`: a ladder of stride 4 over a tiny TinyViT.
+pub fn tiny_vit_model(cases: &Cases, tuning: DecoderTuning, device: &Device) -> SamLst {
+    let side = ResNetSideConfig::resnet18().with_width(16).with_pyramid_channels(Some(64));
+    let mut config = config().with_input_size(36).with_side(SideConfig::ResNet(side));
+    config.encoder = TinyVitConfig::tiny().into();
+    config.tuning = tuning;
+    let sam = fixture("tiny_vit/lite.pth");
+    let mut model = SamLst::from_official(&config, sam, Some(&resnet_pth()), device)
+        .expect("load the fixtures");
+    apply_cases(&mut model, cases);
+    model
+}
+
+/// Gives the model the fixture's values of the tensors that are in none of the published files.
+fn apply_cases(model: &mut SamLst, cases: &Cases) {
+    let pytorch = || Some(Box::new(PyTorchToBurnAdapter) as _);
+    if let Some(pyramid) = model.ladder.side.as_mut().and_then(|side| side.pyramid.as_mut()) {
+        let names = cases.names().filter_map(|name| name.strip_prefix("pyramid."));
+        let tensors = names.map(|name| {
+            bridge::from_data(cases.data(&format!("pyramid.{name}")), name.into(), None)
+        });
+        let result = pyramid.apply(tensors.collect(), None, pytorch(), true);
+        assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
+    }
     let tensors = cases
         .names()
         .filter(|name| name.starts_with("decoder."))
@@ -147,14 +178,13 @@ pub fn ladder_model(cases: &Cases, config: &SamLstConfig, device: &Device) -> Sa
         })
         .collect();
     let decoder = &mut model.ladder.mask_decoder;
-    let result = decoder.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    let result = decoder.apply(tensors, None, pytorch(), true);
     assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
     if let Some(mut gate) = model.ladder.gate.take() {
         let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
         assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
         model.ladder.gate = Some(gate);
     }
-    model
 }
 
 /// The gradients of a backward pass by official name.

@@ -11,6 +11,7 @@ mod evaluate;
 mod interrupt;
 mod model;
 mod output;
+mod overlays;
 mod prepare;
 mod progress;
 mod prompt;

@@ -1,7 +1,8 @@
 //! Scores and lists of files as results.
 
 use anyhow::Result;
-use sam_lst::Report;
+use sam_lst::{Report, Volume};
+use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
@@ -14,6 +15,27 @@ pub fn tables(reports: &[Report]) -> String {
 /// Reports as JSON values.
 pub fn json(reports: &[Report]) -> Result<Vec<Value>> {
     reports.iter().map(|report| Ok(serde_json::from_str(&report.to_json())?)).collect()
+}
+
+/// Volume of a label.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct LabelVolume {
+    pub voxels: usize,
+    pub volume_ml: f64,
+}
+
+/// The volumes of all labels.
+pub fn label_volumes(labels: &Volume<u8>) -> [LabelVolume; 256] {
+    let mut voxels = [0_usize; 256];
+    labels.voxels().iter().for_each(|&label| voxels[usize::from(label)] += 1);
+    // Every NIfTI file has a spacing.
+    let voxel_ml = labels.spacing_mm().map_or(f64::NAN, |mm| mm.iter().product::<f64>() / 1000.0);
+    voxels.map(|voxels| LabelVolume { voxels, volume_ml: voxels as f64 * voxel_ml })
+}
+
+/// A line with the volume of an organ or object.
+pub fn volume_line(name: &str, volume: &LabelVolume) -> String {
+    format!("{name:<16} {:8.1} ml\n", volume.volume_ml)
 }
 
 /// A line that names a file or folder.

@@ -2,14 +2,14 @@
 
 use crate::arguments::open_device;
 use crate::model::{ModelOptions, read_task};
+use crate::overlays::{remove_overlays, write_overlays};
 use crate::progress::{Progress, Spinner, note};
+use crate::report::LabelVolume;
 use crate::staging::Staging;
 use crate::{Status, output, report};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use sam_lst::datasets::ndarray::Axis;
 use sam_lst::datasets::{read_nifti_geometry, read_nifti_image, write_nifti};
-use sam_lst::evaluation::{Picture, write_png};
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -61,8 +61,8 @@ pub struct Arguments {
 struct OrganVolume {
     organ: String,
     label: u8,
-    voxels: usize,
-    volume_ml: f64,
+    #[serde(flatten)]
+    volume: LabelVolume,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     drop(progress);
     output_staging.publish()?;
     if let (Some(staging), Some(folder)) = (overlays_staging, overlays) {
-        remove_pictures(folder)?;
+        remove_overlays(folder)?;
         staging.publish()?;
     }
     print_result(arguments, &organ_volumes(&classes, &task), pictures)?;
@@ -132,65 +132,15 @@ fn read_image(file: &Path, task: &Task) -> Result<Volume<f32>> {
     Ok(Volume::new(voxels, geometry))
 }
 
-/// Writes one picture of each slice with an organ: the slice alone, and with outlines. Returns
-/// their number.
-fn write_overlays(
-    folder: &Path,
-    image: &Volume<f32>,
-    classes: &Volume<u8>,
-    dataset: &DatasetDescription,
-    progress: &mut Progress,
-) -> Result<usize> {
-    let mut count = 0;
-    let total = image.shape()[0];
-    let slices = image.voxels().axis_iter(Axis(0)).zip(classes.voxels().axis_iter(Axis(0)));
-    for (slice, (pixels, label)) in slices.enumerate() {
-        progress.count("drawing", slice, total, "slices");
-        if label.iter().all(|&class| class == 0) {
-            continue;
-        }
-        let background = label.mapv(|_| 0);
-        let picture = Picture::new(format!("slice {slice}"), dataset, image.geometry())
-            .panel("image", pixels, background.view())
-            .panel("prediction", pixels, label)
-            .render();
-        let file = folder.join(format!("slice{slice:03}.png"));
-        write_png(&picture, &file).with_context(|| format!("cannot write {}", file.display()))?;
-        count += 1;
-    }
-    Ok(count)
-}
-
-/// Removes the pictures of an earlier segmentation, which would look like pictures of this one.
-fn remove_pictures(folder: &Path) -> Result<()> {
-    let failed = || format!("cannot write to folder {}", folder.display());
-    for entry in std::fs::read_dir(folder).with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let number = name.strip_prefix("slice").and_then(|rest| rest.strip_suffix(".png"));
-        if number.is_some_and(|digits| digits.len() >= 3 && digits.parse::<u32>().is_ok()) {
-            std::fs::remove_file(entry.path())
-                .with_context(|| format!("cannot replace {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
-}
-
 fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {
-    let mut voxels = [0_usize; 256];
-    classes.voxels().iter().for_each(|&class| voxels[usize::from(class)] += 1);
-    // Every NIfTI file has a spacing.
-    let voxel_ml = classes.spacing_mm().map_or(f64::NAN, |mm| mm.iter().product::<f64>() / 1000.0);
+    let volumes = report::label_volumes(classes);
     let map = task.dataset.label_map();
-    let organs = task.dataset.report_classes().into_iter();
     let organ = |class: u8| OrganVolume {
         organ: task.dataset.organ(class).name.clone(),
         label: map.label_of(class),
-        voxels: voxels[usize::from(class)],
-        volume_ml: voxels[usize::from(class)] as f64 * voxel_ml,
+        volume: volumes[usize::from(class)],
     };
-    organs.map(organ).collect()
+    task.dataset.report_classes().into_iter().map(organ).collect()
 }
 
 fn print_result(arguments: &Arguments, organs: &[OrganVolume], pictures: usize) -> Result<()> {
@@ -205,7 +155,7 @@ fn print_result(arguments: &Arguments, organs: &[OrganVolume], pictures: usize) 
             "overlays": overlays,
         }));
     }
-    let line = |organ: &OrganVolume| format!("{:<16} {:8.1} ml\n", organ.organ, organ.volume_ml);
+    let line = |organ: &OrganVolume| report::volume_line(&organ.organ, &organ.volume);
     let mut text: String = organs.iter().map(line).collect();
     text.push('\n');
     report::file_line(&mut text, "labels", output);

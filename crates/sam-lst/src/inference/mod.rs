@@ -4,6 +4,8 @@
 mod predictor;
 mod resize;
 mod segmenter;
+mod volume_boxes;
 
 pub use predictor::{ImagePrompts, Masks, Predictor, PredictorError};
 pub use segmenter::{OutputResampling, SegmentationConfig, Segmenter};
+pub use volume_boxes::VolumeBox;

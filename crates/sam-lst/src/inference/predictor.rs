@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, GrayImage, Luma, RgbImage};
 use sam_lst_mask_decoder::{PointLabel, Points, Prompts};
 use sam_lst_sam_nn::resize_bilinear;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// Prompts on one image, in its own pixels.
@@ -39,6 +40,23 @@ pub enum PredictorError {
     /// A coordinate is NaN or infinite.
     #[error("a coordinate of a prompt is {0}; expected a finite number")]
     Coordinate(f32),
+    /// A box does not lie in the volume.
+    #[error(
+        "box {number} covers slices {} to {}; expected the first before or at the last, and slices \
+         from 0 to {}",
+        slices.start(), slices.end(), count.saturating_sub(1)
+    )]
+    Slices {
+        /// Number of the box, from 1.
+        number: usize,
+        /// First and last slice of the box.
+        slices: RangeInclusive<usize>,
+        /// Number of slices in the volume.
+        count: usize,
+    },
+    /// There are more boxes than labels.
+    #[error("{0} boxes are given, but a label volume has at most 255 labels")]
+    TooManyBoxes(usize),
     /// A mask prompt has another shape than the predictor's low-resolution masks.
     #[error("the mask prompt has shape {found:?}; expected {expected:?}, as `low_resolution` has")]
     MaskShape {
@@ -149,66 +167,59 @@ impl Masks {
 #[derive(Debug, Clone)]
 pub struct Predictor {
     sam: Sam,
-    /// Side of the model's input in pixels.
-    input_size: u32,
     image: Option<EmbeddedImage>,
 }
 
 #[derive(Debug, Clone)]
-struct EmbeddedImage {
+pub(super) struct EmbeddedImage {
     embedding: Tensor<4>,
     /// Width and height of the image.
-    size: [u32; 2],
+    pub(super) size: [u32; 2],
     /// Width and height of the resized image in the model's input.
-    resized: [u32; 2],
+    pub(super) resized: [u32; 2],
+}
+
+impl EmbeddedImage {
+    /// Pixels of the model's input per pixel of the image, along x and y.
+    pub(super) fn scale(&self) -> [f32; 2] {
+        std::array::from_fn(|axis| {
+            (f64::from(self.resized[axis]) / f64::from(self.size[axis])) as f32
+        })
+    }
 }
 
 impl Predictor {
     /// Loads a checkpoint of SAM, MobileSAM or LiteMedSAM, `.pth` or safetensors, which is
     /// recognised by its tensors. For MedSAM, whose tensors are those of SAM, use
-    /// [`SamConfig::med_sam`] and [`Predictor::new`] with an input size of 1024.
+    /// [`SamConfig::med_sam`] and [`Predictor::new`].
     ///
     /// # Errors
     ///
     /// A [`WeightsError`] if the file cannot be read or contains no model that is supported.
     pub fn load(checkpoint: impl AsRef<Path>, device: &Device) -> Result<Self, WeightsError> {
-        let lite_medsam = SamConfig::lite_medsam();
         let source = StateDict::open(checkpoint)?;
         let encoder = EncoderConfig::in_state_dict(&source, "a SAM checkpoint")?;
-        let (config, input_size) = match &encoder {
-            _ if encoder == lite_medsam.encoder => (lite_medsam, 256),
-            EncoderConfig::Vit(config) => {
-                let input_size = config.pretrained_size as u32;
-                (SamConfig::new(encoder), input_size)
-            }
-            EncoderConfig::TinyVit(_) | EncoderConfig::Custom(_) => (SamConfig::new(encoder), 1024),
-        };
-        Ok(Self::new(config.load_state_dict(&source, device)?, input_size))
+        Ok(Self::new(SamConfig::for_encoder(encoder).load_state_dict(&source, device)?))
     }
 
-    /// Creates a predictor for images whose longest side is resized to `input_size` pixels: 1024
-    /// for SAM, MobileSAM and MedSAM, 256 for LiteMedSAM.
+    /// Creates a predictor for images whose longest side is resized to the model's
+    /// [`input_size`](Sam::input_size).
     ///
     /// # Panics
     ///
-    /// If `input_size` is not a positive multiple of the foundation's stride.
-    pub fn new(sam: Sam, input_size: u32) -> Self {
-        let stride = sam.foundation.stride();
+    /// If the input size is not a positive multiple of the foundation's stride.
+    pub fn new(sam: Sam) -> Self {
+        let (stride, input_size) = (sam.foundation.stride(), sam.input_size);
         assert!(
-            input_size > 0 && (input_size as usize).is_multiple_of(stride),
+            input_size > 0 && input_size.is_multiple_of(stride),
             "input_size must be a positive multiple of {stride}, found {input_size}"
         );
-        Self { sam, input_size, image: None }
+        Self { sam, image: None }
     }
 
     /// The model.
     pub fn sam(&self) -> &Sam {
         &self.sam
-    }
-
-    /// Side of the model's input in pixels.
-    pub fn input_size(&self) -> u32 {
-        self.input_size
     }
 
     /// Embeds an image, grey or RGB; transparency is ignored. It replaces the previous image.
@@ -217,25 +228,28 @@ impl Predictor {
     ///
     /// [`PredictorError::EmptyImage`] if the image has no pixels.
     pub fn set_image(&mut self, image: &DynamicImage) -> Result<(), PredictorError> {
-        let image = image.to_rgb8();
+        self.image = Some(self.embed(&image.to_rgb8())?);
+        Ok(())
+    }
+
+    pub(super) fn embed(&self, image: &RgbImage) -> Result<EmbeddedImage, PredictorError> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
             return Err(PredictorError::EmptyImage { width, height });
         }
-        let resized = resize::longest_side_size([width, height], self.input_size);
+        let resized = resize::longest_side_size([width, height], self.sam.input_size as u32);
         let pixels = match self.sam.foundation.pixel_scale() {
-            PixelScale::MinMax => resize::area(&image, resized),
-            PixelScale::Sam | PixelScale::Unit => resize::bilinear(&image, resized),
+            PixelScale::MinMax => resize::area(image, resized),
+            PixelScale::Sam | PixelScale::Unit => resize::bilinear(image, resized),
         };
         let embedding = self.sam.foundation.embed(self.input(&pixels));
-        self.image = Some(EmbeddedImage { embedding, size: [width, height], resized });
-        Ok(())
+        Ok(EmbeddedImage { embedding, size: [width, height], resized })
     }
 
     /// The model's input: the image in the upper left corner, then padding that is zero after
     /// normalisation.
     fn input(&self, image: &RgbImage) -> Tensor<4> {
-        let size = self.input_size as usize;
+        let size = self.sam.input_size;
         let padding = match self.sam.foundation.pixel_scale() {
             PixelScale::Unit => [0.0; 3],
             PixelScale::Sam => PixelScale::SAM_MEAN.map(|mean| mean / 255.0),
@@ -246,8 +260,8 @@ impl Predictor {
         };
         let mut input = Vec::with_capacity(3 * size * size);
         for (channel, padding) in padding.into_iter().enumerate() {
-            for y in 0..self.input_size {
-                for x in 0..self.input_size {
+            for y in 0..size as u32 {
+                for x in 0..size as u32 {
                     input.push(match image.get_pixel_checked(x, y) {
                         Some(pixel) => f32::from(pixel.0[channel]) / 255.0,
                         None => padding,
@@ -268,12 +282,20 @@ impl Predictor {
     /// the shape of the mask prompt differs from that of one mask of
     /// [`Masks::low_resolution`].
     pub fn predict(&self, prompts: &ImagePrompts, multiple: bool) -> Result<Masks, PredictorError> {
-        let image = self.image.as_ref().ok_or(PredictorError::NoImage)?;
+        self.predict_on(self.image.as_ref().ok_or(PredictorError::NoImage)?, prompts, multiple)
+    }
+
+    pub(super) fn predict_on(
+        &self,
+        image: &EmbeddedImage,
+        prompts: &ImagePrompts,
+        multiple: bool,
+    ) -> Result<Masks, PredictorError> {
         let prediction = self.sam.predict(image.embedding.clone(), &self.prompts(image, prompts)?);
         let prediction = if multiple { prediction.multiple() } else { prediction.single() };
         let low_resolution = prediction.logits.swap_dims(0, 1); // [masks, 1, 4 G, 4 G]
         let iou = prediction.iou.into_data().convert::<f32>().iter::<f32>().collect();
-        let input_size = self.input_size as usize;
+        let input_size = self.sam.input_size;
         let [width, height] = image.resized.map(|side| side as usize);
         let logits = resize_bilinear(low_resolution.clone(), [input_size; 2])
             .narrow(2, 0, height)
@@ -299,9 +321,7 @@ impl Predictor {
             return Err(PredictorError::Coordinate(coordinate));
         }
         let device = image.embedding.device();
-        let scale: [f32; 2] = std::array::from_fn(|axis| {
-            (f64::from(image.resized[axis]) / f64::from(image.size[axis])) as f32
-        });
+        let scale = image.scale();
         let in_input = |values: &[f32]| -> Tensor<1> {
             let scaled: Vec<f32> =
                 values.iter().enumerate().map(|(i, value)| value * scale[i % 2]).collect();

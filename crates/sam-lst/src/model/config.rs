@@ -1,13 +1,12 @@
 use super::encoder::is_positive_multiple;
 use super::error::require;
-use super::{ConfigError, EncoderConfig, InvalidSetting};
+use super::{ConfigError, EncoderConfig, InvalidSetting, SamConfig};
 use burn::config::Config;
 use burn::tensor::Tensor;
 use sam_lst_gated_fusion::Fusion;
 use sam_lst_mask_decoder::{DecoderTuning, MaskDecoderConfig, PromptEncoderConfig};
 use sam_lst_resnet_side::ResNetSideConfig;
 use sam_lst_sam_encoder::SamEncoderConfig;
-use sam_lst_tiny_vit::TinyVitConfig;
 
 /// Normalisation of the pixels, from `[0, 1]`, for SAM and the side network.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
@@ -123,26 +122,22 @@ impl SamLstConfig {
 
     /// MedSAM, a SAM ViT-B that was fine-tuned on medical images, at its native 1024 x 1024 pixels.
     pub fn med_sam(num_classes: usize) -> Self {
-        Self::vit_b(num_classes).with_input_size(1024).with_pixel_scale(PixelScale::MinMax)
+        Self::native(SamConfig::med_sam(), num_classes)
     }
 
     /// LiteMedSAM at its native 256 x 256 pixels. Its embedding has a quarter of the input's
     /// resolution, so the side network is a feature pyramid over all layers of ResNet18, and the
     /// logits have the input's resolution.
     pub fn lite_medsam(num_classes: usize) -> Self {
-        let decoder = MaskDecoderConfig::new(num_classes);
-        let side = ResNetSideConfig::resnet18().with_pyramid_channels(Some(decoder.embed_dim));
-        Self::new(TinyVitConfig::lite_medsam().into(), decoder)
-            .with_side(SideConfig::ResNet(side))
-            .with_input_size(256)
-            .with_pixel_scale(PixelScale::MinMax)
+        let config = Self::native(SamConfig::lite_medsam(), num_classes);
+        let channels = config.decoder.embed_dim;
+        let side = ResNetSideConfig::resnet18().with_pyramid_channels(Some(channels));
+        config.with_side(SideConfig::ResNet(side))
     }
 
     /// MobileSAM at its native 1024 x 1024 pixels.
     pub fn mobile_sam(num_classes: usize) -> Self {
-        Self::over(TinyVitConfig::mobile_sam(), num_classes)
-            .with_input_size(1024)
-            .with_pixel_scale(PixelScale::Sam)
+        Self::native(SamConfig::mobile_sam(), num_classes)
     }
 
     /// A small model for tests and demonstrations, for an input of 128 x 128 pixels. It has every
@@ -178,6 +173,13 @@ impl SamLstConfig {
 
     fn over(encoder: impl Into<EncoderConfig>, num_classes: usize) -> Self {
         Self::new(encoder.into(), MaskDecoderConfig::new(num_classes))
+    }
+
+    /// Over the encoder of a model, with the input that it was trained for.
+    fn native(sam: SamConfig, num_classes: usize) -> Self {
+        Self::over(sam.encoder, num_classes)
+            .with_input_size(sam.input_size)
+            .with_pixel_scale(sam.pixel_scale)
     }
 
     /// Number of classes `K`, including the background.

@@ -20,6 +20,9 @@ pub struct SamConfig {
     /// Normalisation of the image.
     #[config(default = "PixelScale::Sam")]
     pub pixel_scale: PixelScale,
+    /// Side of the input in pixels for which the model was trained.
+    #[config(default = 1024)]
+    pub input_size: usize,
 }
 
 /// The original SAM, built from the same crates as the ladder: predicts masks from an image and
@@ -32,6 +35,8 @@ pub struct Sam {
     pub prompt_encoder: PromptEncoder,
     /// Mask decoder.
     pub mask_decoder: MaskDecoder,
+    /// Side of the input in pixels for which the model was trained.
+    pub input_size: usize,
 }
 
 impl SamConfig {
@@ -62,7 +67,23 @@ impl SamConfig {
 
     /// LiteMedSAM.
     pub fn lite_medsam() -> Self {
-        Self::new(TinyVitConfig::lite_medsam().into()).with_pixel_scale(PixelScale::MinMax)
+        Self::new(TinyVitConfig::lite_medsam().into())
+            .with_pixel_scale(PixelScale::MinMax)
+            .with_input_size(256)
+    }
+
+    /// The model with an image encoder, which [`EncoderConfig::recognize`] finds in a checkpoint:
+    /// LiteMedSAM, or a model with SAM's normalisation at the size of its position embeddings.
+    pub fn for_encoder(encoder: EncoderConfig) -> Self {
+        let lite_medsam = Self::lite_medsam();
+        match &encoder {
+            _ if encoder == lite_medsam.encoder => lite_medsam,
+            EncoderConfig::Vit(config) => {
+                let input_size = config.pretrained_size;
+                Self::new(encoder).with_input_size(input_size)
+            }
+            EncoderConfig::TinyVit(_) | EncoderConfig::Custom(_) => Self::new(encoder),
+        }
     }
 
     /// Loads a checkpoint, `.pth` or safetensors, with every part of the model.
@@ -90,6 +111,7 @@ impl SamConfig {
             foundation,
             prompt_encoder: weights::load(prompt_encoder, source, &weights::PROMPT_ENCODER)?,
             mask_decoder: weights::load(mask_decoder, source, &weights::MASK_DECODER)?,
+            input_size: self.input_size,
         })
     }
 }

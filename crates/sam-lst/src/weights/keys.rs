@@ -103,8 +103,12 @@ pub(crate) const CLASS_DECODER: Part = Part {
     ..MASK_DECODER
 };
 
-pub(crate) const RESNET: Part =
-    Part { prefix: "", description: "a torchvision ResNet", left_out: &["layer4.", "fc."] };
+/// torchvision has no pyramid, so that of the side network keeps its random weights.
+pub(crate) const RESNET: Part = Part {
+    prefix: "",
+    description: "a torchvision ResNet",
+    left_out: &["layer4.", "fc.", "pyramid."],
+};
 
 #[cfg(test)]
 mod tests {

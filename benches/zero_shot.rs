@@ -1,0 +1,177 @@
+//! Accuracy of the original SAM on a dataset's volumes, without any training: DSC per organ from a
+//! box on each slice, and from one box per volume. `benches/zero_shot_pytorch.py` computes the same
+//! with LiteMedSAM's published inference.
+//!
+//! ```sh
+//! cargo bench --bench zero_shot -- --data "$PWD/Synapse" --sam "$PWD/lite_medsam.pth" \
+//!     --save "$PWD/zero_shot.json"
+//! ```
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use sam_lst::datasets::ndarray::{Array3, ArrayView2, Axis};
+use sam_lst::image::{DynamicImage, GrayImage};
+use sam_lst::inference::{ImagePrompts, Predictor, VolumeBox};
+use sam_lst::metrics::mean;
+use sam_lst::{Dataset, DatasetDescription};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Window of Hounsfield units in MedSAM's preparation of abdominal CT.
+const WINDOW: [f32; 2] = [-160.0, 240.0];
+
+/// DSC of the original SAM from boxes around the organs of a dataset in Synapse's layout
+#[derive(Parser)]
+struct Arguments {
+    /// Folder of the dataset, which contains RawData
+    #[arg(long)]
+    data: PathBuf,
+    /// Checkpoint of SAM, LiteMedSAM or MobileSAM
+    #[arg(long)]
+    sam: PathBuf,
+    /// Also write the results as JSON
+    #[arg(long)]
+    save: Option<PathBuf>,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// DSC in percent of each organ, by case.
+#[derive(Serialize, Default)]
+struct Scores {
+    slice_boxes: BTreeMap<String, BTreeMap<String, f64>>,
+    volume_boxes: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+#[expect(clippy::print_stdout, reason = "a program's output")]
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    sam_lst::compute_on_current_thread();
+    let mut description = DatasetDescription::synapse();
+    description.intensity = sam_lst::datasets::Intensity::Window(WINDOW);
+    let dataset = Dataset::open(&arguments.data, description)?;
+    let mut predictor = Predictor::load(&arguments.sam, &Device::flex())?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {eta} left")?;
+    let progress = ProgressBar::new(dataset.all_cases().len() as u64).with_style(style);
+    progress.tick();
+    let mut scores = Scores::default();
+    for case in dataset.all_cases() {
+        let volumes = dataset.read(case)?;
+        let image = volumes.image.voxels().mapv(|voxel| (255.0 * voxel) as u8);
+        let label = volumes.label.voxels();
+        let organs: Vec<(u8, String)> = (1..dataset.description().classes() as u8)
+            .filter(|class| label.iter().any(|found| found == class))
+            .map(|class| (class, dataset.description().organ(class).name.clone()))
+            .collect();
+        let by_slice = slice_boxes(&mut predictor, &image, label, &organs)?;
+        scores.slice_boxes.insert(case.name.clone(), by_slice);
+        let by_volume = volume_boxes(&predictor, &image, label, &organs)?;
+        scores.volume_boxes.insert(case.name.clone(), by_volume);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    println!("| organ | a box on each slice | a box for the volume |\n|---|---|---|");
+    for organ in DatasetDescription::synapse().organs {
+        let of = |cases: &BTreeMap<String, BTreeMap<String, f64>>| {
+            let values: Vec<f64> =
+                cases.values().filter_map(|organs| organs.get(&organ.name)).copied().collect();
+            mean(&values).map_or("-".to_owned(), |value| format!("{value:.2}"))
+        };
+        let (slices, volumes) = (of(&scores.slice_boxes), of(&scores.volume_boxes));
+        println!("| {} | {slices} | {volumes} |", organ.name);
+    }
+    if let Some(file) = arguments.save {
+        std::fs::write(&file, serde_json::to_vec_pretty(&scores)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// DSC of each organ from a box around it on each of its slices.
+fn slice_boxes(
+    predictor: &mut Predictor,
+    image: &Array3<u8>,
+    label: &Array3<u8>,
+    organs: &[(u8, String)],
+) -> Result<BTreeMap<String, f64>> {
+    let mut counts = vec![[0_usize; 2]; organs.len()]; // common voxels, voxels of both
+    for (pixels, label) in image.axis_iter(Axis(0)).zip(label.axis_iter(Axis(0))) {
+        let present: Vec<_> = organs
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (class, _))| Some((i, *class, corners(label, *class)?)))
+            .collect();
+        if present.is_empty() {
+            continue;
+        }
+        let (rows, columns) = pixels.dim();
+        let grey =
+            GrayImage::from_raw(columns as u32, rows as u32, pixels.iter().copied().collect());
+        predictor.set_image(&DynamicImage::ImageLuma8(grey.context("a pixel for each voxel")?))?;
+        for (organ, class, corners) in present {
+            let prompts = ImagePrompts { bounding_box: Some(corners), ..ImagePrompts::default() };
+            let mask = predictor.predict(&prompts, false)?.image(0);
+            for (found, truth) in mask.as_raw().iter().zip(&label) {
+                let (found, truth) = (*found > 0, *truth == class);
+                counts[organ][0] += usize::from(found && truth);
+                counts[organ][1] += usize::from(found) + usize::from(truth);
+            }
+        }
+    }
+    let names = organs.iter().map(|(_, name)| name.clone());
+    Ok(names.zip(counts).map(|(name, [both, all])| (name, percent(both, all))).collect())
+}
+
+/// DSC of each organ from the box around it on the middle one of its slices. An organ that this
+/// slice does not show is left out.
+fn volume_boxes(
+    predictor: &Predictor,
+    image: &Array3<u8>,
+    label: &Array3<u8>,
+    organs: &[(u8, String)],
+) -> Result<BTreeMap<String, f64>> {
+    let mut scores = BTreeMap::new();
+    let mut named = Vec::new();
+    for (class, name) in organs {
+        let mut with_organ = (0..label.len_of(Axis(0)))
+            .filter(|&z| corners(label.index_axis(Axis(0), z), *class).is_some());
+        let first = with_organ.next().context("the organ is in the volume")?;
+        let last = with_organ.next_back().unwrap_or(first);
+        let middle = label.index_axis(Axis(0), first + (last - first) / 2);
+        if let Some(corners) = corners(middle, *class) {
+            named.push((*class, name, VolumeBox { corners, slices: first..=last }));
+        }
+    }
+    // One after the other, since labels of organs that overlap would replace each other.
+    for (class, name, prompt) in named {
+        let found = predictor.segment_volume_with_boxes(image.view(), &[prompt], |_, _| {})?;
+        let [both, all] = found.iter().zip(label).fold([0, 0], |[both, all], (found, truth)| {
+            let (found, truth) = (*found > 0, *truth == class);
+            [both + usize::from(found && truth), all + usize::from(found) + usize::from(truth)]
+        });
+        scores.insert(name.clone(), percent(both, all));
+    }
+    Ok(scores)
+}
+
+fn percent(both: usize, all: usize) -> f64 {
+    200.0 * both as f64 / all as f64
+}
+
+/// First and last column and row of a class; `None` if it is absent.
+fn corners(label: ArrayView2<'_, u8>, class: u8) -> Option<[f32; 4]> {
+    let mut inside = label.indexed_iter().filter(|(_, found)| **found == class);
+    let ((row, column), _) = inside.next()?;
+    let [x0, y0, x1, y1] =
+        inside.fold([column, row, column, row], |[x0, y0, x1, y1], ((row, column), _)| {
+            [x0.min(column), y0.min(row), x1.max(column), y1.max(row)]
+        });
+    Some([x0, y0, x1, y1].map(|value| value as f32))
+}
