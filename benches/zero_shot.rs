@@ -130,35 +130,33 @@ fn slice_boxes(
 }
 
 /// DSC of each organ from the box around it on the middle one of its slices. An organ that this
-/// slice does not show is left out.
+/// slice does not show is left out; where two masks overlap, the later organ stands.
 fn volume_boxes(
     predictor: &Predictor,
     image: &Array3<u8>,
     label: &Array3<u8>,
     organs: &[(u8, String)],
 ) -> Result<BTreeMap<String, f64>> {
-    let mut scores = BTreeMap::new();
-    let mut named = Vec::new();
+    let (mut found_organs, mut boxes) = (Vec::new(), Vec::new());
     for (class, name) in organs {
-        let mut with_organ = (0..label.len_of(Axis(0)))
-            .filter(|&z| corners(label.index_axis(Axis(0), z), *class).is_some());
-        let first = with_organ.next().context("the organ is in the volume")?;
-        let last = with_organ.next_back().unwrap_or(first);
-        let middle = label.index_axis(Axis(0), first + (last - first) / 2);
-        if let Some(corners) = corners(middle, *class) {
-            named.push((*class, name, VolumeBox { corners, slices: first..=last }));
+        let on_slice = |slice: usize| corners(label.index_axis(Axis(0), slice), *class);
+        let mut slices = (0..label.len_of(Axis(0))).filter(|&slice| on_slice(slice).is_some());
+        let first = slices.next().context("the organ is in the volume")?;
+        let last = slices.next_back().unwrap_or(first);
+        if let Some(corners) = on_slice(first + (last - first) / 2) {
+            found_organs.push((*class, name));
+            boxes.push(VolumeBox { corners, slices: first..=last });
         }
     }
-    // One after the other, since labels of organs that overlap would replace each other.
-    for (class, name, prompt) in named {
-        let found = predictor.segment_volume_with_boxes(image.view(), &[prompt], |_, _| {})?;
+    let found = predictor.segment_volume_with_boxes(image.view(), &boxes, |_, _| {})?;
+    let score = |(number, (class, name)): (u8, (u8, &String))| {
         let [both, all] = found.iter().zip(label).fold([0, 0], |[both, all], (found, truth)| {
-            let (found, truth) = (*found > 0, *truth == class);
+            let (found, truth) = (*found == number, *truth == class);
             [both + usize::from(found && truth), all + usize::from(found) + usize::from(truth)]
         });
-        scores.insert(name.clone(), percent(both, all));
-    }
-    Ok(scores)
+        (name.clone(), percent(both, all))
+    };
+    Ok((1..).zip(found_organs).map(score).collect())
 }
 
 fn percent(both: usize, all: usize) -> f64 {

