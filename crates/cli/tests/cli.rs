@@ -162,7 +162,7 @@ fn devices_and_completions_are_printed() {
 fn unusable_paths_are_reported_before_anything_is_read() {
     let folder = project();
     let at = folder.path();
-    for name in ["ct.nii.gz", "s.pth", "l.safetensors"] {
+    for name in ["ct.nii.gz", "slice.png", "s.pth", "l.safetensors"] {
         std::fs::write(at.join(name), "not what its name says").expect("writes");
     }
     let model = ["--sam", "s.pth", "--ladder", "l.safetensors"];
@@ -203,8 +203,14 @@ fn unusable_paths_are_reported_before_anything_is_read() {
         let scores = ["evaluate", "--pred", "phantoms", "--label", "phantoms", "--output", prefix];
         fails_with(2, at, &scores, &[prefix, "it is a folder"]);
     }
-    let image = ["prompt", "ct.nii.gz", "new/mask.png", "--sam", "s.pth"];
+    let image = ["prompt", "slice.png", "new/mask.png", "--sam", "s.pth"];
     fails_with(2, at, &image, &["no prompt"]);
+    let with = |prompt: [&'static str; 2]| [&image[..], &prompt].concat();
+    fails_with(2, at, &with(["--box", "1,2,0,3,4,0"]), &["slices are for volumes"]);
+    let volume = ["prompt", "ct.nii.gz", "new/mask.nii", "--sam", "s.pth"];
+    let with = |prompt: [&'static str; 2]| [&volume[..], &prompt].concat();
+    fails_with(2, at, &with(["--box", "1,2,3,4"]), &["X0,Y0,Z0,X1,Y1,Z1"]);
+    fails_with(2, at, &with(["--point", "1,2,+"]), &["takes no --point"]);
     let twice = [&image[..], &["--box", "1,2,3,4", "--overlay", "a/../new/mask.png"]].concat();
     fails(at, &twice, &["it is also new/mask.png"]);
     assert!(!at.join("new").exists() && !at.join("a").exists());
