@@ -56,10 +56,9 @@ impl Staging {
         let temporary =
             tempfile::Builder::new().prefix(PREFIX).tempdir_in(target).with_context(failed)?;
         let folders = Folders { temporary: temporary.keep(), created };
+        let lock = lock(&folders.temporary).inspect_err(|_| folders.remove());
+        let lock = lock.with_context(failed)?;
         under_construction().push(folders.clone());
-        let lock = File::create(folders.temporary.join(LOCK)).with_context(failed)?;
-        // A file system without locks only keeps what a killed process leaves.
-        let _ = lock.lock();
         Ok(Self { target: target.to_owned(), folders, _lock: lock })
     }
 
@@ -101,12 +100,23 @@ impl Folders {
     }
 }
 
+/// Creates the locked file in a temporary folder. It gets its name when it is locked, so that no other
+/// process finds it unlocked.
+fn lock(folder: &Path) -> std::io::Result<File> {
+    let [unnamed, named] = ["unnamed", LOCK].map(|name| folder.join(name));
+    let lock = File::create(&unnamed)?;
+    // A file system without locks only keeps what a killed process leaves.
+    let _ = lock.lock();
+    std::fs::rename(unnamed, named)?;
+    Ok(lock)
+}
+
 /// Removes temporary folders of processes that were killed.
 fn remove_abandoned(target: &Path) {
     for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
         let is_temporary = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let lock = is_temporary.then(|| File::open(entry.path().join(LOCK)));
-        // Without a lock file, the other process may have created the folder just now.
+        // Without a lock, the other process has created the folder just now.
         if let Some(Ok(lock)) = lock
             && lock.try_lock().is_ok()
         {
