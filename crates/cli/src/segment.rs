@@ -48,7 +48,7 @@ pub struct Arguments {
     dataset: Option<PathBuf>,
     #[command(flatten)]
     model: ModelOptions,
-    /// Overwrite existing outputs
+    /// Overwrite existing outputs; removes earlier pictures of slices
     #[arg(long)]
     force: bool,
     /// Print the result as JSON

@@ -56,7 +56,7 @@ pub struct Arguments {
     /// Device, as `sam-lst devices` lists them
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Overwrite existing outputs
+    /// Overwrite existing outputs; removes earlier pictures of slices
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
