@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sam_lst::datasets::ndarray::{Array3, ArrayView2, Axis};
 use sam_lst::image::{DynamicImage, GrayImage};
 use sam_lst::inference::{ImagePrompts, Predictor, VolumeBox};
-use sam_lst::metrics::mean;
+use sam_lst::metrics::{dice, mean};
 use sam_lst::{Dataset, DatasetDescription};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -101,32 +101,32 @@ fn slice_boxes(
     label: &Array3<u8>,
     organs: &[(u8, String)],
 ) -> Result<BTreeMap<String, f64>> {
-    let mut counts = vec![[0_usize; 2]; organs.len()]; // common voxels, voxels of both
-    for (pixels, label) in image.axis_iter(Axis(0)).zip(label.axis_iter(Axis(0))) {
-        let present: Vec<_> = organs
-            .iter()
-            .enumerate()
-            .filter_map(|(i, (class, _))| Some((i, *class, corners(label, *class)?)))
-            .collect();
-        if present.is_empty() {
+    let mut found = vec![Array3::zeros(label.dim()); organs.len()];
+    for (slice, pixels) in image.axis_iter(Axis(0)).enumerate() {
+        let label = label.index_axis(Axis(0), slice);
+        let present = organs.iter().zip(&mut found).filter_map(|((class, _), found)| {
+            Some((*class, corners(label, *class)?, found.index_axis_mut(Axis(0), slice)))
+        });
+        let mut present = present.peekable();
+        if present.peek().is_none() {
             continue;
         }
         let (rows, columns) = pixels.dim();
         let grey =
             GrayImage::from_raw(columns as u32, rows as u32, pixels.iter().copied().collect());
         predictor.set_image(&DynamicImage::ImageLuma8(grey.context("a pixel for each voxel")?))?;
-        for (organ, class, corners) in present {
+        for (class, corners, mut found) in present {
             let prompts = ImagePrompts { bounding_box: Some(corners), ..ImagePrompts::default() };
             let mask = predictor.predict(&prompts, false)?.image(0);
-            for (found, truth) in mask.as_raw().iter().zip(&label) {
-                let (found, truth) = (*found > 0, *truth == class);
-                counts[organ][0] += usize::from(found && truth);
-                counts[organ][1] += usize::from(found) + usize::from(truth);
+            for (found, value) in found.iter_mut().zip(mask.as_raw()) {
+                *found = if *value > 0 { class } else { 0 };
             }
         }
     }
-    let names = organs.iter().map(|(_, name)| name.clone());
-    Ok(names.zip(counts).map(|(name, [both, all])| (name, percent(both, all))).collect())
+    let scores = organs.iter().zip(&found);
+    Ok(scores
+        .filter_map(|((class, name), found)| Some((name.clone(), percent(found, label, *class)?)))
+        .collect())
 }
 
 /// DSC of each organ from the box around it on the middle one of its slices. An organ that this
@@ -137,30 +137,32 @@ fn volume_boxes(
     label: &Array3<u8>,
     organs: &[(u8, String)],
 ) -> Result<BTreeMap<String, f64>> {
-    let (mut found_organs, mut boxes) = (Vec::new(), Vec::new());
+    let (mut with_box, mut boxes) = (Vec::new(), Vec::new());
     for (class, name) in organs {
         let on_slice = |slice: usize| corners(label.index_axis(Axis(0), slice), *class);
         let mut slices = (0..label.len_of(Axis(0))).filter(|&slice| on_slice(slice).is_some());
         let first = slices.next().context("the organ is in the volume")?;
         let last = slices.next_back().unwrap_or(first);
         if let Some(corners) = on_slice(first + (last - first) / 2) {
-            found_organs.push((*class, name));
+            with_box.push((*class, name));
             boxes.push(VolumeBox { corners, slices: first..=last });
         }
     }
-    let found = predictor.segment_volume_with_boxes(image.view(), &boxes, |_, _| {})?;
-    let score = |(number, (class, name)): (u8, (u8, &String))| {
-        let [both, all] = found.iter().zip(label).fold([0, 0], |[both, all], (found, truth)| {
-            let (found, truth) = (*found == number, *truth == class);
-            [both + usize::from(found && truth), all + usize::from(found) + usize::from(truth)]
-        });
-        (name.clone(), percent(both, all))
-    };
-    Ok((1..).zip(found_organs).map(score).collect())
+    let numbers = predictor.segment_volume_with_boxes(image.view(), &boxes, |_, _| {})?;
+    let found = numbers.mapv(|number| match number {
+        0 => 0,
+        _ => with_box[usize::from(number) - 1].0,
+    });
+    let scores = with_box.iter();
+    Ok(scores
+        .filter_map(|(class, name)| Some(((*name).clone(), percent(&found, label, *class)?)))
+        .collect())
 }
 
-fn percent(both: usize, all: usize) -> f64 {
-    200.0 * both as f64 / all as f64
+/// DSC of a class in percent.
+fn percent(found: &Array3<u8>, label: &Array3<u8>, class: u8) -> Option<f64> {
+    let [found, label] = [found, label].map(|volume| volume.iter().copied().collect::<Vec<u8>>());
+    Some(100.0 * dice(&found, &label, class)?)
 }
 
 /// First and last column and row of a class; `None` if it is absent.

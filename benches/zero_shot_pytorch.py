@@ -23,10 +23,15 @@ ORGANS = {
 SIZE = 256
 
 
+def resized(size):
+    """Height and width of an image whose longest side becomes 256 pixels."""
+    scale = SIZE / max(size)
+    return tuple(int(side * scale + 0.5) for side in size)
+
+
 def resize(image):
     """The longest side to 256 pixels by area."""
-    scale = SIZE / max(image.shape[:2])
-    height, width = (int(side * scale + 0.5) for side in image.shape[:2])
+    height, width = resized(image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
@@ -45,14 +50,13 @@ class Inference:
 
     def mask(self, embedding, box, size):
         """The mask from a box in pixels of the model's input."""
-        model, scale = self.model, SIZE / max(size)
+        model = self.model
         sparse, dense = model.prompt_encoder(points=None, boxes=torch.tensor(box)[None, None].float(), masks=None)
         logits, _ = model.mask_decoder(
             image_embeddings=embedding, image_pe=model.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=False,
         )
-        resized = tuple(int(side * scale + 0.5) for side in size)
-        return torch.sigmoid(model.postprocess_masks(logits, resized, size))[0, 0].numpy() > 0.5
+        return torch.sigmoid(model.postprocess_masks(logits, resized(size), size))[0, 0].numpy() > 0.5
 
 
 def box_of(mask):
@@ -61,8 +65,7 @@ def box_of(mask):
 
 
 def exact(box, size):
-    scale = SIZE / max(size)
-    height, width = (int(side * scale + 0.5) for side in size)
+    height, width = resized(size)
     return box * np.array([width / size[1], height / size[0]] * 2)
 
 

@@ -156,6 +156,11 @@ fn names_containing(folders: &TrainingFolders, parts: &[&str]) -> Vec<String> {
     names
 }
 
+/// Configuration, data and folders of a run of one epoch.
+fn one_epoch(at: &Path) -> (TrainingConfig, Dataset, TrainingFolders) {
+    (TrainingConfig { epochs: 1, ..config() }, dataset(at), folders(at, "run"))
+}
+
 #[test]
 fn a_run_reports_its_plan_and_its_progress_and_writes_its_files() {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -251,10 +256,7 @@ fn locked_version(package: &str) -> String {
 #[test]
 fn the_summary_of_a_run_of_version_0_1_0_is_renamed() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let dataset = dataset(folder.path());
-    let folders = folders(folder.path(), "run");
-    let mut config = config();
-    config.epochs = 1;
+    let (config, dataset, folders) = one_epoch(folder.path());
     run(&config, &dataset, &folders).expect("the run finishes");
     let [old, new] = ["receipt.json", "run_summary.json"].map(|name| folders.run.join(name));
     std::fs::rename(&new, &old).expect("rename the summary");
@@ -276,10 +278,7 @@ fn the_summary_of_a_run_of_version_0_1_0_is_renamed() {
 #[test]
 fn results_without_the_settings_of_their_run_are_kept() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let dataset = dataset(folder.path());
-    let folders = folders(folder.path(), "run");
-    let mut config = config();
-    config.epochs = 1;
+    let (config, dataset, folders) = one_epoch(folder.path());
     run(&config, &dataset, &folders).expect("the run finishes");
     std::fs::remove_file(folders.run.join("config.toml")).expect("remove the settings");
     let names = || names_containing(&folders, &[""]);
@@ -304,10 +303,7 @@ fn equal_ladders_are_equal_files() {
 #[test]
 fn a_report_has_scores_pictures_and_the_learning_curve() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let dataset = dataset(folder.path());
-    let folders = folders(folder.path(), "run");
-    let mut config = config();
-    config.epochs = 1;
+    let (config, dataset, folders) = one_epoch(folder.path());
     let (trained, _) = run(&config, &dataset, &folders).expect("the run finishes");
     let mut progress = Vec::new();
     let report = trained
@@ -481,10 +477,7 @@ fn a_stopped_run_is_saved_and_resumes() {
 #[test]
 fn a_run_folder_in_use_or_of_another_run_is_reported() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let dataset = dataset(folder.path());
-    let folders = folders(folder.path(), "run");
-    let mut config = config();
-    config.epochs = 1;
+    let (config, dataset, folders) = one_epoch(folder.path());
     let model = || config.model.init(&Device::flex().autodiff()).expect("a valid configuration");
     let training = Training::new(config.clone(), folders.clone());
     let mut second_started = false;

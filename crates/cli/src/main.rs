@@ -73,7 +73,7 @@ enum Status {
     Stopped,
 }
 
-/// An argument that cannot be right, whatever the files contain.
+/// An invalid argument; the program exits with status 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct WrongUsage(String);

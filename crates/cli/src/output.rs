@@ -115,7 +115,8 @@ pub fn resolve(path: &Path) -> PathBuf {
     }
     match (path.file_name(), path.parent()) {
         (Some(name), _) => resolve(folder_of(path)).join(name),
-        // `..` in a folder that does not exist yet, which is no symbolic link.
+        // The path ends in `..`. A folder that does not exist cannot be a symbolic link, so its
+        // parent is the folder before it in the path.
         (None, Some(folder)) => folder_of(&resolve(folder)).to_owned(),
         (None, None) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
     }

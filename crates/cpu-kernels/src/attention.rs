@@ -131,8 +131,7 @@ impl Heads<'_> {
         let parts: Vec<[Vec<f32>; 3]> = tasks
             .par_iter()
             .map(|&task| {
-                let gradient = self.gather(gradient, self.queries, task);
-                let gradient = Rows::new(&gradient, self.head_dim);
+                let gradient = self.rows(gradient, self.queries, task);
                 arch.dispatch(Backward { head: Head::new(self, task), gradient })
             })
             .collect();
@@ -173,12 +172,17 @@ impl Heads<'_> {
         tasks
     }
 
-    /// The rows of a task's head, `[count, d]`, from `[B, tokens, heads, d]`.
-    fn gather(&self, from: &[f32], tokens: usize, task: Task) -> Vec<f32> {
+    /// The rows of a task's head, from `[B, tokens, heads, d]`.
+    fn rows(&self, from: &[f32], tokens: usize, task: Task) -> Rows {
         let Self { heads, head_dim, .. } = *self;
         let start = (task.image * tokens + task.first) * heads + task.head;
-        let rows = from[start * head_dim..].chunks(heads * head_dim).take(task.count);
-        rows.flat_map(|row| &row[..head_dim]).copied().collect()
+        let width = head_dim.next_multiple_of(LANES);
+        let mut values = vec![0.0; task.count * width];
+        let stored = from[start * head_dim..].chunks(heads * head_dim);
+        for (row, stored) in values.chunks_exact_mut(width).zip(stored) {
+            row[..head_dim].copy_from_slice(&stored[..head_dim]);
+        }
+        Rows { values, width }
     }
 
     /// Writes rows of a head, of padded width, into `[tokens, heads, d]`, beginning at a token.
@@ -202,22 +206,13 @@ struct Head {
     scale: f32,
 }
 
-/// Rows of a head, `[rows, width]`, one after another.
+/// Rows of a head, `[rows, width]`, padded with zeros.
 struct Rows {
     values: Vec<f32>,
     width: usize,
 }
 
 impl Rows {
-    fn new(rows: &[f32], head_dim: usize) -> Self {
-        let width = head_dim.next_multiple_of(LANES);
-        let mut values = vec![0.0; rows.len() / head_dim * width];
-        for (padded, row) in values.chunks_exact_mut(width).zip(rows.chunks_exact(head_dim)) {
-            padded[..head_dim].copy_from_slice(row);
-        }
-        Self { values, width }
-    }
-
     fn iter(&self) -> std::slice::ChunksExact<'_, f32> {
         self.values.chunks_exact(self.width)
     }
@@ -232,16 +227,16 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(rows: &[f32], head_dim: usize) -> Self {
-        let count = rows.len() / head_dim;
+    fn new(rows: Rows, head_dim: usize) -> Self {
+        let count = rows.iter().len();
         let stride = Self::stride(count);
         let mut lines = vec![0.0; head_dim * stride];
-        for (index, row) in rows.chunks_exact(head_dim).enumerate() {
+        for (index, row) in rows.iter().enumerate() {
             for (line, &value) in lines.chunks_exact_mut(stride).zip(row) {
                 line[index] = value;
             }
         }
-        Self { rows: Rows::new(rows, head_dim), lines, count }
+        Self { rows, lines, count }
     }
 
     /// From one line to the next. Lines that are a power of two apart would share few lines of the
@@ -272,18 +267,13 @@ impl Head {
     fn new(heads: &Heads<'_>, task: Task) -> Self {
         let Heads { keys: count, head_dim, .. } = *heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let mut queries = heads.gather(heads.query, heads.queries, task);
-        for value in &mut queries {
+        let mut queries = heads.rows(heads.query, heads.queries, task);
+        for value in &mut queries.values {
             *value *= scale;
         }
         let whole = Task { first: 0, count, ..task };
-        let packed = |from| Packed::new(&heads.gather(from, count, whole), head_dim);
-        Self {
-            queries: Rows::new(&queries, head_dim),
-            keys: packed(heads.key),
-            values: packed(heads.value),
-            scale,
-        }
+        let packed = |from| Packed::new(heads.rows(from, count, whole), head_dim);
+        Self { queries, keys: packed(heads.key), values: packed(heads.value), scale }
     }
 
     /// Scratch space with one value for each key.

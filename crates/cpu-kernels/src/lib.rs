@@ -1,7 +1,7 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
-//! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the image
-//! encoders; convolution, batch norm and max-pooling of the side network. All but windowed attention and depthwise
-//! convolution, which only the frozen encoders use, have gradients.
+//! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the
+//! image encoders; convolution, batch norm and max-pooling of the side network. All but windowed
+//! attention and depthwise convolution, which only the frozen encoders use, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
 //! then contiguous, so nothing is unfolded (im2col) or transposed.

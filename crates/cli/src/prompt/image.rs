@@ -1,6 +1,6 @@
 //! Prompts on one image.
 
-use super::{Arguments, PromptBox, check_inside, check_overlay, corners, wrong_usage};
+use super::{Arguments, PromptBox, check_inside, corners, wrong_usage};
 use crate::progress::Spinner;
 use crate::staging::Staging;
 use crate::{Status, output, report};
@@ -16,8 +16,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     arguments.check_files(&[".png"])?;
     if let Some(overlay) = overlay {
         output::check_ending(overlay, &[".png"])?;
-        check_overlay(arguments, overlay)?;
-        output::check_file(overlay, &[], arguments.force)?;
+        output::check_file(overlay, &arguments.files(), arguments.force)?;
     }
     let staging = Staging::for_file(output)?;
     let overlay_staging = overlay.as_deref().map(Staging::for_file).transpose()?;
@@ -26,8 +25,8 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let boxes = prompts.bounding_box.into_iter().flat_map(corners);
     let points = prompts.points.iter().map(|(point, _)| *point).chain(boxes);
     check_inside(points, [image.width(), image.height()])?;
-    let mut predictor = arguments.load()?;
     let spinner = Spinner::loading(sam);
+    let mut predictor = arguments.load()?;
     predictor.set_image(&image)?;
     let is_ambiguous = prompts.bounding_box.is_none() && prompts.points.len() == 1;
     let masks = predictor.predict(&prompts, is_ambiguous)?;

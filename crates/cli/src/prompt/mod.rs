@@ -4,7 +4,6 @@ mod image;
 mod volume;
 
 use crate::arguments::open_device;
-use crate::progress::Spinner;
 use crate::{Status, WrongUsage, output};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -91,9 +90,13 @@ impl Arguments {
         output::check_file(&self.output, &[&self.input, &self.sam], self.force)
     }
 
+    /// Files that an overlay must not replace.
+    fn files(&self) -> [&Path; 3] {
+        [&self.input, &self.sam, &self.output]
+    }
+
     fn load(&self) -> Result<Predictor> {
         let device = open_device(&self.device)?;
-        let _spinner = Spinner::loading(&self.sam);
         Ok(match self.variant {
             None => Predictor::load(&self.sam, &device)?,
             Some(Variant::MedSam) => Predictor::new(SamConfig::med_sam().load(&self.sam, &device)?),
@@ -174,12 +177,6 @@ fn window(text: &str) -> Result<Intensity, String> {
         (_, Some([low, high])) if low < high => Ok(Intensity::Window([low, high])),
         _ => Err("expected LOW,HIGH with LOW < HIGH, or percentiles".to_owned()),
     }
-}
-
-/// Checks that an overlay is neither an input nor the output.
-fn check_overlay(arguments: &Arguments, overlay: &Path) -> Result<()> {
-    let Arguments { input, sam, output, .. } = arguments;
-    output::check_not_input(overlay, &[input, sam, output])
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Boxes in a volume.
 
-use super::{Arguments, PromptBox, check_inside, check_overlay, corners, wrong_usage};
+use super::{Arguments, PromptBox, check_inside, corners, wrong_usage};
 use crate::overlays::{remove_overlays, write_overlays};
 use crate::progress::{Progress, Spinner};
 use crate::report::LabelVolume;
@@ -30,14 +30,15 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let boxes = boxes(arguments)?;
     arguments.check_files(&ENDINGS)?;
     if let Some(overlay) = overlay {
-        check_overlay(arguments, overlay)?;
-        output::check_folder(overlay, &[], arguments.force)?;
+        output::check_folder(overlay, &arguments.files(), arguments.force)?;
     }
     let staging = Staging::for_file(output)?;
     let overlay_staging = overlay.as_deref().map(Staging::new).transpose()?;
     let image = read_image(arguments)?;
     check_boxes(&boxes, image.shape())?;
+    let spinner = Spinner::loading(&arguments.sam);
     let predictor = arguments.load()?;
+    drop(spinner);
     let mut progress = Progress::new();
     // As MedSAM's preparation, which cuts fractions off.
     let slices = image.voxels().mapv(|voxel| (255.0 * voxel) as u8);

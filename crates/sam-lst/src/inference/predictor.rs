@@ -40,7 +40,7 @@ pub enum PredictorError {
     /// A coordinate is NaN or infinite.
     #[error("a coordinate of a prompt is {0}; expected a finite number")]
     Coordinate(f32),
-    /// A box does not lie in the volume.
+    /// A box has slices outside the volume, or its first slice is after its last.
     #[error(
         "box {number} covers slices {} to {}; expected the first before or at the last, and slices \
          from 0 to {}",
@@ -137,12 +137,17 @@ impl Masks {
     /// If `index` is out of bounds.
     pub fn bounding_box(&self, index: usize) -> Option<[u32; 4]> {
         let image = self.image(index);
-        let mut inside = image.enumerate_pixels().filter(|(_, _, value)| **value == Luma([255]));
-        let (x, y, _) = inside.next()?;
-        Some(inside.fold([x, y, x, y], |[x0, y0, x1, y1], (x, y, _)| {
-            [x0.min(x), y0.min(y), x1.max(x), y1.max(y)]
-        }))
+        let inside = image.enumerate_pixels().filter(|(_, _, value)| **value == Luma([255]));
+        bounding_box(inside.map(|(x, y, _)| [x, y]))
     }
+}
+
+/// The smallest box that contains all pixels, x0, y0, x1, y1; `None` without pixels.
+pub(super) fn bounding_box(pixels: impl IntoIterator<Item = [u32; 2]>) -> Option<[u32; 4]> {
+    pixels.into_iter().fold(None, |around: Option<[u32; 4]>, [x, y]| {
+        let [x0, y0, x1, y1] = around.unwrap_or([x, y, x, y]);
+        Some([x0.min(x), y0.min(y), x1.max(x), y1.max(y)])
+    })
 }
 
 /// SAM as it is used with prompts: embeds an image once, then predicts masks for any number of

@@ -1,7 +1,7 @@
 //! Segmentation of a volume from boxes, as LiteMedSAM's published inference does it: from the middle
 //! slice of a box outwards, each slice with the box of the mask before.
 
-use super::predictor::EmbeddedImage;
+use super::predictor::{EmbeddedImage, bounding_box};
 use super::{ImagePrompts, Predictor, PredictorError, resize};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sam_lst_datasets::ndarray::{Array3, ArrayView2, ArrayView3, Axis};
@@ -54,7 +54,7 @@ impl Predictor {
     /// The mask of an object's middle slice is predicted from the box's corners. From there to the
     /// last and to the first slice, each mask is predicted from the box around the mask before,
     /// enlarged by 3 pixels of the model's input, or from the given corners if that mask is empty.
-    /// So the box need fit the object on the middle slice only. Source: LiteMedSAM's 3D inference.
+    /// So the box has to fit the object on the middle slice only. Source: LiteMedSAM's 3D inference.
     ///
     /// Each slice is embedded once, whatever the number of boxes. Embeddings of slices that one box
     /// needs above and another below its middle are kept in memory in between.
@@ -69,8 +69,8 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// [`PredictorError`] if a box does not lie in the volume or is not finite, there is no box or
-    /// more than 255, or the slices have no pixels.
+    /// [`PredictorError`] if there are no boxes or more than 255, if a box has slices outside the
+    /// volume or coordinates that are not finite, or if the slices have no pixels.
     pub fn segment_volume_with_boxes(
         &self,
         slices: ArrayView3<'_, u8>,
@@ -88,10 +88,8 @@ impl Predictor {
             progress,
         };
         run.report();
-        let mut masks = vec![None; boxes.len()];
-        let middles = run.predict(Part::Upper, &mut masks)?;
-        masks = middles;
-        run.predict(Part::Lower, &mut masks)?;
+        let middles = run.predict(Part::Upper, vec![None; boxes.len()])?;
+        run.predict(Part::Lower, middles)?;
         Ok(run.labels)
     }
 }
@@ -129,12 +127,12 @@ struct Propagation<'a, F> {
 }
 
 impl<F: FnMut(usize, usize)> Propagation<'_, F> {
-    /// Predicts one part of all boxes. `masks` contains the mask before that part, by box, and
-    /// receives the last one. Returns the masks of the middle slices.
+    /// Predicts one part of all boxes. `masks` contains, by box, the mask of the slice before that
+    /// part. Returns the masks of the middle slices that are in the part.
     fn predict(
         &mut self,
         part: Part,
-        masks: &mut [Option<GrayImage>],
+        mut masks: Vec<Option<GrayImage>>,
     ) -> Result<Vec<Option<GrayImage>>, PredictorError> {
         let mut middles = vec![None; masks.len()];
         let mut order: Vec<usize> = (0..self.slices.len_of(Axis(0))).collect();
@@ -204,11 +202,7 @@ fn corners_around(mask: &GrayImage, image: &EmbeddedImage) -> Option<[f32; 4]> {
     });
     let resized = resize::area(&of_one, image.resized);
     let inside = resized.enumerate_pixels().filter(|(_, _, value)| value.0[0] > 0);
-    let around = inside.fold(None, |around: Option<[u32; 4]>, (x, y, _)| {
-        let [x0, y0, x1, y1] = around.unwrap_or([x, y, x, y]);
-        Some([x0.min(x), y0.min(y), x1.max(x), y1.max(y)])
-    });
-    let [x0, y0, x1, y1] = around?;
+    let [x0, y0, x1, y1] = bounding_box(inside.map(|(x, y, _)| [x, y]))?;
     // Upstream limits the box by the padded input, which is square.
     let side = image.resized.into_iter().max()?;
     let corners = [

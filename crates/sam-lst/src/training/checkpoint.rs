@@ -1,6 +1,9 @@
 //! The folder of a run: configuration, logs, and the checkpoint that the run resumes from.
 
-use super::{TrainingConfig, TrainingError, summary};
+use super::{
+    BEST, LAST, LEARNING_CURVE, PICTURES, STEPS_LOG, TrainingConfig, TrainingError, VALIDATION_LOG,
+    summary,
+};
 use crate::model::{Ladder, SideEncoder};
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -43,17 +46,19 @@ const CHECKPOINT: &str = "checkpoint-";
 const LADDER: &str = "ladder.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const POSITION: &str = "position.json";
+/// The summary of a run in version 0.1.0.
+const OLD_SUMMARY: &str = "receipt.json";
 /// Files and folders that a run creates after `config.toml`, besides those that identify it.
 const RESULTS: [&str; 9] = [
-    "best.safetensors",
+    BEST,
+    LAST,
     "foundation.safetensors",
-    "ladder.safetensors",
-    "learning-curve.svg",
-    "pictures",
-    "receipt.json",
-    "run_summary.json",
-    "steps.csv",
-    "validation.csv",
+    STEPS_LOG,
+    VALIDATION_LOG,
+    LEARNING_CURVE,
+    PICTURES,
+    summary::FILE,
+    OLD_SUMMARY,
 ];
 
 impl RunFolder {
@@ -109,9 +114,9 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Version 0.1.0 named the summary of a run `receipt.json`.
+    /// Renames the summary of a run of version 0.1.0.
     fn rename_old_summary(&self) -> std::io::Result<()> {
-        let (old, new) = (self.file("receipt.json"), self.file(summary::FILE));
+        let (old, new) = (self.file(OLD_SUMMARY), self.file(summary::FILE));
         if old.is_file() && !new.exists() { std::fs::rename(old, new) } else { Ok(()) }
     }
 

@@ -1,5 +1,6 @@
 //! The learning curve of a run, drawn from its logs.
 
+use super::{STEPS_LOG, VALIDATION_LOG};
 use plotters::prelude::*;
 use std::fmt::Display;
 use std::path::Path;
@@ -14,8 +15,8 @@ const DSC_COLOR: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
 /// Draws the losses of `steps.csv` and the mean DSC of `validation.csv` as SVG. The error says what is
 /// wrong with a log.
 pub(super) fn draw(run: &Path, steps_per_epoch: u64) -> Result<String, String> {
-    let losses = columns(&run.join("steps.csv"), "step", &LOSSES)?;
-    let epochs = columns(&run.join("validation.csv"), "epochs", &["mean_dsc"])?;
+    let losses = columns(&run.join(STEPS_LOG), "step", &LOSSES)?;
+    let epochs = columns(&run.join(VALIDATION_LOG), "epochs", &["mean_dsc"])?;
     let dsc: Curve =
         epochs[0].iter().map(|&(epochs, dsc)| (epochs * steps_per_epoch as f64, dsc)).collect();
     let mut svg = String::new();

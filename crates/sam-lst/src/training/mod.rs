@@ -382,8 +382,13 @@ impl Training {
     }
 }
 
+/// Files and a folder of a run.
 const BEST: &str = "best.safetensors";
 const LAST: &str = "ladder.safetensors";
+const STEPS_LOG: &str = "steps.csv";
+const VALIDATION_LOG: &str = "validation.csv";
+const LEARNING_CURVE: &str = "learning-curve.svg";
+const PICTURES: &str = "pictures";
 
 impl TrainingConfig {
     /// The cache that a run with these settings uses; `None` if it caches nothing.

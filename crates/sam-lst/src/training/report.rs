@@ -1,6 +1,6 @@
 //! Reports of a trained model: scores, pictures and the learning curve.
 
-use super::{Trained, TrainingError, learning_curve, summary};
+use super::{LEARNING_CURVE, PICTURES, Trained, TrainingError, learning_curve, summary};
 use crate::evaluation::{Picture, write_png, write_reports};
 use crate::inference::{SegmentationConfig, Segmenter};
 use crate::model::SideEncoder;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Cases of which pictures are drawn.
 const PICTURED_CASES: usize = 2;
 /// Pictures of a case.
-const PICTURES: usize = 3;
+const PICTURES_PER_CASE: usize = 3;
 
 /// What [`Trained::write_report`] wrote.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +70,7 @@ impl<S: SideEncoder> Trained<S> {
         let reports = segmenter.evaluate(dataset, &cases, &protocols, progress)?;
         self.save_scores(&reports)?;
         let run = &self.folders.run;
-        let pictures = run.join("pictures");
+        let pictures = run.join(PICTURES);
         std::fs::create_dir_all(&pictures).map_err(TrainingError::write(&pictures))?;
         for case in cases.iter().take(PICTURED_CASES) {
             draw_case(&mut segmenter, dataset, case, &pictures)?;
@@ -91,12 +91,11 @@ impl<S: SideEncoder> Trained<S> {
     }
 
     fn write_learning_curve(&self) -> Result<PathBuf, TrainingError> {
-        const NAME: &str = "learning-curve.svg";
         let run = &self.folders.run;
         let svg = learning_curve::draw(run, self.steps_per_epoch)
             .map_err(|reason| TrainingError::read(run)(std::io::Error::other(reason)))?;
-        let file = run.join(NAME);
-        replace_file(&file, NAME, |temporary| std::fs::write(temporary, svg))
+        let file = run.join(LEARNING_CURVE);
+        replace_file(&file, LEARNING_CURVE, |temporary| std::fs::write(temporary, svg))
             .map_err(TrainingError::write(&file))?;
         Ok(file)
     }
@@ -123,7 +122,7 @@ fn draw_case<S: SideEncoder>(
     let (image, label) = (volumes.image.voxels(), volumes.label.voxels());
     let mut slices: Vec<usize> = (0..label.shape()[0]).collect();
     slices.sort_by_key(|&slice| Reverse(count_classes(label.index_axis(Axis(0), slice))));
-    slices.truncate(PICTURES);
+    slices.truncate(PICTURES_PER_CASE);
     let pixels = image.select(Axis(0), &slices);
     let predicted = segmenter.segment(&Volume::new(pixels, None), |_| {})?;
     for (i, &slice) in slices.iter().enumerate() {

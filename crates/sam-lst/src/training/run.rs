@@ -4,8 +4,9 @@ use super::checkpoint::{Log, Position, RunFolder};
 use super::devices::{BatchResult, DeviceWorker, Losses, RemoteWorker};
 use super::events::EventSink;
 use super::{
-    BEST, Batch, Batches, LAST, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan,
-    TrainingStep, TrainingValidation, WaitTime, ladder_device, summary,
+    BEST, Batch, Batches, LAST, STEPS_LOG, TrainingConfig, TrainingError, TrainingEvent,
+    TrainingPlan, TrainingStep, TrainingValidation, VALIDATION_LOG, WaitTime, ladder_device,
+    summary,
 };
 use crate::embeddings::EmbeddingCache;
 use crate::inference::{SegmentationConfig, Segmenter};
@@ -73,9 +74,9 @@ impl<'a> Run<'a> {
         };
         let organs: Vec<&str> = self.plan.organs.iter().map(String::as_str).collect();
         let validation_header = [["epochs", "mean_dsc"].as_slice(), &organs].concat();
-        let steps_log = self.folder.log("steps.csv", &STEPS_HEADER, position.steps)?;
+        let steps_log = self.folder.log(STEPS_LOG, &STEPS_HEADER, position.steps)?;
         let validation_log =
-            self.folder.log("validation.csv", &validation_header, validations as u64)?;
+            self.folder.log(VALIDATION_LOG, &validation_header, validations as u64)?;
         let foundation = model.foundation.clone();
         let cache = self.cache.map(|cache| (cache, self.config.cache.views));
         let loss =
