@@ -38,7 +38,7 @@ from common import encode, loss_parts, rate, resnet_tiny, sam_tiny
 from ladder_pytorch import Ladder
 
 # As in `TrainingConfig::demo`.
-CLASSES, SIZE, EPOCHS, BATCH, RATE, WARMUP, DICE_WEIGHT = 9, 128, 24, 8, 3e-3, 20, 0.8
+CLASSES, SIZE, EPOCHS, BATCH, RATE, WARMUP, DICE_WEIGHT = 9, 256, 16, 8, 3e-3, 20, 0.8
 GRID = SIZE // 16
 # Synapse's labels, in the order of classes.
 LABELS = np.array([0, 1, 2, 3, 4, 6, 7, 8, 11])

@@ -1,8 +1,10 @@
 //! Trains a ladder, scores it on the held-out cases and draws pictures. Without arguments it trains on
-//! synthetic phantoms, in minutes on a laptop; with a dataset and SAM's checkpoint, as published:
+//! synthetic phantoms over a random foundation, in minutes on a laptop; with a checkpoint, over that
+//! foundation; with a dataset and SAM's checkpoint, as published:
 //!
 //! ```sh
 //! cargo run --release --example train_synapse
+//! cargo run --release --example train_synapse -- --sam lite_medsam.pth --run runs/demo-lite_medsam
 //! cargo run --release --example train_synapse -- --data Synapse/ --sam sam_vit_b_01ec64.pth
 //! ```
 //!
@@ -23,19 +25,19 @@ use std::path::PathBuf;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Trains a ladder over SAM: on synthetic phantoms, or on Synapse with --data and --sam.
+/// Trains a ladder over SAM: on Synapse with --data and --sam, otherwise on synthetic phantoms.
 #[derive(Parser)]
 struct Arguments {
     /// Folder of the Synapse dataset.
     #[arg(long, requires = "sam")]
     data: Option<PathBuf>,
     /// Checkpoint of SAM, LiteMedSAM or MobileSAM, .pth or .safetensors.
-    #[arg(long, requires = "data")]
+    #[arg(long)]
     sam: Option<PathBuf>,
     /// torchvision's ResNet18 checkpoint; random weights without it.
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "sam")]
     resnet: Option<PathBuf>,
-    /// Number of epochs [default: 24 for phantoms, 200 for Synapse]
+    /// Number of epochs [default: 200 for Synapse; for phantoms 16, or 6 over a checkpoint]
     #[arg(long)]
     epochs: Option<u64>,
     /// Seed of initial weights and of the order of slices.
@@ -65,15 +67,15 @@ fn main() -> Result<()> {
         })?,
     };
     let classes = dataset.description().classes();
-    let preset = if arguments.data.is_some() {
-        TrainingConfig::released(classes)
-    } else {
-        TrainingConfig::demo(classes)
+    let mut config = match (&arguments.data, &arguments.sam) {
+        (Some(_), Some(sam)) => {
+            let model = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
+            TrainingConfig { model, ..TrainingConfig::released(classes) }
+        }
+        (_, Some(sam)) => TrainingConfig::demo_over(EncoderConfig::recognize(sam)?, classes),
+        _ => TrainingConfig::demo(classes),
     };
-    let mut config = TrainingConfig { seed: arguments.seed, ..preset };
-    if let Some(sam) = &arguments.sam {
-        config.model = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
-    }
+    config.seed = arguments.seed;
     config.model.seed = arguments.seed;
     config.epochs = arguments.epochs.unwrap_or(config.epochs);
     let model = match &arguments.sam {

@@ -2,35 +2,45 @@
 
 use crate::arguments::{at_least_one, open_devices};
 use crate::display::{Display, Mode};
-use crate::progress::{Progress, note};
+use crate::progress::{Progress, Spinner, note};
 use crate::settings::{check, with_file};
 use crate::training::{check_folders, train, write_report};
-use crate::{Status, interrupt};
+use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::Args;
+use sam_lst::model::EncoderConfig;
 use sam_lst::training::demo_dataset;
-use sam_lst::{DatasetDescription, Split, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{DatasetDescription, SamLst, Split, Training, TrainingConfig, TrainingFolders};
 use std::path::{Path, PathBuf};
 
+/// Where this file lies in the current folder, the demo trains over it.
+const LITE_MEDSAM: &str = "lite_medsam.pth";
+
 const EXAMPLES: &str = "\
-Trains a small model with a random foundation on 15 synthetic phantoms and scores it on 4 others.
-The same command resumes an interrupted run. Ctrl-C (in the full screen also q) saves and stops.
+Trains on 15 synthetic phantoms and scores the model on 4 others: over LiteMedSAM where
+lite_medsam.pth lies in the current folder (`sam-lst weights` says how to get it), else over a small
+random foundation. The same command resumes an interrupted run. Ctrl-C (in the full screen also q)
+saves and stops.
 
 Examples:
   sam-lst demo
+  sam-lst demo --foundation lite_medsam.pth
   sam-lst demo --epochs 4 --run runs/short --plain";
 
-/// Train a small model on synthetic phantoms in minutes, without any files
+/// Train on synthetic phantoms in minutes, without any files
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folder of the run: settings, logs, model, scores, pictures
-    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
-    run: PathBuf,
+    /// SAM, LiteMedSAM or MobileSAM, or `random` [default: lite_medsam.pth if it exists, else random]
+    #[arg(long, value_name = "FILE")]
+    foundation: Option<PathBuf>,
+    /// Folder of the run [default: runs/demo, over a checkpoint runs/demo- and its name]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
     /// Folder of phantoms, slices and embeddings, shared by runs
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     cache: PathBuf,
-    /// Passes over all slices [default: 24]
+    /// Passes over all slices [default: 16, over a checkpoint 6]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     epochs: Option<usize>,
     /// Devices: cpu, or cuda:0,cuda:1 ... to share the work
@@ -55,14 +65,15 @@ fn quoted(path: &Path) -> String {
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
-    let folders = TrainingFolders { run: arguments.run.clone(), cache: arguments.cache.clone() };
-    check_folders(&folders, &[])?;
-    let devices = open_devices(&arguments.device)?;
-    let preset = TrainingConfig::demo(DatasetDescription::synapse().classes());
-    let mut config = with_file(preset, arguments.config.as_deref())?;
-    if let Some(epochs) = arguments.epochs {
-        config.epochs = epochs as u64;
+    let checkpoint = arguments.checkpoint();
+    let folders =
+        TrainingFolders { run: arguments.run_folder(checkpoint), cache: arguments.cache.clone() };
+    if let Some(checkpoint) = checkpoint {
+        output::check_checkpoint(checkpoint)?;
     }
+    check_folders(&folders, checkpoint.as_slice())?;
+    let devices = open_devices(&arguments.device)?;
+    let config = arguments.config(checkpoint)?;
     let mut progress = Progress::new();
     let dataset = demo_dataset(arguments.cache.join("phantoms"), |done, total| {
         progress.count("phantoms", done, total, "patients");
@@ -71,16 +82,29 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     check(&config, &dataset)?;
     let config = config.split_across(devices.len())?;
     let device = devices[0].clone().autodiff();
-    let model = config.model.init(&device)?;
-    let training = Training::new(config.clone(), folders).devices(&devices);
+    let model = match checkpoint {
+        Some(checkpoint) => {
+            let _spinner = Spinner::loading(checkpoint);
+            SamLst::from_official(&config.model, checkpoint, None, &device)?
+        }
+        None => config.model.init(&device)?,
+    };
+    let training = Training::new(config.clone(), folders.clone()).devices(&devices);
     let display = Display::new(Mode::new(arguments.plain || arguments.json));
     let Some(trained) = train(&training, model, &dataset, display)? else {
         return Ok(Status::Stopped);
     };
-    // A ladder is useless without its foundation. Created anew, since training may have rounded it.
-    let foundation = arguments.run.join("foundation.safetensors");
-    config.model.init(&device)?.save_sam(&foundation)?;
-    write_report(&trained, &dataset, &arguments.run, Some(&foundation), arguments.json)?;
+    let foundation = match checkpoint {
+        Some(checkpoint) => checkpoint.to_owned(),
+        // A ladder is useless without its foundation. Created anew, since training may have rounded
+        // it.
+        None => {
+            let file = folders.run.join("foundation.safetensors");
+            config.model.init(&device)?.save_sam(&file)?;
+            file
+        }
+    };
+    write_report(&trained, &dataset, &folders.run, Some(&foundation), arguments.json)?;
     if let Some(case) = dataset.cases(Split::Test)?.first() {
         note(&format!(
             "\nTo segment a test phantom with this model:\n  sam-lst segment {} organs.nii.gz \
@@ -91,4 +115,36 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         ));
     }
     Ok(Status::Done)
+}
+
+impl Arguments {
+    /// The checkpoint of the foundation; `None` for random weights.
+    fn checkpoint(&self) -> Option<&Path> {
+        match self.foundation.as_deref() {
+            Some(file) if file == Path::new("random") => None,
+            Some(file) => Some(file),
+            None => Some(Path::new(LITE_MEDSAM)).filter(|file| file.is_file()),
+        }
+    }
+
+    fn run_folder(&self, checkpoint: Option<&Path>) -> PathBuf {
+        let name = match checkpoint.and_then(Path::file_stem) {
+            Some(stem) => format!("demo-{}", stem.to_string_lossy()),
+            None => "demo".to_owned(),
+        };
+        self.run.clone().unwrap_or_else(|| Path::new("runs").join(name))
+    }
+
+    fn config(&self, checkpoint: Option<&Path>) -> Result<TrainingConfig> {
+        let classes = DatasetDescription::synapse().classes();
+        let preset = match checkpoint {
+            Some(file) => TrainingConfig::demo_over(EncoderConfig::recognize(file)?, classes),
+            None => TrainingConfig::demo(classes),
+        };
+        let mut config = with_file(preset, self.config.as_deref())?;
+        if let Some(epochs) = self.epochs {
+            config.epochs = epochs as u64;
+        }
+        Ok(config)
+    }
 }

@@ -59,8 +59,8 @@ pub fn train(
     }
 }
 
-/// Scores a finished run, writes its report and prints it. `foundation` is the file of a foundation
-/// that this program created.
+/// Scores a finished run, writes its report and prints it, with the file of the foundation where the
+/// user need not have named it.
 pub fn write_report(
     trained: &Trained<ResNetSide>,
     dataset: &Dataset,

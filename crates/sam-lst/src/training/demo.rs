@@ -5,8 +5,9 @@ use std::path::Path;
 
 /// Synthetic patients for training and validation, and for testing.
 const PATIENTS: [usize; 2] = [15, 4];
-/// File that marks a folder of phantoms as complete.
-const MARKER: &str = "complete";
+/// File that marks a folder of phantoms as complete. Its name changes with the phantoms, so that
+/// those of an earlier version are replaced.
+const MARKER: &str = "complete-2";
 
 /// Opens the dataset of the demo: 19 synthetic phantoms, of which 4 are test cases. Writes them to
 /// `folder` unless they are there. `progress` receives the number of written cases and of all.
@@ -24,7 +25,7 @@ pub fn demo_dataset(
         let [train, test] = PATIENTS;
         let mut done = 0;
         progress(done, train + test);
-        PhantomConfig::small(0).write_dataset(folder, train, test, |_| {
+        PhantomConfig::demo(0).write_dataset(folder, train, test, |_| {
             done += 1;
             progress(done, train + test);
         })?;

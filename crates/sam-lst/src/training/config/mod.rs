@@ -1,7 +1,9 @@
 use super::OptimizationConfig;
 use crate::embeddings::{CachePrecision, CachedViews};
 use crate::inference::OutputResampling;
-use crate::model::{FoundationPrecision, InvalidSetting, SamLstConfig, SliceGeometry, require};
+use crate::model::{
+    EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig, SliceGeometry, require,
+};
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
 
@@ -116,13 +118,14 @@ impl TrainingConfig {
         Self { optimization: OptimizationConfig::paper(), ..Self::released(num_classes) }
     }
 
-    /// A tiny model over a random foundation, for synthetic phantoms: minutes on a laptop.
+    /// A tiny model over a random foundation, for synthetic phantoms at 256 x 256: minutes on a
+    /// laptop.
     pub fn demo(num_classes: usize) -> Self {
         let mut optimization = OptimizationConfig::released();
         optimization.schedule.base = 3e-3;
         optimization.schedule.warmup_steps = 20;
         Self {
-            epochs: 24,
+            epochs: 16,
             batch_size: 8,
             validation_epochs: 4,
             geometry: SliceGeometry::direct(),
@@ -130,9 +133,28 @@ impl TrainingConfig {
             optimization,
             cache: CacheConfig { views: CachedViews::ALL, ..Self::released(num_classes).cache },
             // Frozen parts of a random decoder hold no knowledge worth preserving.
-            model: SamLstConfig::tiny(num_classes).with_tuning(DecoderTuning::Full),
+            model: SamLstConfig::tiny(num_classes)
+                .with_tuning(DecoderTuning::Full)
+                .with_input_size(256),
             ..Self::released(num_classes)
         }
+    }
+
+    /// As [`demo`](Self::demo), over the encoder of a checkpoint: few epochs without augmentation,
+    /// which embed each slice once, at 128 x 128 pixels for an encoder of stride 4, else 256 x 256.
+    /// Minutes on a laptop over LiteMedSAM.
+    pub fn demo_over(encoder: EncoderConfig, num_classes: usize) -> Self {
+        let input_size = if encoder.stride() == 4 { 128 } else { 256 };
+        let mut config = Self::demo(num_classes);
+        config.epochs = 6;
+        config.batch_size = 4;
+        config.validation_epochs = 2;
+        config.augmentation = false;
+        config.optimization.schedule.base = 1e-3;
+        config.model = SamLstConfig::for_encoder(encoder, num_classes)
+            .with_tuning(DecoderTuning::Full)
+            .with_input_size(input_size);
+        config
     }
 
     /// This configuration with the batches of each step split, so that several devices share a step:
