@@ -1,7 +1,8 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
 //! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the
-//! image encoders; convolution, batch norm and max-pooling of the side network. All but windowed
-//! attention and depthwise convolution, which only the frozen encoders use, have gradients.
+//! image encoders; convolution, batch norm, max-pooling and resizing of the side network; the sums of
+//! the losses. All but windowed attention and depthwise convolution, which only the frozen encoders
+//! use, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
 //! then contiguous, so nothing is unfolded (im2col) or transposed.
@@ -15,8 +16,8 @@
 //!
 //! Each operation is one file: the function that a layer calls, the operation's place in Burn's
 //! autodiff, and its kernels. `autodiff.rs` connects operations to Burn, `microkernel.rs` holds the
-//! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `tiny-vit`, `mask-decoder`
-//! and `resnet-side` depend on this crate; it can be removed once Burn's own operations are as
+//! innermost loops of all matrix products. Only `sam-nn`, `sam-encoder`, `tiny-vit`, `mask-decoder`,
+//! `resnet-side` and `losses` depend on this crate; it can be removed once Burn's own operations are as
 //! fast.
 
 #[cfg(feature = "flex")]
@@ -27,6 +28,8 @@ mod autodiff;
 mod batch_norm;
 #[cfg(feature = "flex")]
 mod channel_sums;
+#[cfg(feature = "flex")]
+mod class_sums;
 #[cfg(feature = "flex")]
 mod conv2d;
 #[cfg(feature = "flex")]
@@ -45,24 +48,29 @@ mod math;
 mod max_pool;
 #[cfg(feature = "flex")]
 mod microkernel;
+#[cfg(feature = "flex")]
+mod resample;
 mod statistics;
+mod taps;
 #[cfg(not(feature = "flex"))]
 mod unsupported;
 #[cfg(feature = "flex")]
 mod window_attention;
 
 pub use statistics::Statistics;
+pub use taps::Taps;
 #[cfg(not(feature = "flex"))]
 pub use unsupported::{
-    attention, batch_norm, biased_window_attention, conv_transpose2d, conv2d, depthwise_conv2d,
-    gelu, is_supported, is_supported_without_autodiff, layer_norm, linear, max_pool, moments,
-    window_attention,
+    attention, batch_norm, biased_window_attention, class_sums, conv_transpose2d, conv2d,
+    depthwise_conv2d, gelu, is_supported, is_supported_without_autodiff, layer_norm, linear,
+    max_pool, moments, resample, window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
     attention::attention,
     autodiff::{is_supported, is_supported_without_autodiff},
     batch_norm::{batch_norm, moments},
+    class_sums::class_sums,
     conv_transpose2d::conv_transpose2d,
     conv2d::conv2d,
     depthwise_conv2d::depthwise_conv2d,
@@ -70,5 +78,6 @@ pub use {
     layer_norm::layer_norm,
     linear::linear,
     max_pool::max_pool,
+    resample::resample,
     window_attention::{biased_window_attention, window_attention},
 };

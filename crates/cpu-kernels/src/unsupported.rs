@@ -2,7 +2,7 @@
 //! own operations and never reach the panics below.
 #![expect(unused_variables, reason = "the signatures are those of the feature `flex`")]
 
-use crate::Statistics;
+use crate::{Statistics, Taps};
 use burn::tensor::Tensor;
 
 /// Whether the functions of this crate accept the tensor. Always false without the feature `flex`.
@@ -69,6 +69,16 @@ pub fn batch_norm(
 
 /// Max-pooling over 3 x 3 windows with stride 2 and padding 1. Panics without the feature `flex`.
 pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
+    unsupported()
+}
+
+/// Weighted sums of rows and columns. Panics without the feature `flex`.
+pub fn resample(input: Tensor<4>, rows: Taps, columns: Taps) -> Tensor<4> {
+    unsupported()
+}
+
+/// Sums over the pixels of each class. Panics without the feature `flex`.
+pub fn class_sums(logits: Tensor<4>, classes: Vec<u32>, largest: f32) -> Tensor<2> {
     unsupported()
 }
 

@@ -2,11 +2,11 @@
 
 use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{LayerNormConfig, PaddingConfig2d};
-use burn::tensor::activation::{relu, softmax};
+use burn::tensor::activation::{log_softmax, relu, softmax};
 use burn::tensor::module::{batch_norm_train, conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Tolerance};
-use sam_lst_cpu_kernels::{self as kernels, Statistics};
+use sam_lst_cpu_kernels::{self as kernels, Statistics, Taps};
 
 /// Pseudo-random values with this mean and standard deviation, from a fixed seed.
 fn values(count: usize, mean: f32, deviation: f32) -> Vec<f32> {
@@ -226,6 +226,81 @@ fn max_pool_matches_burn() {
 }
 
 #[test]
+fn resample_is_two_products_with_matrices() {
+    // Also inputs that no output uses, an output of three inputs, and one of none.
+    let rows = Taps::new(
+        4,
+        vec![vec![(0, 0.25), (1, 0.75)], vec![(1, 1.0), (1, -0.5)], vec![(3, 2.0)], vec![]],
+    );
+    let columns = Taps::new(3, vec![vec![(0, 0.5), (1, 0.2), (2, 0.3)], vec![(2, 1.5)]]);
+    let matrix = |taps: &Taps| {
+        let mut values = vec![0.0; taps.to() * taps.from()];
+        for output in 0..taps.to() {
+            for &(input, weight) in taps.of(output) {
+                values[output * taps.from() + input] += weight;
+            }
+        }
+        let shape = [1, 1, taps.to(), taps.from()];
+        Tensor::<4>::from_data(TensorData::new(values, shape), &Device::flex())
+    };
+    for channels in [1, 5, 32] {
+        let input = leaf([2, 4, 3, channels]);
+        let actual = kernels::resample(input.clone(), rows.clone(), columns.clone());
+        let expected = matrix(&rows)
+            .matmul(channels_first(input.clone()))
+            .matmul(matrix(&columns).transpose());
+        let expected = channels_last(expected);
+        let context = format!("{channels} channels");
+        assert_close(actual.to_data(), &expected.to_data(), &context);
+        let [actual, expected] = [actual, expected].map(|output| {
+            let gradients = score(output).backward();
+            input.grad(&gradients).expect("a gradient").into_data()
+        });
+        assert_close(actual, &expected, &context);
+    }
+}
+
+#[test]
+fn class_sums_match_burn() {
+    // The number of pixels that are processed together is 512.
+    for [batch, count, height, width] in [[1, 2, 1, 1], [2, 3, 4, 5], [2, 9, 30, 40]] {
+        let logits = leaf([batch, count, height, width]);
+        // All classes, no class, and left out.
+        let classes: Vec<u32> = (0..batch * height * width)
+            .map(|pixel| (pixel * 7 + pixel / 3) as u32 % (count as u32 + 2))
+            .collect();
+        let mask = |is_one: &dyn Fn(u32) -> bool| {
+            let values: Vec<f32> = classes.iter().map(|&class| f32::from(is_one(class))).collect();
+            let values = TensorData::new(values, [batch, 1, height, width]);
+            Tensor::<4>::from_data(values, &Device::flex())
+        };
+        let shown = mask(&|class| class <= count as u32);
+        let of_class = (0..count as u32).map(|class| mask(&|other| other == class)).collect();
+        let targets = Tensor::cat(of_class, 1);
+        let logs = log_softmax(logits.clone(), 1);
+        let probabilities = logs.clone().exp();
+        let sum = |pixels: Tensor<4>| pixels.sum_dims(&[0, 2, 3]).reshape([1, count]);
+        let expected: Tensor<2> = Tensor::cat(
+            vec![
+                sum(probabilities.clone() * targets.clone()),
+                sum(probabilities.clone() * probabilities * shown),
+                sum(-logs * targets.clone()),
+                sum(targets + logits.clone() * 0.0),
+            ],
+            0,
+        );
+        let actual = kernels::class_sums(logits.clone(), classes, 1e6);
+        let context = format!("{count} classes");
+        assert_close(actual.to_data(), &expected.to_data(), &context);
+        let [actual, expected] = [actual, expected].map(|sums| {
+            let gradients = score(sums.reshape([1, 1, 4, count])).backward();
+            logits.grad(&gradients).expect("a gradient").into_data()
+        });
+        assert_close(actual, &expected, &context);
+    }
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let input = leaf([2, 20, 20, 8]);
     let weight = leaf([40, 8, 3, 3]);
@@ -239,11 +314,20 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let output = kernels::batch_norm(output, &statistics, parameters, 1e-5, None, true);
             let few = tokens.clone().narrow(1, 0, 20);
             let attended = kernels::attention(tokens.clone(), few.clone(), few, 2);
-            let gradients =
-                (score(output.clone()) + attended.clone().powi_scalar(2).sum()).backward();
+            let classes = (0..800).map(|pixel| pixel % 10).collect();
+            let sums = kernels::class_sums(channels_first(output.clone()), classes, 1e6);
+            let twice = |size| {
+                Taps::new(size, (0..2 * size).map(|i| vec![(i / 2, 0.7), (i % 2, 0.3)]).collect())
+            };
+            let enlarged = kernels::resample(output.clone(), twice(20), twice(20));
+            let total = score(output.clone()) + attended.clone().powi_scalar(2).sum();
+            let total = total + sums.clone().powi_scalar(2).sum() + score(enlarged.clone());
+            let gradients = total.backward();
             [
                 output.into_data(),
                 attended.into_data(),
+                sums.into_data(),
+                enlarged.into_data(),
                 tokens.grad(&gradients).expect("a gradient").into_data(),
                 input.grad(&gradients).expect("a gradient").into_data(),
                 weight.grad(&gradients).expect("a gradient").into_data(),

@@ -1,4 +1,4 @@
-use crate::pixels::{ClassOptions, Pixels};
+use crate::class_sums::{ClassOptions, ClassSums};
 use crate::{SoftDiceLoss, SoftDiceLossConfig};
 use burn::config::Config;
 use burn::tensor::{Int, Tensor};
@@ -70,9 +70,9 @@ impl CrossEntropyDiceLoss {
     /// If the shapes of logits and labels do not match, or if the number of class weights is not
     /// `K`.
     pub fn forward(&self, logits: Tensor<4>, labels: Tensor<3, Int>) -> LossParts {
-        let pixels = Pixels::new(logits, labels, &self.config.options);
-        let dice = self.dice.forward_pixels(&pixels);
-        let cross_entropy = self.cross_entropy(pixels);
+        let sums = ClassSums::new(logits, labels, &self.config.options);
+        let dice = self.dice.of(&sums);
+        let cross_entropy = self.cross_entropy(sums);
         let weight = self.config.dice_weight;
         LossParts {
             total: cross_entropy.clone() * (1.0 - weight) + dice.clone() * weight,
@@ -81,16 +81,14 @@ impl CrossEntropyDiceLoss {
         }
     }
 
-    fn cross_entropy(&self, pixels: Pixels) -> Tensor<1> {
-        let [_, classes, ..] = pixels.targets.dims();
-        let weights = self.config.options.weights(classes, &pixels.targets.device());
-        let weighted = match weights {
-            Some(weights) => pixels.targets * weights.reshape([1, classes, 1, 1]),
-            None => pixels.targets,
+    fn cross_entropy(&self, sums: ClassSums) -> Tensor<1> {
+        let weights = self.config.options.weights(sums.classes(), &sums.pixels.device());
+        let (negative_log, pixels) = match weights {
+            Some(weights) => (sums.negative_log * weights.clone(), sums.pixels * weights),
+            None => (sums.negative_log, sums.pixels),
         };
         // The sum is zero only if every pixel is ignored or has weight zero. The numerator is zero
         // then, too, so the clamp makes the loss 0 instead of NaN.
-        let total = weighted.clone().sum().clamp_min(f64::from(f32::MIN_POSITIVE));
-        -(pixels.log_probabilities * weighted).sum() / total
+        negative_log.sum() / pixels.sum().clamp_min(f64::from(f32::MIN_POSITIVE))
     }
 }

@@ -5,10 +5,10 @@
 //!
 //! `B` batch, `K` classes including background, `H` and `W` height and width.
 
+mod class_sums;
 mod cross_entropy_dice;
-mod pixels;
 mod soft_dice;
 
+pub use class_sums::ClassOptions;
 pub use cross_entropy_dice::{CrossEntropyDiceLoss, CrossEntropyDiceLossConfig, LossParts};
-pub use pixels::ClassOptions;
 pub use soft_dice::{SoftDiceLoss, SoftDiceLossConfig};

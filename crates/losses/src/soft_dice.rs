@@ -1,4 +1,4 @@
-use crate::pixels::{ClassOptions, Pixels};
+use crate::class_sums::{ClassOptions, ClassSums};
 use burn::config::Config;
 use burn::tensor::{Int, Tensor};
 
@@ -45,26 +45,16 @@ impl SoftDiceLoss {
     /// If the shapes of logits and labels do not match, or if the number of class weights is not
     /// `K`.
     pub fn forward(&self, logits: Tensor<4>, labels: Tensor<3, Int>) -> Tensor<1> {
-        self.forward_pixels(&Pixels::new(logits, labels, &self.config.options))
+        self.of(&ClassSums::new(logits, labels, &self.config.options))
     }
 
-    pub(crate) fn forward_pixels(&self, pixels: &Pixels) -> Tensor<1> {
-        let [_, classes, ..] = pixels.targets.dims();
-        let mut probabilities = pixels.log_probabilities.clone().exp();
-        if let Some(mask) = &pixels.mask {
-            probabilities = probabilities * mask.clone();
-        }
-        let per_class = |pixels: Tensor<4>| -> Tensor<1> {
-            pixels.sum_dims(&[0, 2, 3]).reshape([classes]) // [K]
-        };
-        // Targets are 0 or 1, so they equal their squares.
-        let targets = per_class(pixels.targets.clone());
-        let common = per_class(probabilities.clone() * pixels.targets.clone());
-        let squares = per_class(probabilities.clone() * probabilities);
+    pub(crate) fn of(&self, sums: &ClassSums) -> Tensor<1> {
         let smoothing = self.config.smoothing;
-        let dice = (common * 2.0 + smoothing) / (squares + targets + smoothing);
+        // Targets are 0 or 1, so they equal their squares.
+        let dice = (sums.common.clone() * 2.0 + smoothing)
+            / (sums.squares.clone() + sums.pixels.clone() + smoothing);
         let loss: Tensor<1> = 1.0 - dice;
-        match self.config.options.weights(classes, &pixels.targets.device()) {
+        match self.config.options.weights(sums.classes(), &sums.pixels.device()) {
             Some(weights) => (loss * weights).mean(),
             None => loss.mean(),
         }

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::{pointwise_channels_last, resize_bilinear};
+use sam_lst_sam_nn::{pointwise_channels_last, resize_bilinear, resize_bilinear_channels_last};
 
 /// A feature pyramid over the three layers of a ResNet: a 1 x 1 convolution of each, enlarged
 /// bilinearly to the finest, and their sum.
@@ -38,21 +38,22 @@ impl Pyramid {
     /// If the features do not have these channels.
     pub fn forward(&self, [fine, middle, coarse]: [Tensor<4>; 3]) -> Tensor<4> {
         let [_, _, height, width] = fine.dims();
-        let enlarged = |lateral: &Conv2d, features| {
-            resize_bilinear(project(lateral, features), [height, width])
-        };
-        project(&self.lateral1, fine)
+        let size = [height, width];
+        if sam_lst_cpu_kernels::is_supported(&fine) {
+            let project = |lateral, features: Tensor<4>| {
+                pointwise_channels_last(lateral, features.permute([0, 2, 3, 1]))
+            };
+            let enlarged =
+                |lateral, features| resize_bilinear_channels_last(project(lateral, features), size);
+            let sum = project(&self.lateral1, fine)
+                + enlarged(&self.lateral2, middle)
+                + enlarged(&self.lateral3, coarse);
+            return sum.permute([0, 3, 1, 2]);
+        }
+        let enlarged =
+            |lateral: &Conv2d, features| resize_bilinear(lateral.forward(features), size);
+        self.lateral1.forward(fine)
             + enlarged(&self.lateral2, middle)
             + enlarged(&self.lateral3, coarse)
-    }
-}
-
-/// Applies a 1 x 1 convolution to `[B, C, H, W]`.
-fn project(convolution: &Conv2d, features: Tensor<4>) -> Tensor<4> {
-    if sam_lst_cpu_kernels::is_supported(&features) {
-        let features = features.permute([0, 2, 3, 1]);
-        pointwise_channels_last(convolution, features).permute([0, 3, 1, 2])
-    } else {
-        convolution.forward(features)
     }
 }

@@ -25,5 +25,7 @@ pub use mlp::{MlpBlock, MlpBlockConfig};
 pub use neck::{Neck, NeckConfig};
 pub use pointwise::pointwise_channels_last;
 pub use precision::{cast_like, round_weights};
-pub use resize::{interpolation_matrix, resize_bilinear, resize_linear};
+pub use resize::{
+    interpolation_matrix, resize_bilinear, resize_bilinear_channels_last, resize_linear,
+};
 pub use windows::{QkvOrder, attend_in_windows};

@@ -1,4 +1,5 @@
 use burn::tensor::{Device, Tensor, TensorData};
+use sam_lst_cpu_kernels::Taps;
 
 /// Creates the matrix `[to, from]` that linearly interpolates a signal of length `from` at `to`
 /// points, with half-pixel centres and without antialiasing: row `i` samples position `(i + 0.5) *
@@ -11,21 +12,31 @@ use burn::tensor::{Device, Tensor, TensorData};
 ///
 /// If `from` or `to` is zero.
 pub fn interpolation_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+    let taps = interpolation_taps(from, to);
+    let mut weights = vec![0.0_f32; to * from];
+    for (output, row) in weights.chunks_exact_mut(from).enumerate() {
+        for &(input, weight) in taps.of(output) {
+            row[input] += weight;
+        }
+    }
+    Tensor::from_data(TensorData::new(weights, [to, from]), device)
+}
+
+/// The rows of [`interpolation_matrix`].
+fn interpolation_taps(from: usize, to: usize) -> Taps {
     assert!(
         from > 0 && to > 0,
         "cannot interpolate from {from} to {to} points: both must be positive"
     );
     let scale = from as f64 / to as f64;
-    let mut weights = vec![0.0_f32; to * from];
-    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
-        let position = ((i as f64 + 0.5) * scale - 0.5).max(0.0);
+    let taps_of = |output: usize| {
+        let position = ((output as f64 + 0.5) * scale - 0.5).max(0.0);
         let below = (position as usize).min(from - 1);
         let above = (below + 1).min(from - 1);
         let fraction = (position - below as f64) as f32;
-        row[below] += 1.0 - fraction;
-        row[above] += fraction;
-    }
-    Tensor::from_data(TensorData::new(weights, [to, from]), device)
+        vec![(below, 1.0 - fraction), (above, fraction)]
+    };
+    Taps::new(from, (0..to).map(taps_of).collect())
 }
 
 /// Resizes the last two axes bilinearly with half-pixel centres, without antialiasing.
@@ -63,6 +74,24 @@ pub fn resize_bilinear(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<
     output
 }
 
+/// As [`resize_bilinear`], for a channels-last tensor for which
+/// [`sam_lst_cpu_kernels::is_supported`] is true.
+///
+/// # Shapes
+///
+/// - input: `[B, H, W, C]`
+/// - output: `[B, height, width, C]`
+///
+/// # Panics
+///
+/// If an axis of the input, `height` or `width` is zero, or no CPU kernel supports `input`.
+pub fn resize_bilinear_channels_last(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [_, from_height, from_width, _] = input.dims();
+    let rows = interpolation_taps(from_height, height);
+    let columns = interpolation_taps(from_width, width);
+    sam_lst_cpu_kernels::resample(input, rows, columns)
+}
+
 /// Resizes the first axis linearly with half-pixel centres: `[L, C] -> [length, C]`.
 ///
 /// # Panics
@@ -98,9 +127,11 @@ mod tests {
                 .init()
                 .forward(input.clone())
                 .into_data();
-            resize_bilinear(input, to)
-                .into_data()
-                .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            let channels_last = input.clone().permute([0, 2, 3, 1]);
+            let channels_last = resize_bilinear_channels_last(channels_last, to);
+            for resized in [resize_bilinear(input, to), channels_last.permute([0, 3, 1, 2])] {
+                resized.into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            }
         }
     }
 
