@@ -148,8 +148,8 @@ fn volume_boxes(
             boxes.push(VolumeBox { corners, slices: first..=last });
         }
     }
-    let numbers = predictor.segment_volume_with_boxes(image.view(), &boxes, |_, _| {})?;
-    let found = numbers.mapv(|number| match number {
+    let objects = predictor.segment_volume_with_boxes(image.view(), &boxes, |_, _| {})?;
+    let found = objects.labels.mapv(|number| match number {
         0 => 0,
         _ => with_box[usize::from(number) - 1].0,
     });

@@ -5,7 +5,9 @@ use crate::support::{Cases, config, fixture, lite_medsam_pth, relative_error, sa
 use burn::tensor::{Device, Int, Tensor};
 use sam_lst::datasets::ndarray::{Array3, Axis};
 use sam_lst::image::{DynamicImage, GrayImage, Luma, RgbImage};
-use sam_lst::inference::{ImagePrompts, Masks, Predictor, PredictorError, VolumeBox};
+use sam_lst::inference::{
+    ImagePrompts, Masks, Predictor, PredictorError, VolumeBox, VolumeObjects,
+};
 use sam_lst::mask_decoder::{MaskDecoderConfig, PointLabel, Prompts};
 use sam_lst::model::{PixelScale, Sam, SamConfig};
 use std::path::Path;
@@ -125,7 +127,8 @@ fn lite_medsam_segments_a_volume_from_a_box_as_it_was_published() {
         .segment_volume_with_boxes(slices.view(), &[object], |done, total| {
             progress.push((done, total));
         })
-        .expect("a valid box");
+        .expect("a valid box")
+        .labels;
     let differ = labels.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
     let inside = expected.iter().filter(|&&label| label > 0).count();
     assert!(inside > 4000 && differ * 1000 <= inside, "{differ} of {inside} pixels differ");
@@ -145,8 +148,13 @@ fn objects_of_a_volume_are_independent_and_the_later_stands() {
         VolumeBox { corners: [1.0, 5.0, 15.0, 28.0], slices: 1..=4 },
     ];
     let mut expected = Array3::zeros(slices.dim());
+    let (mut iou, mut voxels) = (Vec::new(), Vec::new());
     for (label, object) in (1..).zip(&boxes) {
-        let alone = segment(std::slice::from_ref(object));
+        let VolumeObjects { labels: alone, objects } = segment(std::slice::from_ref(object));
+        assert_eq!(objects[0].iou.len(), object.slices.clone().count());
+        assert_eq!(objects[0].hidden_voxels, 0);
+        iou.push(objects[0].iou.clone());
+        voxels.push(alone.iter().filter(|&&found| found == 1).count());
         let inside = |slice: usize| {
             alone.index_axis(Axis(0), slice).iter().filter(|&&found| found == 1).count()
         };
@@ -159,7 +167,14 @@ fn objects_of_a_volume_are_independent_and_the_later_stands() {
             }
         });
     }
-    assert_eq!(segment(&boxes), expected);
+    let found = segment(&boxes);
+    assert_eq!(found.labels, expected);
+    for (index, object) in found.objects.iter().enumerate() {
+        assert_eq!(object.iou, iou[index], "object {index}");
+        let shown = expected.iter().filter(|&&label| usize::from(label) == index + 1).count();
+        assert_eq!(object.hidden_voxels, voxels[index] - shown, "object {index}");
+    }
+    assert!(found.objects[0].hidden_voxels > 0 && found.objects[2].hidden_voxels == 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sam_lst::datasets::Validation;
 use sam_lst::model::EncoderConfig;
-use sam_lst::{CachedViews, Dataset, SamLstConfig, TrainingConfig};
+use sam_lst::{CachedViews, Dataset, SamLstConfig, Split, TrainingConfig};
 use std::path::{Path, PathBuf};
 
 /// What is trained on, over which foundation.
@@ -147,9 +147,10 @@ pub fn with_file(preset: TrainingConfig, file: Option<&Path>) -> Result<Training
     })
 }
 
-/// Checks that settings are valid and fit the dataset.
+/// Checks that settings are valid and fit the dataset, and that there is something to train on.
 pub fn check(config: &TrainingConfig, dataset: &Dataset) -> Result<()> {
     config.validate()?;
+    dataset.cases(Split::Train)?;
     let description = dataset.description();
     let (masks, classes) = (config.model.num_classes(), description.classes());
     if masks != classes {

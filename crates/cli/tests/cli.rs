@@ -80,6 +80,13 @@ fn project() -> tempfile::TempDir {
     folder
 }
 
+/// Smaller phantoms than the demo's own, in their place.
+fn write_demo_phantoms(folder: &Path) {
+    let phantoms = folder.join("runs/cache/phantoms");
+    write_phantoms(&phantoms);
+    std::fs::write(phantoms.join("complete-2"), "").expect("writes");
+}
+
 fn write_phantoms(root: &Path) {
     let phantoms = PhantomConfig {
         shape: [6, 40, 44],
@@ -211,6 +218,10 @@ fn unusable_paths_are_reported_before_anything_is_read() {
     let with = |prompt: [&'static str; 2]| [&volume[..], &prompt].concat();
     fails_with(2, at, &with(["--box", "1,2,3,4"]), &["X0,Y0,Z0,X1,Y1,Z1"]);
     fails_with(2, at, &with(["--point", "1,2,+"]), &["takes no --point"]);
+    let picture = [&with(["--box", "1,2,0,3,4,0"])[..], &["--overlay", "new/p.png"]].concat();
+    fails_with(2, at, &picture, &["names a folder", "new/p.png"]);
+    let folder = ["prompt", "phantoms", "new/mask.png", "--sam", "s.pth", "--box", "1,2,3,4"];
+    fails_with(2, at, &folder, &["phantoms", "it is a folder"]);
     let twice = [&image[..], &["--box", "1,2,3,4", "--overlay", "a/../new/mask.png"]].concat();
     fails(at, &twice, &["it is also new/mask.png"]);
     assert!(!at.join("new").exists() && !at.join("a").exists());
@@ -223,14 +234,16 @@ fn labels_that_the_description_lacks_are_reported_before_training() {
     let folder = project();
     let at = folder.path();
     let mut description = DatasetDescription::synapse();
-    // So that only the test volumes have other labels.
-    description.split.train = vec!["none".to_owned()];
     description.ignored_labels.clear();
     std::fs::write(at.join("incomplete.toml"), description.to_toml()).expect("writes");
     write_vit_b_names(&at.join("s.st"));
     let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.st"];
     fails(at, &train, &["label0001.nii.gz", "is not in the dataset description"]);
     description.ignored_labels = DatasetDescription::synapse().ignored_labels;
+    description.split.train = vec!["none".to_owned()];
+    std::fs::write(at.join("empty.toml"), description.to_toml()).expect("writes");
+    let empty = ["train", "--data", "phantoms", "--dataset", "empty.toml", "--sam", "s.st"];
+    fails(at, &empty, &["cannot use the training split of phantoms: it is empty"]);
     description.split.partial = false;
     std::fs::write(at.join("typo.toml"), description.to_toml()).expect("writes");
     let typo = ["train", "--data", "phantoms", "--dataset", "typo.toml", "--sam", "s.st"];
@@ -325,6 +338,26 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+#[test]
+fn a_demo_trains_over_a_checkpoint_that_is_named_or_lies_beside() {
+    let folder = project();
+    let at = folder.path();
+    write_demo_phantoms(at);
+    let named = ["demo", "--config", "tiny.toml", "--foundation", "sam.safetensors"];
+    let result = run_json(at, &named);
+    assert_eq!(result["foundation"], "sam.safetensors");
+    assert_eq!(result["run"], "runs/demo-sam");
+    assert!(at.join("runs/demo-sam/ladder.safetensors").is_file());
+
+    std::fs::copy(at.join("sam.safetensors"), at.join("lite_medsam.pth")).expect("copies");
+    let result = run_json(at, &["demo", "--config", "tiny.toml"]);
+    assert_eq!(result["foundation"], "lite_medsam.pth");
+    assert_eq!(result["run"], "runs/demo-lite_medsam");
+    let result = run_json(at, &["demo", "--config", "tiny.toml", "--foundation", "random"]);
+    assert_eq!(result["foundation"], "runs/demo/foundation.safetensors");
+    fails(at, &["demo", "--foundation", "absent.pth"], &["absent.pth"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_demo_stopped_by_ctrl_c_is_resumed_by_the_same_command() {
@@ -333,9 +366,7 @@ fn a_demo_stopped_by_ctrl_c_is_resumed_by_the_same_command() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    // Smaller phantoms than the demo's own.
-    write_phantoms(&at.join("runs/cache/phantoms"));
-    std::fs::write(at.join("runs/cache/phantoms/complete"), "").expect("writes");
+    write_demo_phantoms(at);
     let config = TrainingConfig { validation_epochs: 100, ..tiny_config(30) };
     std::fs::write(at.join("tiny.toml"), config.to_toml()).expect("writes");
     let arguments = ["demo", "--config", "tiny.toml", "--json"];

@@ -71,11 +71,15 @@ struct NiftiReader<'a> {
 
 impl<'a> NiftiReader<'a> {
     fn open(file: &'a Path) -> Result<Self, ReadError> {
+        Self::read_header(file).map_err(|error| damage(file).unwrap_or(error))
+    }
+
+    fn read_header(file: &'a Path) -> Result<Self, ReadError> {
         let io = ReadError::io(file);
         let opened = File::open(file).map_err(io)?;
         let file_bytes = opened.metadata().map_err(io)?.len();
         let mut raw = BufReader::with_capacity(1 << 16, opened);
-        let compressed = raw.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
+        let compressed = is_compressed(&mut raw).map_err(io)?;
         let mut stream: Box<dyn Read> =
             if compressed { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) };
         let invalid = |found: String| format_error(file, found, "copy or export it again");
@@ -133,6 +137,21 @@ impl<'a> NiftiReader<'a> {
         let voxels = geometry.axis_mapping().to_array(stored, self.array.dim);
         Ok(Volume::new(voxels, Some(geometry)))
     }
+}
+
+/// The error of a compressed file that cannot be decompressed. Damage also alters the header, about
+/// which an error would mislead.
+fn damage(file: &Path) -> Option<ReadError> {
+    let mut raw = BufReader::with_capacity(1 << 16, File::open(file).ok()?);
+    if !is_compressed(&mut raw).ok()? {
+        return None;
+    }
+    let read = std::io::copy(&mut MultiGzDecoder::new(raw), &mut std::io::sink());
+    read.err().map(|source| decode_error(file, source))
+}
+
+fn is_compressed(raw: &mut impl BufRead) -> std::io::Result<bool> {
+    Ok(raw.fill_buf()?.starts_with(&[0x1f, 0x8b]))
 }
 
 fn format_error(file: &Path, found: String, remedy: &'static str) -> ReadError {

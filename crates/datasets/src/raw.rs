@@ -71,8 +71,9 @@ impl ArrayHeader {
                 invalid.into_error(file, voxel)
             })?;
         }
+        // A decompressor checks its sum after the last voxel.
         let rest = read_up_to(&mut stream, &mut bytes[..1])
-            .map_err(|source| self.stream_error(file, source, self.bytes()))?;
+            .map_err(|source| decode_error(file, source))?;
         if rest > 0 {
             return Err(ReadError::TooLong { file: file.to_owned(), expected_bytes: self.bytes() });
         }
@@ -106,7 +107,10 @@ pub(crate) fn decode_error(file: &Path, source: std::io::Error) -> ReadError {
         | std::io::ErrorKind::UnexpectedEof => ReadError::Format {
             file: file.to_owned(),
             expected: "compressed file",
-            found: source.to_string(),
+            found: match source.kind() {
+                std::io::ErrorKind::UnexpectedEof => "it is truncated".to_owned(),
+                _ => source.to_string(),
+            },
             remedy: "copy or download it again",
         },
         _ => ReadError::io(file)(source),

@@ -1,10 +1,10 @@
 //! Prompts on one image.
 
-use super::{Arguments, PromptBox, check_inside, corners, wrong_usage};
+use super::{Arguments, PromptBox, corners, is_inside, wrong_usage};
 use crate::progress::Spinner;
 use crate::staging::Staging;
 use crate::{Status, output, report};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sam_lst::evaluation::write_png;
 use sam_lst::inference::{ImagePrompts, Masks};
 use serde_json::json;
@@ -22,9 +22,8 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let overlay_staging = overlay.as_deref().map(Staging::for_file).transpose()?;
     let image =
         sam_lst::image::open(input).with_context(|| format!("cannot read {}", input.display()))?;
-    let boxes = prompts.bounding_box.into_iter().flat_map(corners);
-    let points = prompts.points.iter().map(|(point, _)| *point).chain(boxes);
-    check_inside(points, [image.width(), image.height()])?;
+    check_prompts(&prompts, [image.width(), image.height()])
+        .with_context(|| format!("cannot segment {}", input.display()))?;
     let spinner = Spinner::loading(sam);
     let mut predictor = arguments.load()?;
     predictor.set_image(&image)?;
@@ -60,6 +59,22 @@ fn prompts(arguments: &Arguments) -> Result<ImagePrompts> {
         _ => return wrong_usage("an image takes one --box; call the program once for each object"),
     };
     Ok(ImagePrompts { points, bounding_box, mask: None })
+}
+
+fn check_prompts(prompts: &ImagePrompts, size: [u32; 2]) -> Result<()> {
+    let [width, height] = size;
+    for (point, _) in &prompts.points {
+        let [x, y] = *point;
+        if !is_inside([*point], size) {
+            bail!("the point {x},{y} is outside the image of {width} x {height} pixels");
+        }
+    }
+    let outside =
+        prompts.bounding_box.filter(|bounding_box| !is_inside(corners(*bounding_box), size));
+    if let Some([x0, y0, x1, y1]) = outside {
+        bail!("the box {x0},{y0},{x1},{y1} is not inside the image of {width} x {height} pixels");
+    }
+    Ok(())
 }
 
 fn print_result(arguments: &Arguments, masks: &Masks, best: usize, pixels: usize) -> Result<()> {

@@ -77,6 +77,11 @@ enum PromptBox {
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     let name = arguments.input.to_string_lossy();
+    if arguments.input.is_dir() {
+        return wrong_usage(format!(
+            "cannot read {name}: it is a folder; expected an image (.png) or a volume (.nii, .nii.gz)"
+        ));
+    }
     let is_volume = volume::ENDINGS.iter().any(|ending| name.ends_with(ending));
     if is_volume { volume::run(arguments) } else { image::run(arguments) }
 }
@@ -108,18 +113,11 @@ fn wrong_usage<T>(text: impl Into<String>) -> Result<T> {
     bail!(WrongUsage(text.into()))
 }
 
-/// A point outside the image is a mistake, such as swapped axes.
-fn check_inside(
-    points: impl IntoIterator<Item = [f32; 2]>,
-    [width, height]: [u32; 2],
-) -> Result<()> {
-    for [x, y] in points {
-        let is_inside = (0.0..=width as f32).contains(&x) && (0.0..=height as f32).contains(&y);
-        if !is_inside {
-            bail!("({x}, {y}) is outside the image, which has {width} x {height} pixels");
-        }
-    }
-    Ok(())
+/// Whether points lie in an image. One outside is a mistake, such as swapped axes.
+fn is_inside(points: impl IntoIterator<Item = [f32; 2]>, [width, height]: [u32; 2]) -> bool {
+    points
+        .into_iter()
+        .all(|[x, y]| (0.0..=width as f32).contains(&x) && (0.0..=height as f32).contains(&y))
 }
 
 fn corners([x0, y0, x1, y1]: [f32; 4]) -> [[f32; 2]; 2] {
@@ -215,9 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn points_outside_the_image_are_refused() {
-        check_inside([[99.0, 49.0]], [100, 50]).expect("inside");
-        let message = check_inside([[49.0, 99.0]], [100, 50]).expect_err("outside").to_string();
-        assert_eq!(message, "(49, 99) is outside the image, which has 100 x 50 pixels");
+    fn points_outside_the_image_are_found() {
+        assert!(is_inside([[99.0, 49.0]], [100, 50]));
+        assert!(!is_inside([[0.0, 0.0], [49.0, 99.0]], [100, 50]));
     }
 }

@@ -1,14 +1,14 @@
 //! Boxes in a volume.
 
-use super::{Arguments, PromptBox, check_inside, corners, wrong_usage};
+use super::{Arguments, PromptBox, corners, is_inside, wrong_usage};
 use crate::overlays::{remove_overlays, write_overlays};
 use crate::progress::{Progress, Spinner};
 use crate::report::LabelVolume;
 use crate::staging::Staging;
 use crate::{Status, output, report};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use sam_lst::datasets::{Organ, Orientation, read_nifti_image, write_nifti};
-use sam_lst::inference::VolumeBox;
+use sam_lst::inference::{VolumeBox, VolumeObject};
 use sam_lst::{DatasetDescription, Volume};
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +23,12 @@ struct Object {
     label: u8,
     #[serde(flatten)]
     volume: LabelVolume,
+    /// Mean over the slices of the box.
+    predicted_iou: f64,
+    /// By slice of the box, from the first.
+    predicted_iou_of_slices: Vec<f32>,
+    /// Voxels that later objects cover.
+    hidden_voxels: usize,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
@@ -30,22 +36,29 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let boxes = boxes(arguments)?;
     arguments.check_files(&ENDINGS)?;
     if let Some(overlay) = overlay {
+        if overlay.extension().is_some_and(|ending| ending == "png") {
+            return wrong_usage(format!(
+                "a volume has a picture of each slice, so --overlay names a folder, not a file as {}",
+                overlay.display()
+            ));
+        }
         output::check_folder(overlay, &arguments.files(), arguments.force)?;
     }
     let staging = Staging::for_file(output)?;
     let overlay_staging = overlay.as_deref().map(Staging::new).transpose()?;
     let image = read_image(arguments)?;
-    check_boxes(&boxes, image.shape())?;
+    check_boxes(&boxes, image.shape())
+        .with_context(|| format!("cannot segment {}", arguments.input.display()))?;
     let spinner = Spinner::loading(&arguments.sam);
     let predictor = arguments.load()?;
     drop(spinner);
     let mut progress = Progress::new();
     // As MedSAM's preparation, which cuts fractions off.
     let slices = image.voxels().mapv(|voxel| (255.0 * voxel) as u8);
-    let labels = predictor.segment_volume_with_boxes(slices.view(), &boxes, |done, total| {
+    let found = predictor.segment_volume_with_boxes(slices.view(), &boxes, |done, total| {
         progress.count("segmenting", done, total, "masks");
     })?;
-    let labels = image.with_voxels(labels);
+    let labels = image.with_voxels(found.labels);
     write_nifti(staging.file(output), &labels)?;
     let mut pictures = 0;
     if let Some(staging) = &overlay_staging {
@@ -58,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         remove_overlays(folder)?;
         staging.publish()?;
     }
-    print_result(arguments, &objects(&labels, boxes.len()), pictures)?;
+    print_result(arguments, &objects(&labels, found.objects), pictures)?;
     Ok(Status::Done)
 }
 
@@ -80,11 +93,15 @@ fn boxes(arguments: &Arguments) -> Result<Vec<VolumeBox>> {
 }
 
 fn check_boxes(boxes: &[VolumeBox], [slices, rows, columns]: [usize; 3]) -> Result<()> {
-    for prompt in boxes {
-        check_inside(corners(prompt.corners), [columns as u32, rows as u32])?;
-        let last = prompt.slices.end();
-        if *last >= slices {
-            bail!("slice {last} is outside the volume, which has slices 0 to {}", slices - 1);
+    for (number, prompt) in (1..).zip(boxes) {
+        let [x0, y0, x1, y1] = prompt.corners;
+        let (first, last) = (prompt.slices.start(), prompt.slices.end());
+        let inside = is_inside(corners(prompt.corners), [columns as u32, rows as u32]);
+        if !inside || *last >= slices {
+            bail!(
+                "box {number}, {x0},{y0},{first},{x1},{y1},{last}, is not inside the volume of {columns} x {rows} \
+                 x {slices} voxels, which are numbered from 0"
+            );
         }
     }
     Ok(())
@@ -113,9 +130,32 @@ fn description(objects: usize) -> DatasetDescription {
     }
 }
 
-fn objects(labels: &Volume<u8>, count: usize) -> Vec<Object> {
+fn objects(labels: &Volume<u8>, found: Vec<VolumeObject>) -> Vec<Object> {
     let volumes = report::label_volumes(labels);
-    (1..=count).map(|label| Object { label: label as u8, volume: volumes[label] }).collect()
+    let object = |(label, object): (u8, VolumeObject)| Object {
+        label,
+        volume: volumes[usize::from(label)],
+        predicted_iou: mean(&object.iou),
+        predicted_iou_of_slices: object.iou,
+        hidden_voxels: object.hidden_voxels,
+    };
+    (1..).zip(found).map(object).collect()
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64
+}
+
+/// Lines on an object: its volume, and what a user should look at.
+fn describe(object: &Object) -> String {
+    let Object { label, volume, predicted_iou, hidden_voxels, .. } = object;
+    let line = report::volume_line(&format!("object {label}"), volume);
+    let mut text = format!("{}   predicted IoU {predicted_iou:.3}\n", line.trim_end());
+    if *hidden_voxels > 0 {
+        text +=
+            &format!("                 {hidden_voxels} more voxels overlap with later objects\n");
+    }
+    text
 }
 
 fn print_result(arguments: &Arguments, objects: &[Object], pictures: usize) -> Result<()> {
@@ -130,9 +170,7 @@ fn print_result(arguments: &Arguments, objects: &[Object], pictures: usize) -> R
                 .map(|folder| json!({ "folder": name(folder), "pictures": pictures })),
         }));
     }
-    let line =
-        |object: &Object| report::volume_line(&format!("object {}", object.label), &object.volume);
-    let mut text: String = objects.iter().map(line).collect();
+    let mut text: String = objects.iter().map(describe).collect();
     text.push('\n');
     report::file_line(&mut text, "labels", output);
     if let Some(folder) = overlay {

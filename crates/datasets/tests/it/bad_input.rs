@@ -114,11 +114,21 @@ fn truncated_and_foreign_nifti_files_are_reported() {
             .to_string();
         assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
     }
-    let mut flipped = zipped;
+    let mut flipped = zipped.clone();
     let checksum = flipped.len() - 6;
     flipped[checksum] ^= 1;
     let error = read_nifti_image(file(&folder, "flipped.nii.gz", &flipped), Orientation::Stored);
     assert!(matches!(error, Err(ReadError::Format { .. })), "the checksum must be verified");
+    // Damage that alters the number of columns is reported as damage.
+    let mut altered = whole;
+    altered[43] = 0x7f;
+    let mut altered = gzip(&altered);
+    let checksum = altered.len() - 8;
+    altered[checksum..].copy_from_slice(&zipped[zipped.len() - 8..]);
+    let error = read_nifti_image(file(&folder, "header.nii.gz", &altered), Orientation::Stored)
+        .expect_err("damaged")
+        .to_string();
+    assert!(error.contains("not a valid compressed file"), "{error}");
     let missing = folder.path().join("missing.nii");
     let error = read_nifti_image(&missing, Orientation::Stored).expect_err("missing").to_string();
     assert!(error.contains("cannot read") && error.contains("missing.nii"), "{error}");

@@ -8,4 +8,4 @@ mod volume_boxes;
 
 pub use predictor::{ImagePrompts, Masks, Predictor, PredictorError};
 pub use segmenter::{OutputResampling, SegmentationConfig, Segmenter};
-pub use volume_boxes::VolumeBox;
+pub use volume_boxes::{VolumeBox, VolumeObject, VolumeObjects};

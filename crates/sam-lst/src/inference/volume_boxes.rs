@@ -21,6 +21,24 @@ pub struct VolumeBox {
     pub slices: RangeInclusive<usize>,
 }
 
+/// The segmented objects of a volume.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeObjects {
+    /// The number of the box of each voxel's object, from 1; 0 outside. `[slices, rows, columns]`.
+    pub labels: Array3<u8>,
+    /// The objects in the order of the boxes.
+    pub objects: Vec<VolumeObject>,
+}
+
+/// A segmented object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeObject {
+    /// Predicted intersection over union of the mask on each slice of the box, from the first.
+    pub iou: Vec<f32>,
+    /// Voxels of its masks that belong to later objects in the labels.
+    pub hidden_voxels: usize,
+}
+
 impl VolumeBox {
     /// The slice whose mask is predicted first.
     fn middle(&self) -> usize {
@@ -65,7 +83,6 @@ impl Predictor {
     /// # Shapes
     ///
     /// - slices: `[slices, rows, columns]`; of a CT, a window of Hounsfield units as 0 to 255
-    /// - output: `[slices, rows, columns]`
     ///
     /// # Errors
     ///
@@ -76,13 +93,15 @@ impl Predictor {
         slices: ArrayView3<'_, u8>,
         boxes: &[VolumeBox],
         progress: impl FnMut(usize, usize),
-    ) -> Result<Array3<u8>, PredictorError> {
+    ) -> Result<VolumeObjects, PredictorError> {
         check(boxes, slices.len_of(Axis(0)))?;
         let mut run = Propagation {
             predictor: self,
             slices,
             boxes,
             labels: Array3::zeros(slices.dim()),
+            iou: boxes.iter().map(|prompt| vec![0.0; prompt.slices.clone().count()]).collect(),
+            voxels: vec![0; boxes.len()],
             embedded: HashMap::new(),
             done: 0,
             progress,
@@ -90,7 +109,7 @@ impl Predictor {
         run.report();
         let middles = run.predict(Part::Upper, vec![None; boxes.len()])?;
         run.predict(Part::Lower, middles)?;
-        Ok(run.labels)
+        Ok(run.finish())
     }
 }
 
@@ -120,6 +139,10 @@ struct Propagation<'a, F> {
     slices: ArrayView3<'a, u8>,
     boxes: &'a [VolumeBox],
     labels: Array3<u8>,
+    /// Predicted quality of each box's masks, from its first slice.
+    iou: Vec<Vec<f32>>,
+    /// Voxels of each box's masks.
+    voxels: Vec<usize>,
     /// Slices that are needed again.
     embedded: HashMap<usize, EmbeddedImage>,
     done: usize,
@@ -155,7 +178,9 @@ impl<F: FnMut(usize, usize)> Propagation<'_, F> {
                 let corners = before.and_then(|mask| corners_around(mask, &image));
                 let bounding_box = Some(corners.unwrap_or(prompt.corners));
                 let prompts = ImagePrompts { bounding_box, ..ImagePrompts::default() };
-                let mask = self.predictor.predict_on(&image, &prompts, false)?.image(0);
+                let predicted = self.predictor.predict_on(&image, &prompts, false)?;
+                let mask = predicted.image(0);
+                self.iou[index][slice - prompt.slices.start()] = predicted.iou[0];
                 self.write(slice, index, &mask);
                 if slice == prompt.middle() {
                     middles[index] = Some(mask.clone());
@@ -178,8 +203,19 @@ impl<F: FnMut(usize, usize)> Propagation<'_, F> {
         for (stored, value) in labels.iter_mut().zip(mask.as_raw()) {
             if *value > 0 {
                 *stored = label.max(*stored);
+                self.voxels[index] += 1;
             }
         }
+    }
+
+    fn finish(self) -> VolumeObjects {
+        let mut shown = [0; 256];
+        self.labels.iter().for_each(|&label| shown[usize::from(label)] += 1);
+        let objects = self.iou.into_iter().zip(self.voxels).zip(&shown[1..]);
+        let objects = objects
+            .map(|((iou, voxels), shown)| VolumeObject { iou, hidden_voxels: voxels - shown })
+            .collect();
+        VolumeObjects { labels: self.labels, objects }
     }
 
     fn report(&mut self) {

@@ -36,14 +36,14 @@ pub enum TrainingConfigError {
         known: Vec<String>,
     },
     /// A value of the wrong type.
-    #[error("cannot read {}: `{key}`: {source}", file.display())]
+    #[error("cannot read {}: `{key}`: {problem}", file.display())]
     WrongType {
         /// The file.
         file: PathBuf,
         /// The key with the tables that contain it.
         key: String,
         /// What was found, and what was expected.
-        source: serde_json::Error,
+        problem: String,
     },
     /// A value out of range.
     #[error(transparent)]

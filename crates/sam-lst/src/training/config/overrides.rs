@@ -36,7 +36,7 @@ impl TrainingConfig {
             TrainingConfigError::WrongType {
                 file: file.to_owned(),
                 key: error.path().to_string(),
-                source: error.into_inner(),
+                problem: plain(&error.into_inner().to_string()),
             }
         })?;
         config.validate()?;
@@ -57,6 +57,31 @@ impl TrainingConfig {
             .map_err(|source| TrainingConfigError::Read { file: file.to_owned(), source })?;
         self.with_overrides(&text, file)
     }
+}
+
+/// serde's message in the words of TOML instead of those of Rust.
+fn plain(message: &str) -> String {
+    let problem = message.strip_prefix("invalid type: ");
+    let problem = problem.or_else(|| message.strip_prefix("invalid value: "));
+    let Some((found, expected)) = problem.and_then(|text| text.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let found = match found {
+        "map" => "a table",
+        "sequence" => "a list",
+        other => other,
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, at least 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "a text in quotes",
+        "map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("found {found}, expected {expected}")
 }
 
 /// Applies overrides to the table named `within`, recursively.
@@ -169,10 +194,17 @@ mod tests {
         assert!(message("model.input = 5").contains("`model.input`"));
         assert!(message("epochs = ").starts_with("cannot read mine.toml: "));
         let negative = message("epochs = -1");
-        assert!(negative.starts_with("cannot read mine.toml: `epochs`: invalid"), "{negative}");
+        assert!(negative.starts_with("cannot read mine.toml: `epochs`: found"), "{negative}");
         let text = message("[optimization.schedule]\nbase = \"high\"");
-        assert!(text.contains("`optimization.schedule.base`: invalid type: string"), "{text}");
-        assert!(message("optimization = 3").contains("`optimization`: invalid type"));
+        assert!(text.contains("`optimization.schedule.base`: found string"), "{text}");
+        assert!(text.ends_with("expected a number"), "{text}");
+        let text = message("optimization = 3");
+        assert!(text.contains("`optimization`: found integer `3`, expected a table"), "{text}");
+        let text = message("model = 3");
+        assert!(text.contains("`model`: found integer `3`, expected a table"), "{text}");
+        let text = message("epochs = 2.5");
+        assert!(text.ends_with("found floating point `2.5`, expected a whole number, at least 0"));
+        assert!(message("augmentation = 1").ends_with("expected true or false"));
         assert!(message("[geometry]\ntrain_size = 100000\ngrid = \"half_pixel\"").contains("4096"));
         assert_eq!(message("epochs = 0"), "`epochs` is 0; expected at least 1");
         assert_eq!(message("dice_weight = 1.5"), "`dice_weight` is 1.5; expected between 0 and 1");
