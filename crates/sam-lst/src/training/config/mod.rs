@@ -2,7 +2,8 @@ use super::OptimizationConfig;
 use crate::embeddings::{CachePrecision, CachedViews};
 use crate::inference::OutputResampling;
 use crate::model::{
-    EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig, SliceGeometry, require,
+    EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig, SideConfig, SliceGeometry,
+    require,
 };
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
@@ -140,20 +141,25 @@ impl TrainingConfig {
         }
     }
 
-    /// As [`demo`](Self::demo), over the encoder of a checkpoint: few epochs without augmentation,
-    /// which embed each slice once, at 128 x 128 pixels for an encoder of stride 4, else 256 x 256.
-    /// Minutes on a laptop over LiteMedSAM.
+    /// As [`demo`](Self::demo), over the encoder of a checkpoint: a narrow side network and few
+    /// epochs without augmentation, which embed each slice once, at 128 x 128 pixels for an encoder
+    /// of stride 4, else 256 x 256. Minutes on a laptop over LiteMedSAM.
     pub fn demo_over(encoder: EncoderConfig, num_classes: usize) -> Self {
         let input_size = if encoder.stride() == 4 { 128 } else { 256 };
         let mut config = Self::demo(num_classes);
         config.epochs = 6;
-        config.batch_size = 4;
         config.validation_epochs = 2;
         config.augmentation = false;
         config.optimization.schedule.base = 1e-3;
         config.model = SamLstConfig::for_encoder(encoder, num_classes)
             .with_tuning(DecoderTuning::Full)
             .with_input_size(input_size);
+        // Without a pyramid, the width follows from the embedding's channels.
+        if let SideConfig::ResNet(side) = &mut config.model.side
+            && side.pyramid_channels.is_some()
+        {
+            side.width = 24;
+        }
         config
     }
 
