@@ -204,9 +204,13 @@ impl MaskDecoder {
             None => tokens,
         }; // [B, T, C]
 
-        let flat = |image: Tensor<4>| image.flatten::<3>(2, 3).swap_dims(1, 2); // [B, P, C]
-        let image = (image + prompts.dense).expand([batch, width, height, grid]);
-        let (tokens, image) = self.transformer.forward(flat(image), flat(image_positions), tokens);
+        // Nothing is copied where channels are last in memory, as the side network leaves them.
+        let flat = |image: Tensor<4>| {
+            let [images, ..] = image.dims();
+            image.permute([0, 2, 3, 1]).reshape([images, height * grid, width]) // [B, P, C]
+        };
+        let image = (flat(image) + flat(prompts.dense)).expand([batch, height * grid, width]);
+        let (tokens, image) = self.transformer.forward(image, flat(image_positions), tokens);
 
         let token = |index: usize| {
             tokens.clone().slice([0..batch, index..index + 1]).squeeze_dim::<2>(1) // [B, C]

@@ -102,7 +102,11 @@ impl<S: SideEncoder> Ladder<S> {
             check(network.forward(scaled), "the side network's")
         };
         let fused = match (&self.side, &self.gate) {
-            (Some(network), Some(gate)) => gate.forward(sam(), side(network)),
+            (Some(network), Some(gate)) => {
+                // In the memory order in which the decoder reads it.
+                let [sam, side] = [sam(), side(network)].map(|image| image.permute([0, 2, 3, 1]));
+                gate.forward(sam, side).permute([0, 3, 1, 2])
+            }
             (Some(network), None) => side(network),
             (None, _) => sam(),
         };
