@@ -2,7 +2,7 @@
 //! and their gradient in another.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
-use crate::math::exp;
+use crate::math::{LANES, exp};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -10,8 +10,6 @@ use std::sync::Arc;
 
 /// Pixels that are processed together: their values of one class stay in the cache.
 const PIXELS: usize = 512;
-/// Lanes of a sum, since the compiler may not reorder one running sum into several.
-const LANES: usize = 16;
 /// Rows of the output.
 const SUMS: usize = 4;
 
