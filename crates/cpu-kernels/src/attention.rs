@@ -5,6 +5,7 @@
 //! gradient computes them again.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
+use crate::buffer;
 use crate::channel_sums::{add_parts, to_f32};
 use crate::math::{LANES, fold_halves, unnormalized_softmax};
 use burn::tensor::Tensor;
@@ -117,11 +118,7 @@ impl Heads<'_> {
             .par_iter()
             .map(|&task| arch.dispatch(Forward { head: Head::new(self, task) }))
             .collect();
-        let mut output = vec![0.0; self.query.len()];
-        for (task, part) in tasks.iter().zip(&outputs) {
-            self.scatter(part, task.image * self.queries + task.first, task.head, &mut output);
-        }
-        output
+        self.gather(&outputs, self.queries)
     }
 
     /// Gradients of queries, keys and values.
@@ -135,28 +132,47 @@ impl Heads<'_> {
                 arch.dispatch(Backward { head: Head::new(self, task), gradient })
             })
             .collect();
-        let mut query = vec![0.0; self.query.len()];
-        let [mut key, mut value] = [(); 2].map(|()| vec![0.0; self.key.len()]);
-        for (task, [part, _, _]) in tasks.iter().zip(&parts) {
-            self.scatter(part, task.image * self.queries + task.first, task.head, &mut query);
-        }
+        let (query, mut keys): (Vec<_>, Vec<_>) =
+            parts.into_iter().map(|[query, key, value]| (query, [key, value])).unzip();
         // The tasks of one head of one image follow one another.
-        let per_head = tasks.len() / (self.batch * self.heads);
-        let of_heads = tasks.chunks_exact(per_head).zip(parts.chunks_exact(per_head));
-        for (tasks, parts) in of_heads {
-            let Task { image, head, .. } = tasks[0];
-            for (which, total) in [(1, &mut key), (2, &mut value)] {
-                match parts {
-                    [part] => self.scatter(&part[which], image * self.keys, head, total),
+        let per_head = keys.len() / (self.batch * self.heads);
+        let [key, value] = [0, 1].map(|which| {
+            let sums: Vec<Vec<f32>> = keys
+                .par_chunks_mut(per_head)
+                .map(|parts| match parts {
+                    [part] => std::mem::take(&mut part[which]),
                     _ => {
-                        let parts_of = parts.iter().map(|part| &part[which]);
-                        let sum = to_f32(add_parts(parts_of, parts[0][which].len()));
-                        self.scatter(&sum, image * self.keys, head, total);
+                        let length = parts[0][which].len();
+                        to_f32(add_parts(parts.iter().map(|part| &part[which]), length))
+                    }
+                })
+                .collect();
+            self.gather(&sums, self.keys)
+        });
+        [self.gather(&query, self.queries), key, value]
+    }
+
+    /// Brings rows of padded width, as many parts for each head of each image, into the order
+    /// `[B, tokens, heads, d]`. All parts of a head but the last have [`QUERIES_PER_TASK`] rows.
+    fn gather(&self, parts: &[Vec<f32>], tokens: usize) -> Vec<f32> {
+        let Self { batch, heads, head_dim, .. } = *self;
+        let per_head = parts.len() / (batch * heads);
+        let rows_per_part = if per_head == 1 { tokens } else { QUERIES_PER_TASK };
+        let mut out = buffer::zeros(batch * tokens * heads * head_dim);
+        out.par_chunks_mut(tokens * heads * head_dim).enumerate().for_each(|(image, out)| {
+            let of_rows = out.par_chunks_mut(rows_per_part * heads * head_dim).enumerate();
+            of_rows.for_each(|(index, out)| {
+                for head in 0..heads {
+                    let part = &parts[(image * heads + head) * per_head + index];
+                    let rows = part.chunks_exact(head_dim.next_multiple_of(LANES));
+                    let tokens = out[head * head_dim..].chunks_mut(heads * head_dim);
+                    for (token, row) in tokens.zip(rows) {
+                        copy_row(&row[..head_dim], &mut token[..head_dim]);
                     }
                 }
-            }
-        }
-        [query, key, value]
+            });
+        });
+        out
     }
 
     fn tasks(&self) -> Vec<Task> {
@@ -180,19 +196,22 @@ impl Heads<'_> {
         let mut values = vec![0.0; task.count * width];
         let stored = from[start * head_dim..].chunks(heads * head_dim);
         for (row, stored) in values.chunks_exact_mut(width).zip(stored) {
-            row[..head_dim].copy_from_slice(&stored[..head_dim]);
+            copy_row(&stored[..head_dim], row);
         }
         Rows { values, width }
     }
+}
 
-    /// Writes rows of a head, of padded width, into `[tokens, heads, d]`, beginning at a token.
-    fn scatter(&self, rows: &[f32], first: usize, head: usize, into: &mut [f32]) {
-        let Self { heads, head_dim, .. } = *self;
-        let start = (first * heads + head) * head_dim;
-        let rows = rows.chunks_exact(head_dim.next_multiple_of(LANES));
-        for (into, row) in into[start..].chunks_mut(heads * head_dim).zip(rows) {
-            into[..head_dim].copy_from_slice(&row[..head_dim]);
-        }
+/// Copies a row of a head, which is too short to be worth a call of the system's copy.
+#[inline(always)]
+fn copy_row(from: &[f32], to: &mut [f32]) {
+    let (blocks, rest) = from.as_chunks::<LANES>();
+    let (to_blocks, to_rest) = to.split_at_mut(blocks.len() * LANES);
+    for (to, block) in to_blocks.as_chunks_mut::<LANES>().0.iter_mut().zip(blocks) {
+        *to = *block;
+    }
+    for (to, value) in to_rest.iter_mut().zip(rest) {
+        *to = *value;
     }
 }
 
@@ -299,7 +318,8 @@ fn add_multiple(factor: f32, values: &[f32], sums: &mut [f32]) {
     let (sums, _) = sums.as_chunks_mut::<LANES>();
     for (sums, values) in sums.iter_mut().zip(values.as_chunks::<LANES>().0) {
         // All are read before one is written; the compiler does not know that they do not overlap.
-        let added: [f32; LANES] = std::array::from_fn(|lane| sums[lane] + factor * values[lane]);
+        let added: [f32; LANES] =
+            std::array::from_fn(|lane| factor.mul_add(values[lane], sums[lane]));
         *sums = added;
     }
 }
@@ -310,7 +330,7 @@ fn product(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
         for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
+            *lane = a.mul_add(*b, *lane);
         }
     }
     fold_halves(lanes, |a, b| a + b)

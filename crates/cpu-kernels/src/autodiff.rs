@@ -1,6 +1,7 @@
 //! Connects the operations to Burn: records them for its autodiff, and reads and creates tensors of
 //! its CPU backend, Flex.
 
+use crate::buffer;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -165,8 +166,11 @@ pub fn values(tensor: &FlexTensor) -> &[f32] {
 
 /// The tensor's values, copied if its buffer is shared.
 pub fn into_values(tensor: FlexTensor) -> Vec<f32> {
-    let data = contiguous(tensor).into_data();
-    data.try_into_vec().unwrap_or_else(|error| panic!("not 32-bit values: {error:?}"))
+    let tensor = contiguous(tensor);
+    if !tensor.is_unique() {
+        return buffer::map(values(&tensor), |_| ());
+    }
+    tensor.into_data().try_into_vec().unwrap_or_else(|error| panic!("not 32-bit values: {error:?}"))
 }
 
 pub fn shape<const D: usize>(tensor: &FlexTensor) -> [usize; D] {

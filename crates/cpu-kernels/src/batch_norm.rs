@@ -2,7 +2,10 @@
 //! with the shortcut, and ReLU.
 
 use crate::Statistics;
-use crate::autodiff::{FlexTensor, Input, Operation, apply, contiguous, shape, tensor, values};
+use crate::autodiff::{
+    FlexTensor, Input, Operation, apply, contiguous, into_values, shape, tensor, values,
+};
+use crate::buffer;
 use crate::channel_sums::{add_parts, to_f32};
 use burn::tensor::{Tensor, TensorData};
 use pulp::{Arch, Simd, WithSimd};
@@ -120,14 +123,15 @@ impl Operation<4> for BatchNorm {
         gradient: FlexTensor,
         [.., shortcut_requires_grad]: [bool; 4],
     ) -> [Option<FlexTensor>; 4] {
-        let gradient = contiguous(gradient);
         // The shortcut needs the gradient of the sum in any case; the other gradients then start
         // from it.
         let sum_gradient = match &rectified {
             Some(output) => {
-                tensor(relu_gradient(values(&gradient), values(output)), shape::<4>(output))
+                let mut gradient = into_values(gradient);
+                relu_gradient_in_place(&mut gradient, values(output));
+                tensor(gradient, shape::<4>(output))
             }
-            None => gradient,
+            None => contiguous(gradient),
         };
         let [input_gradient, weight_gradient, bias_gradient] =
             self.gradients(&input, &weight, None, &sum_gradient);
@@ -257,7 +261,7 @@ fn apply_affine(
     let channels = scale.len();
     let arch = Arch::new();
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let mut output = vec![0.0; input.len()];
+    let mut output = buffer::zeros(input.len());
     output.par_chunks_mut(PIXELS * channels).enumerate().for_each(|(part, output)| {
         let start = part * PIXELS * channels;
         let input = &input[start..][..output.len()];
@@ -314,24 +318,19 @@ fn at_least(value: f32, floor: f32) -> f32 {
 /// Values per task of the gradient of ReLU.
 const RELU_VALUES: usize = 64 * 1024;
 
-/// The gradient of ReLU's input: that of its output where the output is positive.
-fn relu_gradient(gradient: &[f32], output: &[f32]) -> Vec<f32> {
+/// Replaces the gradient of ReLU's output by that of its input: the same where the output is
+/// positive, else 0.
+fn relu_gradient_in_place(gradient: &mut [f32], output: &[f32]) {
     let arch = Arch::new();
-    let mut input_gradient = vec![0.0; gradient.len()];
-    input_gradient
+    gradient
         .par_chunks_mut(RELU_VALUES)
-        .zip(gradient.par_chunks(RELU_VALUES))
         .zip(output.par_chunks(RELU_VALUES))
-        .for_each(|((out, gradient), output)| {
-            arch.dispatch(ReluGradient { gradient, output, out });
-        });
-    input_gradient
+        .for_each(|(gradient, output)| arch.dispatch(ReluGradient { gradient, output }));
 }
 
 struct ReluGradient<'a> {
-    gradient: &'a [f32],
+    gradient: &'a mut [f32],
     output: &'a [f32],
-    out: &'a mut [f32],
 }
 
 impl WithSimd for ReluGradient<'_> {
@@ -339,9 +338,8 @@ impl WithSimd for ReluGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let values = self.gradient.iter().zip(self.output);
-        for (out, (&gradient, &output)) in self.out.iter_mut().zip(values) {
-            *out = where_positive(gradient, output);
+        for (gradient, &output) in self.gradient.iter_mut().zip(self.output) {
+            *gradient = where_positive(*gradient, output);
         }
     }
 }
@@ -397,7 +395,7 @@ impl Pixels<'_> {
             .collect();
         let column = |i: usize| -> Vec<f32> { coefficients.iter().map(|c| c[i]).collect() };
         let columns = [0, 1, 2].map(column);
-        let mut input_gradient = vec![0.0; self.gradient.len()];
+        let mut input_gradient = buffer::zeros(self.gradient.len());
         input_gradient.par_chunks_mut(size).enumerate().for_each(|(i, out)| {
             let pixels = part(i, out.len());
             let [scale, slope, offset] = &columns;

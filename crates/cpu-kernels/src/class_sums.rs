@@ -2,6 +2,7 @@
 //! and their gradient in another.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
+use crate::buffer;
 use crate::math::{LANES, exp};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
@@ -116,7 +117,7 @@ impl Operation<1> for ClassSums {
                 out
             })
             .collect();
-        let mut logits = vec![0.0; values(&probabilities).len()];
+        let mut logits = buffer::zeros(values(&probabilities).len());
         for (part, gradients) in self.parts().into_iter().zip(parts) {
             let image = part.image * self.count * self.pixels;
             for (class, gradients) in gradients.chunks_exact(part.pixels).enumerate() {

@@ -10,6 +10,7 @@
 //! No sum depends on the number of threads.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
+use crate::buffer;
 use crate::microkernel::{
     BlockKernel, add_outer_products, for_each_block, load, load_full, multiply_add, panel_width,
     store, zeros,
@@ -256,15 +257,13 @@ impl Convolution {
             let first = first_row + chunk * chunk_rows;
             let gradients: Vec<&[f32]> = gradient.chunks_exact(columns * self.channels).collect();
             // For each output row, the padded input rows under the kernel.
-            buffer.clear();
-            for i in 0..gradients.len() {
-                let (image, row) = ((first + i) / rows, (first + i) % rows);
-                for kernel_row in 0..kernel_rows {
-                    let row = (row * self.stride + kernel_row) as isize + padding;
-                    images.push_row(&mut buffer, image, row, padding, width);
-                }
-            }
-            let inputs: Vec<&[f32]> = buffer.chunks_exact(width * channels_in).collect();
+            let under_kernel = (first..first + gradients.len()).flat_map(|row| {
+                let (image, row) = (row / rows, row % rows);
+                (0..kernel_rows).map(move |kernel_row| {
+                    (image, (row * self.stride + kernel_row) as isize + padding)
+                })
+            });
+            let inputs = images.rows(&mut buffer, under_kernel, padding, width);
             for (kernel_row, sums) in sums.chunks_exact_mut(run * self.channels).enumerate() {
                 let inputs: Vec<&[f32]> =
                     inputs[kernel_row..].iter().step_by(kernel_rows).copied().collect();
@@ -290,12 +289,12 @@ struct Images<'a> {
     shape: [usize; 4],
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
     /// Images of `shape`, row `i` of each computed by `phases[i % phases.len()]`.
     fn convolve(self, phases: &[Vec<Phase>], shape: [usize; 4]) -> Vec<f32> {
         let arch = Arch::new();
         let [_, rows, columns, channels] = shape;
-        let mut out = vec![0.0; shape.iter().product()];
+        let mut out = buffer::zeros(shape.iter().product());
         out.par_chunks_mut(columns * channels).enumerate().for_each_init(
             Vec::new,
             |buffer, (row, out)| {
@@ -304,12 +303,41 @@ impl Images<'_> {
                     if phase.is_empty() {
                         continue;
                     }
-                    phase.read_rows(buffer, self, image, row / phases.len());
-                    arch.dispatch(phase.output_row(buffer, self.shape[3], out, channels));
+                    let rows = phase.rows(buffer, self, image, row / phases.len());
+                    arch.dispatch(phase.output_row(&rows, self.shape[3], out, channels));
                 }
             },
         );
         out
+    }
+
+    /// `width` pixels of each row, given by its image and its index, starting with column `first`;
+    /// zeros outside the images. The rows are copied to `buffer` if one of them is padded.
+    fn rows(
+        self,
+        buffer: &'a mut Vec<f32>,
+        rows: impl Iterator<Item = (usize, isize)> + Clone,
+        first: isize,
+        width: usize,
+    ) -> Vec<&'a [f32]> {
+        let inside = rows.clone().map(|(image, row)| self.row_inside(image, row, first, width));
+        if let Some(inside) = inside.collect() {
+            return inside;
+        }
+        buffer.clear();
+        for (image, row) in rows {
+            self.push_row(buffer, image, row, first, width);
+        }
+        buffer.chunks_exact(width * self.shape[3]).collect()
+    }
+
+    /// `width` pixels of a row, starting with column `first`, if all are inside the image.
+    fn row_inside(self, image: usize, row: isize, first: isize, width: usize) -> Option<&'a [f32]> {
+        let [_, rows, columns, channels] = self.shape;
+        let row = usize::try_from(row).ok().filter(|&row| row < rows)?;
+        let first = usize::try_from(first).ok().filter(|&first| first + width <= columns)?;
+        let start = ((image * rows + row) * columns + first) * channels;
+        Some(&self.values[start..start + width * channels])
     }
 
     /// Appends `width` pixels of a row, starting with column `first`; zeros outside the image.
@@ -354,29 +382,32 @@ impl Phase {
         self.weights.kernel.contains(&0)
     }
 
-    /// Reads the padded rows under the kernel at an output row into `buffer`.
-    fn read_rows(&self, buffer: &mut Vec<f32>, images: Images<'_>, image: usize, row: usize) {
+    /// The padded rows under the kernel at an output row; see [`Images::rows`].
+    fn rows<'a>(
+        &self,
+        buffer: &'a mut Vec<f32>,
+        images: Images<'a>,
+        image: usize,
+        row: usize,
+    ) -> Vec<&'a [f32]> {
         let [kernel_rows, kernel_columns] = self.weights.kernel;
-        buffer.clear();
         let width = (self.count - 1) * self.stride + kernel_columns;
-        for kernel_row in 0..kernel_rows {
-            let row = (row * self.stride + kernel_row) as isize + self.first_row;
-            images.push_row(buffer, image, row, self.first_column, width);
-        }
+        let first = (row * self.stride) as isize + self.first_row;
+        let rows = (0..kernel_rows).map(|kernel_row| (image, first + kernel_row as isize));
+        images.rows(buffer, rows, self.first_column, width)
     }
 
     /// The kernel that computes an output row from these rows.
     fn output_row<'a>(
         &'a self,
-        rows: &'a [f32],
+        rows: &'a [&'a [f32]],
         channels_in: usize,
         out: &'a mut [f32],
         channels: usize,
     ) -> OutputRow<'a> {
-        let [kernel_rows, kernel_columns] = self.weights.kernel;
+        let [_, kernel_columns] = self.weights.kernel;
         OutputRow {
             rows,
-            kernel_rows,
             run: kernel_columns * channels_in,
             step: self.stride * channels_in,
             panels: &self.weights.values,
@@ -436,9 +467,8 @@ impl WithSimd for PanelWidth {
 /// Computes an output row: each pixel is the sum, over the kernel's rows, of its run times the
 /// panels.
 struct OutputRow<'a> {
-    /// The input rows under the kernel's rows, padded, one after another.
-    rows: &'a [f32],
-    kernel_rows: usize,
+    /// The input rows under the kernel's rows, padded.
+    rows: &'a [&'a [f32]],
     /// Number of values under a row of the kernel.
     run: usize,
     /// Values from the start of one pixel's run to that of the next.
@@ -458,12 +488,11 @@ impl BlockKernel for OutputRow<'_> {
     #[inline(always)]
     fn block<S: Simd, const R: usize>(&mut self, simd: S, pixel: usize) {
         let width = panel_width::<S>();
-        let row_values = self.rows.len() / self.kernel_rows;
-        let panels = self.panels.chunks_exact(self.kernel_rows * self.run * width);
+        let panels = self.panels.chunks_exact(self.rows.len() * self.run * width);
         for (panel, weights) in panels.enumerate() {
             let mut sums = zeros::<S, R>(simd);
             let weights = weights.chunks_exact(self.run * width);
-            for (row, weights) in self.rows.chunks_exact(row_values).zip(weights) {
+            for (row, weights) in self.rows.iter().zip(weights) {
                 let runs: [&[f32]; R] =
                     std::array::from_fn(|i| &row[(pixel + i) * self.step..][..self.run]);
                 multiply_add(simd, runs, weights, &mut sums);

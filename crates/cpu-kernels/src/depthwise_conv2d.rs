@@ -2,10 +2,12 @@
 //!
 //! A pixel's channels are independent, so each vector of channels is a sum over the kernel's taps.
 //! The kernel reads a few neighbouring pixels at once, so that a weight is loaded once for all of
-//! them.
+//! them. It reads them from a copy of the lines under the kernel: a line is then read from memory
+//! once, from its start to its end, which the processor prefetches, and the copy has the padding.
 
 use crate::autodiff::{tensor, values, without_autodiff};
-use crate::microkernel::{load, panel_width, store};
+use crate::buffer;
+use crate::microkernel::{Sums, VECTORS, load, load_full, panel_width, store};
 use burn::backend::Flex;
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
@@ -53,15 +55,22 @@ pub fn depthwise_conv2d(
         stride,
     };
     let [out_rows, out_columns] = convolution.output_size();
-    let mut out = vec![0.0; batch * out_rows * out_columns * channels];
+    let mut out = buffer::zeros(batch * out_rows * out_columns * channels);
     let arch = Arch::new();
-    out.par_chunks_mut(out_columns * channels).enumerate().for_each(|(row, out)| {
-        arch.dispatch(OutputRow {
-            convolution: &convolution,
-            image: row / out_rows,
-            row: row % out_rows,
-            out,
-        });
+    let images = out.par_chunks_mut(out_rows * out_columns * channels).enumerate();
+    images.for_each(|(image, out)| {
+        let of_bands = out.par_chunks_mut(ROWS_PER_BAND * out_columns * channels).enumerate();
+        of_bands.for_each_init(
+            || Lines::new(&convolution),
+            |lines, (band, out)| {
+                lines.clear();
+                for (row, out) in out.chunks_exact_mut(out_columns * channels).enumerate() {
+                    let row = band * ROWS_PER_BAND + row;
+                    lines.read(&convolution, image, row);
+                    arch.dispatch(OutputRow { convolution: &convolution, lines, row, out });
+                }
+            },
+        );
     });
     Tensor::from_primitive::<Flex>(tensor(out, [batch, out_rows, out_columns, channels]))
 }
@@ -96,22 +105,60 @@ impl Depthwise<'_> {
     fn output_size(&self) -> [usize; 2] {
         self.size.map(|size| size.div_ceil(self.stride))
     }
+}
 
-    /// The input line under a tap at an output line, if it is not padding.
-    fn input_line(&self, axis: usize, line: usize, tap: usize) -> Option<usize> {
-        (line * self.stride + tap).checked_sub(self.side / 2).filter(|&line| line < self.size[axis])
+/// Output rows per task. The first copies all lines under the kernel, the others only new ones.
+const ROWS_PER_BAND: usize = 8;
+
+/// Copies of the input lines under the kernel, padded with zeros on all sides.
+struct Lines {
+    /// Padded line `i`, counted from the first line of padding, is at `i % side`.
+    values: Vec<f32>,
+    /// Values of a padded line.
+    length: usize,
+    /// The padded lines that have been read, of which the last `side` are here.
+    read: Range<usize>,
+}
+
+impl Lines {
+    fn new(convolution: &Depthwise<'_>) -> Self {
+        let Depthwise { size, channels, side, .. } = *convolution;
+        let length = (size[1] + side - 1) * channels;
+        Self { values: vec![0.0; side * length], length, read: 0..0 }
+    }
+
+    fn clear(&mut self) {
+        self.read = 0..0;
+    }
+
+    /// Copies the lines under the kernel at an output row that are not here yet. Rows are read from
+    /// the first to the last.
+    fn read(&mut self, convolution: &Depthwise<'_>, image: usize, row: usize) {
+        let Depthwise { input, size: [rows, columns], channels, side, stride, .. } = *convolution;
+        let margin = side / 2;
+        let first = row * stride;
+        for line in first.max(self.read.end)..first + side {
+            let copy = &mut self.values[line % side * self.length..][..self.length];
+            let copy = &mut copy[margin * channels..][..columns * channels];
+            match line.checked_sub(margin).filter(|&line| line < rows) {
+                Some(line) => {
+                    let start = (image * rows + line) * columns * channels;
+                    copy.copy_from_slice(&input[start..start + columns * channels]);
+                }
+                None => copy.fill(0.0),
+            }
+        }
+        self.read = first..first + side;
     }
 }
 
-/// Output pixels computed at once.
+/// Output pixels computed at once. All their channels are computed before the next pixels: the input
+/// is read in the order in which it lies in memory.
 const PIXELS: usize = 4;
-/// Output pixels for which all channels are computed before the next: their input stays in the
-/// cache.
-const PIXELS_PER_TILE: usize = 16;
 
 struct OutputRow<'a> {
     convolution: &'a Depthwise<'a>,
-    image: usize,
+    lines: &'a Lines,
     row: usize,
     out: &'a mut [f32],
 }
@@ -124,20 +171,18 @@ impl WithSimd for OutputRow<'_> {
         let channels = self.convolution.channels;
         let columns = self.out.len() / channels;
         let width = panel_width::<S>();
-        for tile in (0..columns).step_by(PIXELS_PER_TILE) {
-            let end = columns.min(tile + PIXELS_PER_TILE);
+        let mut column = 0;
+        while column < columns {
+            let block = column + PIXELS <= columns;
             for start in (0..channels).step_by(width) {
                 let panel = start..channels.min(start + width);
-                let mut column = tile;
-                while column + PIXELS <= end {
-                    self.pixels::<S, PIXELS>(simd, column, panel.clone());
-                    column += PIXELS;
-                }
-                while column < end {
-                    self.pixels::<S, 1>(simd, column, panel.clone());
-                    column += 1;
+                if block {
+                    self.pixels::<S, PIXELS>(simd, column, panel);
+                } else {
+                    self.pixels::<S, 1>(simd, column, panel);
                 }
             }
+            column += if block { PIXELS } else { 1 };
         }
     }
 }
@@ -146,28 +191,46 @@ impl OutputRow<'_> {
     /// Computes some channels of `R` pixels, starting with `column`.
     #[inline(always)]
     fn pixels<S: Simd, const R: usize>(&mut self, simd: S, column: usize, panel: Range<usize>) {
-        let Depthwise { input, taps, bias, size, channels, side, .. } = *self.convolution;
-        let mut sums = [load(simd, &bias[panel.clone()]); R];
-        for tap_row in 0..side {
-            let Some(row) = self.convolution.input_line(0, self.row, tap_row) else { continue };
-            let row = (self.image * size[0] + row) * size[1];
-            for tap_column in 0..side {
-                let tap = (tap_row * side + tap_column) * channels;
-                let weights = load(simd, &taps[tap..][panel.clone()]);
-                for (pixel, sums) in sums.iter_mut().enumerate() {
-                    let column = column + pixel;
-                    let Some(column) = self.convolution.input_line(1, column, tap_column) else {
-                        continue;
-                    };
-                    let values = load(simd, &input[(row + column) * channels..][panel.clone()]);
-                    for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
-                        *sum = simd.mul_add_f32s(value, weight, *sum);
+        let channels = self.convolution.channels;
+        let bias = load(simd, &self.convolution.bias[panel.clone()]);
+        let sums = if panel.len() == panel_width::<S>() {
+            self.sums::<S, R>(simd, column, panel.start, bias, |values| load_full::<S>(values))
+        } else {
+            let count = panel.len();
+            let load_some = |values: &[f32]| load(simd, &values[..count]);
+            self.sums::<S, R>(simd, column, panel.start, bias, load_some)
+        };
+        for (pixel, sums) in sums.iter().enumerate() {
+            store(simd, sums, &mut self.out[(column + pixel) * channels..][panel.clone()]);
+        }
+    }
+
+    /// The sums over the kernel's taps, of channels that begin with `first`.
+    #[inline(always)]
+    fn sums<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        column: usize,
+        first: usize,
+        bias: [S::f32s; VECTORS],
+        load: impl Fn(&[f32]) -> [S::f32s; VECTORS],
+    ) -> Sums<S, R> {
+        let Depthwise { taps, channels, side, stride, .. } = *self.convolution;
+        let mut sums = [bias; R]; // stay in registers
+        for (tap_row, taps) in taps.chunks_exact(side * channels).enumerate() {
+            let line = (self.row * stride + tap_row) % side * self.lines.length;
+            let line = &self.lines.values[line..][..self.lines.length];
+            let line = &line[column * stride * channels..];
+            for (tap_column, weights) in taps.chunks_exact(channels).enumerate() {
+                let weights = load(&weights[first..]);
+                for r in 0..R {
+                    let values = load(&line[(r * stride + tap_column) * channels + first..]);
+                    for v in 0..VECTORS {
+                        sums[r][v] = simd.mul_add_f32s(values[v], weights[v], sums[r][v]);
                     }
                 }
             }
         }
-        for (pixel, sums) in sums.iter().enumerate() {
-            store(simd, sums, &mut self.out[(column + pixel) * channels..][panel.clone()]);
-        }
+        sums
     }
 }

@@ -4,6 +4,7 @@ use crate::autodiff::{
     FlexTensor, Input, Operation, apply, contiguous, into_values, shape, tensor, tensor_like,
     values,
 };
+use crate::buffer;
 use crate::math::{erf, exp};
 use burn::backend::Flex;
 use burn::tensor::Tensor;
@@ -37,8 +38,8 @@ impl Operation<1> for Gelu {
 
     fn forward(&self, [input]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, FlexTensor) {
         let input = contiguous(input);
-        let mut output = values(&input).to_vec();
-        gelu_in_place(&mut output);
+        let arch = Arch::new();
+        let output = buffer::map(values(&input), |block| arch.dispatch(Gelus(block)));
         (tensor_like(output, &input), input)
     }
 
@@ -58,21 +59,22 @@ impl Operation<1> for Gelu {
 const CHUNK: usize = 64 * 1024;
 
 /// Replaces values by their GELU.
-fn gelu_in_place(values: &mut [f32]) {
-    struct Kernel<'a>(&'a mut [f32]);
-    impl WithSimd for Kernel<'_> {
-        type Output = ();
+struct Gelus<'a>(&'a mut [f32]);
 
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
-            for value in self.0 {
-                let x = f64::from(*value);
-                *value = (x * normal_distribution(x)) as f32;
-            }
+impl WithSimd for Gelus<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for value in self.0 {
+            *value *= normal_distribution(*value);
         }
     }
+}
+
+fn gelu_in_place(values: &mut [f32]) {
     let arch = Arch::new();
-    values.par_chunks_mut(CHUNK).for_each(|values| arch.dispatch(Kernel(values)));
+    values.par_chunks_mut(CHUNK).for_each(|values| arch.dispatch(Gelus(values)));
 }
 
 /// Replaces the gradient of the output by that of the input. GELU's derivative is
@@ -84,11 +86,10 @@ fn gelu_gradient_in_place(input: &[f32], gradient: &mut [f32]) {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) {
-            const ROOT_2_PI: f64 = 2.506_628_274_631_000_5;
+            const INVERSE_ROOT_2_PI: f32 = 0.398_942_3;
             for (&x, gradient) in self.0.iter().zip(self.1) {
-                let density = f64::from(exp(-0.5 * x * x)) / ROOT_2_PI;
-                let x = f64::from(x);
-                *gradient = (f64::from(*gradient) * (normal_distribution(x) + x * density)) as f32;
+                let density = exp(-0.5 * x * x) * INVERSE_ROOT_2_PI;
+                *gradient *= x.mul_add(density, normal_distribution(x));
             }
         }
     }
@@ -101,6 +102,6 @@ fn gelu_gradient_in_place(input: &[f32], gradient: &mut [f32]) {
 
 /// The cumulative distribution function of the standard normal distribution.
 #[inline(always)]
-fn normal_distribution(x: f64) -> f64 {
-    0.5 + 0.5 * erf(x * std::f64::consts::FRAC_1_SQRT_2)
+fn normal_distribution(x: f32) -> f32 {
+    erf(x * std::f32::consts::FRAC_1_SQRT_2).mul_add(0.5, 0.5)
 }

@@ -1,6 +1,7 @@
 //! Layer normalisation over the last axis.
 
-use crate::autodiff::{FlexTensor, Operation, apply, contiguous, tensor_like, values};
+use crate::autodiff::{FlexTensor, Operation, apply, contiguous, into_values, tensor_like, values};
+use crate::buffer;
 use crate::channel_sums::{add_parts, to_f32};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
@@ -57,15 +58,14 @@ impl Operation<3> for LayerNorm {
         gradient: FlexTensor,
         [_, weight_requires_grad, bias_requires_grad]: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        let gradient = contiguous(gradient);
+        let mut gradient = into_values(gradient);
         let needs_affine = weight_requires_grad || bias_requires_grad;
-        let (input_gradient, affine) =
-            self.rows(&input, &weight).gradients(values(&gradient), needs_affine);
+        let affine = self.rows(&input, &weight).gradients(&mut gradient, needs_affine);
         let [weight_gradient, bias_gradient] = match affine {
             Some(affine) => affine.map(|gradient| Some(tensor_like(gradient, &weight))),
             None => [None, None],
         };
-        [Some(tensor_like(input_gradient, &input)), weight_gradient, bias_gradient]
+        [Some(tensor_like(gradient, &input)), weight_gradient, bias_gradient]
     }
 }
 
@@ -90,7 +90,7 @@ impl Rows<'_> {
         let channels = self.channels();
         assert_eq!(bias.len(), channels, "one bias per channel");
         let arch = Arch::new();
-        let mut output = vec![0.0; self.input.len()];
+        let mut output = buffer::zeros(self.input.len());
         output
             .par_chunks_mut(ROWS * channels)
             .zip(self.input.par_chunks(ROWS * channels))
@@ -100,24 +100,22 @@ impl Rows<'_> {
         output
     }
 
-    /// The gradient of the input from that of the output; with `affine`, also those of weight and
-    /// bias.
-    fn gradients(&self, gradient: &[f32], affine: bool) -> (Vec<f32>, Option<[Vec<f32>; 2]>) {
+    /// Replaces the gradient of the output by that of the input; with `affine`, returns those of
+    /// weight and bias.
+    fn gradients(&self, gradient: &mut [f32], affine: bool) -> Option<[Vec<f32>; 2]> {
         let channels = self.channels();
         assert_eq!(gradient.len(), self.input.len(), "one gradient per value");
         let arch = Arch::new();
-        let mut input_gradient = vec![0.0; self.input.len()];
-        let parts: Vec<[Vec<f32>; 2]> = input_gradient
+        let parts: Vec<[Vec<f32>; 2]> = gradient
             .par_chunks_mut(ROWS * channels)
             .zip(self.input.par_chunks(ROWS * channels))
-            .zip(gradient.par_chunks(ROWS * channels))
-            .map(|((out, input), gradient)| {
-                arch.dispatch(Backward { rows: Rows { input, ..*self }, gradient, affine, out })
+            .map(|(gradient, input)| {
+                arch.dispatch(Backward { rows: Rows { input, ..*self }, gradient, affine })
             })
             .collect();
         let total =
             |which: usize| to_f32(add_parts(parts.iter().map(|part| &part[which]), channels));
-        (input_gradient, affine.then(|| [total(0), total(1)]))
+        affine.then(|| [total(0), total(1)])
     }
 
     fn channels(&self) -> usize {
@@ -193,9 +191,9 @@ impl WithSimd for Forward<'_> {
 /// Computes the gradients of some rows.
 struct Backward<'a> {
     rows: Rows<'a>,
-    gradient: &'a [f32],
+    /// That of the output, replaced by that of the input.
+    gradient: &'a mut [f32],
     affine: bool,
-    out: &'a mut [f32],
 }
 
 impl WithSimd for Backward<'_> {
@@ -204,30 +202,29 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        let Self { rows, gradient, affine, out } = self;
+        let Self { rows, gradient, affine } = self;
         let channels = rows.weight.len();
         let mut weight_gradient = vec![0.0; if affine { channels } else { 0 }];
         let mut bias_gradient = weight_gradient.clone();
-        let pairs = rows.iter().zip(gradient.chunks_exact(channels));
-        for (out, (row, gradient)) in out.chunks_exact_mut(channels).zip(pairs) {
+        for (row, gradient) in rows.iter().zip(gradient.chunks_exact_mut(channels)) {
             let [mean, inverse] = moments(row, rows.epsilon);
-            // The gradient of the normalised row; below, in place, that of the row.
-            for ((out, &gradient), &weight) in out.iter_mut().zip(gradient).zip(rows.weight) {
-                *out = gradient * weight;
-            }
-            let [sum, product] =
-                sums(out, row, |gradient, value| [gradient, gradient * (value - mean)]);
-            let count = channels as f32;
-            let (mean_gradient, slope) = (sum / count, product * inverse * inverse / count);
-            for (out, &value) in out.iter_mut().zip(row) {
-                *out = (*out - mean_gradient - (value - mean) * slope) * inverse;
-            }
-            let sums = weight_gradient.iter_mut().zip(&mut bias_gradient);
+            let sums_by_channel = weight_gradient.iter_mut().zip(&mut bias_gradient);
             for ((weight_gradient, bias_gradient), (&value, &gradient)) in
-                sums.zip(row.iter().zip(gradient))
+                sums_by_channel.zip(row.iter().zip(&*gradient))
             {
                 *weight_gradient += gradient * (value - mean) * inverse;
                 *bias_gradient += gradient;
+            }
+            // The gradient of the normalised row; below, that of the row.
+            for (gradient, &weight) in gradient.iter_mut().zip(rows.weight) {
+                *gradient *= weight;
+            }
+            let [sum, product] =
+                sums(gradient, row, |gradient, value| [gradient, gradient * (value - mean)]);
+            let count = channels as f32;
+            let (mean_gradient, slope) = (sum / count, product * inverse * inverse / count);
+            for (gradient, &value) in gradient.iter_mut().zip(row) {
+                *gradient = (*gradient - mean_gradient - (value - mean) * slope) * inverse;
             }
         }
         [weight_gradient, bias_gradient]

@@ -27,6 +27,8 @@ mod autodiff;
 #[cfg(feature = "flex")]
 mod batch_norm;
 #[cfg(feature = "flex")]
+mod buffer;
+#[cfg(feature = "flex")]
 mod channel_sums;
 #[cfg(feature = "flex")]
 mod class_sums;
@@ -63,7 +65,7 @@ pub use taps::Taps;
 pub use unsupported::{
     attention, batch_norm, biased_window_attention, class_sums, conv_transpose2d, conv2d,
     depthwise_conv2d, gelu, is_supported, is_supported_without_autodiff, layer_norm, linear,
-    max_pool, moments, resample, window_attention,
+    linear_by_image, max_pool, moments, resample, window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
@@ -76,7 +78,7 @@ pub use {
     depthwise_conv2d::depthwise_conv2d,
     gelu::gelu,
     layer_norm::layer_norm,
-    linear::linear,
+    linear::{linear, linear_by_image},
     max_pool::max_pool,
     resample::resample,
     window_attention::{biased_window_attention, window_attention},

@@ -1,6 +1,7 @@
 //! Linear layer.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
+use crate::buffer;
 use crate::channel_sums::sum_rows;
 use crate::conv2d::Convolution;
 use crate::microkernel::{BlockKernel, for_each_block, load, multiply_add, panel_width, store};
@@ -90,6 +91,78 @@ impl<const N: usize> Operation<N> for Linear {
     }
 }
 
+/// A linear layer without bias whose weight differs from image to image: the product of each pixel
+/// with each mask's weights.
+///
+/// # Shapes
+///
+/// - input: `[B, N, inputs]`
+/// - weight: `[B, outputs, inputs]`
+/// - output: `[B, N, outputs]`
+///
+/// # Panics
+///
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
+/// match.
+pub fn linear_by_image(input: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
+    let ([batch, _, inputs], [weight_batch, outputs, weight_inputs]) =
+        (input.dims(), weight.dims());
+    assert_eq!([batch, inputs], [weight_batch, weight_inputs], "images and width of the weight");
+    assert!(batch * inputs * outputs > 0, "an axis of the weight is empty");
+    apply(LinearByImage, [input.into(), weight.into()])
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LinearByImage;
+
+impl Operation<2> for LinearByImage {
+    /// Input and weight.
+    type Saved = [FlexTensor; 2];
+
+    fn forward(&self, inputs: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, Self::Saved) {
+        let [input, weight] = inputs.map(contiguous);
+        let ([batch, rows, inputs], [_, outputs, _]) = (shape(&input), shape(&weight));
+        let mut out = buffer::zeros(batch * rows * outputs);
+        let weights = values(&weight).chunks_exact(outputs * inputs);
+        let images = values(&input).chunks(rows * inputs).zip(out.chunks_mut(rows * outputs));
+        for (weight, (image, out)) in weights.zip(images) {
+            let matrix = Matrix { values: weight, transposed: true, inputs, outputs };
+            matrix.multiply_into(image, None, out);
+        }
+        (tensor(out, [batch, rows, outputs]), [input, weight])
+    }
+
+    fn backward(
+        &self,
+        [input, weight]: Self::Saved,
+        gradient: FlexTensor,
+        [input_requires_grad, weight_requires_grad]: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let gradient = contiguous(gradient);
+        let ([batch, rows, inputs], [_, outputs, _]) = (shape(&input), shape(&weight));
+        let gradients = values(&gradient).chunks(rows * outputs);
+        let input_gradient = input_requires_grad.then(|| {
+            let mut out = buffer::zeros(batch * rows * inputs);
+            let weights = values(&weight).chunks_exact(outputs * inputs);
+            let images = gradients.clone().zip(out.chunks_mut(rows * inputs));
+            for (weight, (gradient, out)) in weights.zip(images) {
+                // From the gradient's width to the input's.
+                let matrix =
+                    Matrix { values: weight, transposed: false, inputs: outputs, outputs: inputs };
+                matrix.multiply_into(gradient, None, out);
+            }
+            tensor(out, [batch, rows, inputs])
+        });
+        let weight_gradient = weight_requires_grad.then(|| {
+            let images = values(&input).chunks(rows * inputs).zip(gradients);
+            let by_image = images
+                .flat_map(|(image, gradient)| weight_gradient_transposed(image, gradient, inputs));
+            tensor(by_image.collect(), [batch, outputs, inputs])
+        });
+        [input_gradient, weight_gradient]
+    }
+}
+
 /// Maximum number of rows per task: each task packs the matrix again.
 const ROWS_PER_TASK: usize = 512;
 
@@ -106,21 +179,28 @@ struct Matrix<'a> {
 impl Matrix<'_> {
     /// `input * self + bias` with an input `[rows, inputs]`.
     fn multiply(self, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        assert!(self.inputs > 0, "the weight of a linear layer is empty");
+        let mut out = buffer::zeros(input.len() / self.inputs * self.outputs);
+        self.multiply_into(input, bias, &mut out);
+        out
+    }
+
+    /// Writes `input * self + bias` to `out`.
+    fn multiply_into(self, input: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         let Self { inputs, outputs, .. } = self;
         assert!(inputs > 0 && outputs > 0, "the weight of a linear layer is empty");
         let rows = input.len() / inputs;
         assert_eq!(input.len(), rows * inputs, "whole rows of the input");
+        assert_eq!(out.len(), rows * outputs, "whole rows of the output");
         assert_eq!(self.values.len(), inputs * outputs, "whole rows of the weight");
         assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
         let threads = rayon::current_num_threads();
         let task_rows = rows.div_ceil(threads).next_multiple_of(8).min(ROWS_PER_TASK);
         let arch = Arch::new();
-        let mut out = vec![0.0; rows * outputs];
         input
             .par_chunks(task_rows * inputs)
             .zip(out.par_chunks_mut(task_rows * outputs))
             .for_each(|(input, out)| arch.dispatch(Rows { input, matrix: self, bias, out }));
-        out
     }
 
     /// Packs `count` columns, starting with `first`, into a panel of `width` columns.
@@ -144,6 +224,20 @@ impl Matrix<'_> {
 
 /// The gradient of the weight, `[inputs, outputs]`, from that of the output.
 fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
+    let transposed = weight_gradient_transposed(input, gradient, inputs); // [outputs, inputs]
+    let outputs = transposed.len() / inputs;
+    let mut weight_gradient = vec![0.0; transposed.len()];
+    for (output, row) in transposed.chunks_exact(inputs).enumerate() {
+        let column = weight_gradient[output..].iter_mut().step_by(outputs);
+        for (to, &from) in column.zip(row) {
+            *to = from;
+        }
+    }
+    weight_gradient
+}
+
+/// The gradient of the weight, `[outputs, inputs]`, from that of the output.
+fn weight_gradient_transposed(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
     let rows = input.len() / inputs;
     // The rows as pixels of an image, in lines that are long enough to be summed in registers.
     let columns = 1 << rows.trailing_zeros().min(8);
@@ -154,16 +248,7 @@ fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
         stride: 1,
         padding: 0,
     };
-    let transposed = convolution.weight_gradient(input, gradient); // [outputs, inputs]
-    let outputs = transposed.len() / inputs;
-    let mut weight_gradient = vec![0.0; transposed.len()];
-    for (output, row) in transposed.chunks_exact(inputs).enumerate() {
-        let column = weight_gradient[output..].iter_mut().step_by(outputs);
-        for (to, &from) in column.zip(row) {
-            *to = from;
-        }
-    }
-    weight_gradient
+    convolution.weight_gradient(input, gradient)
 }
 
 /// Some rows of the output.

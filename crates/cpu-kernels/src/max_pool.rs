@@ -1,6 +1,7 @@
 //! Max-pooling of channels-last images, as in a ResNet's stem.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, tensor, values};
+use crate::buffer;
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -81,7 +82,7 @@ impl MaxPool {
         let [_, rows, columns, channels] = self.input;
         let [_, rows_out, columns_out, _] = self.output_shape();
         let arch = Arch::new();
-        let mut input_gradient = vec![0.0; self.input.iter().product()];
+        let mut input_gradient = buffer::zeros(self.input.iter().product());
         let out = input_gradient.par_chunks_mut(columns * channels);
         out.enumerate().for_each(|(row, out)| {
             let image = row / rows * rows_out * columns_out * channels;

@@ -1,6 +1,7 @@
 //! Linear resampling of channels-last images along rows and columns, as in a bilinear resize.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, tensor, values};
+use crate::buffer;
 use crate::taps::Taps;
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
@@ -60,7 +61,7 @@ impl Resample {
         let Self { batch, channels, rows, columns } = self;
         let input = contiguous(input.clone());
         let image_values = rows.from() * columns.from() * channels;
-        let mut output = vec![0.0; batch * rows.to() * columns.to() * channels];
+        let mut output = buffer::zeros(batch * rows.to() * columns.to() * channels);
         let arch = Arch::new();
         let rows_out = output.par_chunks_mut(columns.to() * channels);
         rows_out.enumerate().for_each_init(Vec::new, |blended, (index, out)| {

@@ -87,6 +87,11 @@ pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
     unsupported()
 }
 
+/// A linear layer whose weight differs from image to image. Panics without the feature `flex`.
+pub fn linear_by_image(input: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
+    unsupported()
+}
+
 /// A linear layer. Panics without the feature `flex`.
 pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     unsupported()

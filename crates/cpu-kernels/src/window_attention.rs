@@ -7,6 +7,7 @@
 //! in the cache.
 
 use crate::autodiff::{tensor, values, without_autodiff};
+use crate::buffer;
 use crate::math::unnormalized_softmax;
 use crate::microkernel::{
     BlockKernel, VECTORS, for_each_block, load_full, multiply_add, panel_width, store, zeros,
@@ -181,7 +182,7 @@ impl WindowAttention<'_> {
         assert_eq!(self.qkv.len(), self.batch * tokens * 3 * channels);
         assert_eq!(self.padding.len(), 3 * channels);
         let arch = Arch::new();
-        let mut out = vec![0.0; self.batch * tokens * channels];
+        let mut out = buffer::zeros(self.batch * tokens * channels);
         let tasks = self.tasks();
         let outputs: Vec<Vec<f32>> = tasks
             .par_iter()

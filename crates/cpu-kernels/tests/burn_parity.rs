@@ -448,6 +448,26 @@ fn linear_gradients_match_burn() {
 }
 
 #[test]
+fn linear_by_image_and_its_gradients_match_burn() {
+    for [batch, rows, inputs, outputs] in [[1, 1, 1, 1], [3, 13, 5, 33], [2, 1100, 32, 9]] {
+        for requires_grad in [[true, true], [true, false], [false, true]] {
+            let input = leaf([batch, rows, inputs]);
+            let weight = leaf([batch, outputs, inputs]);
+            let input = if requires_grad[0] { input } else { input.detach() };
+            let weight = if requires_grad[1] { weight } else { weight.detach() };
+            let context = format!("{batch} x {rows} x {inputs} x {outputs}, {requires_grad:?}");
+            let actual = kernels::linear_by_image(input.clone(), weight.clone());
+            let expected = input.clone().matmul(weight.clone().swap_dims(1, 2));
+            assert_close(actual.to_data(), &expected.to_data(), &context);
+            let both = |gradients: &Gradients| {
+                [gradient_of(&input, gradients), gradient_of(&weight, gradients)]
+            };
+            assert_same_gradients([actual, expected], both, &context);
+        }
+    }
+}
+
+#[test]
 fn layer_norm_matches_burn() {
     let device = Device::flex().autodiff();
     for [rows, channels] in [[1, 1], [5, 7], [300, 256], [129, 33]] {

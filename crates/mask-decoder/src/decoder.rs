@@ -245,10 +245,8 @@ impl MaskDecoder {
             let image = image.reshape([batch, height, width, channels]);
             let upscaled = self.output_upscaling.forward_channels_last(image);
             let [_, upscaled_height, upscaled_width, channels] = upscaled.dims();
-            upscaled
-                .reshape([batch, upscaled_height * upscaled_width, channels])
-                .matmul(weights.swap_dims(1, 2)) // [B, 16 P, K]
-                .swap_dims(1, 2)
+            let upscaled = upscaled.reshape([batch, upscaled_height * upscaled_width, channels]);
+            sam_lst_cpu_kernels::linear_by_image(upscaled, weights).swap_dims(1, 2)
         } else {
             let image = image.swap_dims(1, 2);
             let image = image.reshape([batch, channels, height, width]);
