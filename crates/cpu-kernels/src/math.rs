@@ -67,6 +67,7 @@ pub fn exp(x: f32) -> f32 {
 /// `|x| <= 3.9`, beyond which `erf` is 1 in 32 bits. The coefficients are a minimax fit by iteratively
 /// reweighted least squares.
 #[inline(always)]
+#[expect(clippy::approx_constant, reason = "a coefficient of the fit")]
 pub fn erf(x: f32) -> f32 {
     const LIMIT: f32 = 3.9;
     const P: [f32; 6] =
