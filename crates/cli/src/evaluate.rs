@@ -10,7 +10,11 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
 use sam_lst::evaluation::write_reports;
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
-use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split, evaluate_folders};
+use sam_lst::model::Task;
+use sam_lst::{
+    Dataset, DatasetDescription, Protocol, Report, Segmenter, SliceGeometry, Split,
+    evaluate_folders,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -22,9 +26,10 @@ paired by name, or else by number.
 Examples:
   sam-lst evaluate --pred predictions --label Synapse/RawData/Training/label --output scores/mine
   sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth \\
-      --ladder runs/synapse/ladder.safetensors --protocol strict";
+      --ladder runs/synapse/ladder.safetensors --protocol strict
+  sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth";
 
-/// Score predicted label volumes, or a trained ladder on a dataset's test cases
+/// Score predicted label volumes, or a model on a dataset's test cases
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("mode").args(["pred", "data"]).required(true))]
@@ -36,12 +41,12 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "data")]
     label: Option<PathBuf>,
     /// Folder of a dataset, whose test cases are segmented and scored
-    #[arg(long, value_name = "DIR", requires_all = ["sam", "ladder"])]
+    #[arg(long, value_name = "DIR", requires = "sam")]
     data: Option<PathBuf>,
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
     sam: Option<PathBuf>,
-    /// The trained ladder: .safetensors
+    /// The trained ladder: .safetensors [default: none, SAM's decoder untrained and without prompts]
     #[arg(long, value_name = "FILE", requires = "data")]
     ladder: Option<PathBuf>,
     /// Dataset description, TOML [default: that in the ladder, or Synapse]
@@ -96,8 +101,8 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         (Some(predictions), Some(labels), _) => {
             score_folders(arguments, predictions, labels, &protocols)?
         }
-        (_, _, Some(data)) => score_ladder(arguments, data, protocols)?,
-        _ => bail!("no input; give --pred and --label, or --data, --sam and --ladder"),
+        (_, _, Some(data)) => score_model(arguments, data, protocols)?,
+        _ => bail!("no input; give --pred and --label, or --data and --sam"),
     };
     let mut files = Vec::new();
     if let (Some(prefix), Some(staging)) = (&arguments.output, staging) {
@@ -183,18 +188,24 @@ fn score_folders(
     Ok(Evaluation { reports: evaluation.reports, unpredicted: evaluation.unpredicted })
 }
 
-fn score_ladder(
+fn score_model(
     arguments: &Arguments,
     data: &Path,
     mut protocols: Vec<Protocol>,
 ) -> Result<Evaluation> {
-    let (Some(sam), Some(ladder)) = (&arguments.sam, &arguments.ladder) else {
-        bail!("no model; give --sam and --ladder");
-    };
+    let Some(sam) = &arguments.sam else { bail!("no model; give --sam") };
     let options = &arguments.model;
     let device = open_device(&options.device)?;
-    let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
-    let task = read_task(ladder, description)?;
+    let description = arguments.dataset.as_deref();
+    let task = match &arguments.ladder {
+        Some(ladder) => {
+            read_task(ladder, description.map(DatasetDescription::from_file).transpose()?)?
+        }
+        None => {
+            Task { dataset: read_description(description)?, geometry: SliceGeometry::released() }
+        }
+    };
+    let classes = task.dataset.classes();
     options.check()?;
     let segmentation = options.segmentation(&task);
     let dataset = Dataset::open(data, task.dataset)?;
@@ -211,7 +222,16 @@ fn score_ladder(
         note("the volumes have no voxel spacing in mm; only the reference protocol is used");
         protocols.retain(|protocol| *protocol == Protocol::Reference);
     }
-    let model = options.load(sam, ladder, &device)?;
+    let model = match &arguments.ladder {
+        Some(ladder) => options.load(sam, ladder, &device)?,
+        None => {
+            note(
+                "without --ladder, SAM's decoder predicts one mask per class without prompts and \
+                 without training",
+            );
+            options.load_untrained(sam, classes, &device)?
+        }
+    };
     let cache = options.open_cache(&model)?;
     let mut segmenter = Segmenter::new(&model, segmentation);
     if let Some(cache) = &cache {

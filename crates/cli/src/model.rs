@@ -8,8 +8,11 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::embeddings::CachePrecision;
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{LadderMetadata, Task};
-use sam_lst::{DatasetDescription, EmbeddingCache, SamLst, SegmentationConfig, SliceGeometry};
+use sam_lst::model::{EncoderConfig, LadderMetadata, Task};
+use sam_lst::{
+    DatasetDescription, EmbeddingCache, Fusion, SamLst, SamLstConfig, SegmentationConfig,
+    SliceGeometry,
+};
 use std::path::{Path, PathBuf};
 
 /// How a trained model is run.
@@ -78,6 +81,17 @@ impl ModelOptions {
     pub fn load(&self, sam: &Path, ladder: &Path, device: &Device) -> Result<SamLst> {
         let spinner = Spinner::loading(sam);
         let mut model = SamLst::from_pretrained(sam, ladder, device)?;
+        model.foundation.set_precision(self.precision.into())?;
+        drop(spinner);
+        Ok(model)
+    }
+
+    /// Loads SAM without a ladder, for a number of classes: [`Fusion::Untrained`].
+    pub fn load_untrained(&self, sam: &Path, classes: usize, device: &Device) -> Result<SamLst> {
+        let spinner = Spinner::loading(sam);
+        let config = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
+        let config = config.with_fusion(Fusion::Untrained);
+        let mut model = SamLst::from_official(&config, sam, None, device)?;
         model.foundation.set_precision(self.precision.into())?;
         drop(spinner);
         Ok(model)

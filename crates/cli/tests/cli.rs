@@ -2,7 +2,9 @@
 //! phantoms.
 
 use assert_cmd::Command;
-use sam_lst::{DatasetDescription, PhantomConfig, TrainingConfig};
+use burn::tensor::Device;
+use sam_lst::model::EncoderConfig;
+use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -318,6 +320,16 @@ fn a_model_is_trained_and_evaluated() {
     let evaluated = run_json(at, &cases);
     let reports = evaluated["reports"].as_array().expect("reports");
     assert_eq!((reports.len(), reports[0]["cases"].as_array().map(Vec::len)), (1, Some(2)));
+
+    // Without a ladder, the decoder has SAM's size.
+    let EncoderConfig::Vit(encoder) = tiny_config(1).model.encoder else { panic!("SAM's ViT") };
+    let encoder = EncoderConfig::Vit(encoder.with_out_channels(256));
+    let model = SamLstConfig::for_encoder(encoder, 9).init(&Device::flex()).expect("valid");
+    model.save_sam(at.join("alone.safetensors")).expect("writes");
+    let untrained = ["evaluate", "--data", "phantoms", "--sam", "alone.safetensors"];
+    let [text, stderr] = run(at, &untrained, 0);
+    assert!(text.contains("2 cases;") && text.contains("pancreas"), "{text}");
+    assert!(stderr.contains("without --ladder") && stderr.contains("without training"), "{stderr}");
 }
 
 /// A description with fewer classes than the model.
