@@ -3,7 +3,7 @@
 //! A pixel's channels are independent, so each vector of channels is a sum over the kernel's taps.
 //! The kernel reads a few neighbouring pixels at once, so that a weight is loaded once for all of
 //! them. It reads them from a copy of the lines under the kernel: a line is then read from memory
-//! once, from its start to its end, which the processor prefetches, and the copy has the padding.
+//! once per band, from its start to its end, which the processor prefetches, and the copy has the padding.
 
 use crate::autodiff::{tensor, values, without_autodiff};
 use crate::buffer;
