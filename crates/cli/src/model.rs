@@ -79,21 +79,20 @@ impl ModelOptions {
 
     /// Loads the model.
     pub fn load(&self, sam: &Path, ladder: &Path, device: &Device) -> Result<SamLst> {
-        let spinner = Spinner::loading(sam);
-        let mut model = SamLst::from_pretrained(sam, ladder, device)?;
-        model.foundation.set_precision(self.precision.into())?;
-        drop(spinner);
-        Ok(model)
+        let _spinner = Spinner::loading(sam);
+        self.with_precision(SamLst::from_pretrained(sam, ladder, device)?)
     }
 
     /// Loads SAM without a ladder, for a number of classes: [`Fusion::Untrained`].
     pub fn load_untrained(&self, sam: &Path, classes: usize, device: &Device) -> Result<SamLst> {
-        let spinner = Spinner::loading(sam);
+        let _spinner = Spinner::loading(sam);
         let config = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
         let config = config.with_fusion(Fusion::Untrained);
-        let mut model = SamLst::from_official(&config, sam, None, device)?;
+        self.with_precision(SamLst::from_official(&config, sam, None, device)?)
+    }
+
+    fn with_precision(&self, mut model: SamLst) -> Result<SamLst> {
         model.foundation.set_precision(self.precision.into())?;
-        drop(spinner);
         Ok(model)
     }
 

@@ -7,8 +7,8 @@ const BLOCK: usize = 64;
 /// Blocks for which one thread is enough: a quarter of a megabyte.
 const BLOCKS_PER_THREAD: usize = 1024;
 
-/// Zeros for an output, written by all threads: for a large output, one thread would take as long as
-/// the kernel that fills it.
+/// Zeros for an output, written by all threads: for a large output, one thread would take as long
+/// as the kernel that fills it.
 pub fn zeros(count: usize) -> Vec<f32> {
     blocks(count, |_| [0.0; BLOCK])
 }

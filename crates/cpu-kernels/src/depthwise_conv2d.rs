@@ -3,7 +3,8 @@
 //! A pixel's channels are independent, so each vector of channels is a sum over the kernel's taps.
 //! The kernel reads a few neighbouring pixels at once, so that a weight is loaded once for all of
 //! them. It reads them from a copy of the lines under the kernel: a line is then read from memory
-//! once per band, from its start to its end, which the processor prefetches, and the copy has the padding.
+//! once per band, from its start to its end, which the processor prefetches, and the copy has the
+//! padding.
 
 use crate::autodiff::{tensor, values, without_autodiff};
 use crate::buffer;
@@ -117,18 +118,18 @@ struct Lines {
     /// Values of a padded line.
     length: usize,
     /// The padded lines that have been read, of which the last `side` are here.
-    read: Range<usize>,
+    present: Range<usize>,
 }
 
 impl Lines {
     fn new(convolution: &Depthwise<'_>) -> Self {
         let Depthwise { size, channels, side, .. } = *convolution;
         let length = (size[1] + side - 1) * channels;
-        Self { values: vec![0.0; side * length], length, read: 0..0 }
+        Self { values: vec![0.0; side * length], length, present: 0..0 }
     }
 
     fn clear(&mut self) {
-        self.read = 0..0;
+        self.present = 0..0;
     }
 
     /// Copies the lines under the kernel at an output row that are not here yet. Rows are read from
@@ -137,7 +138,7 @@ impl Lines {
         let Depthwise { input, size: [rows, columns], channels, side, stride, .. } = *convolution;
         let margin = side / 2;
         let first = row * stride;
-        for line in first.max(self.read.end)..first + side {
+        for line in first.max(self.present.end)..first + side {
             let copy = &mut self.values[line % side * self.length..][..self.length];
             let copy = &mut copy[margin * channels..][..columns * channels];
             match line.checked_sub(margin).filter(|&line| line < rows) {
@@ -148,12 +149,12 @@ impl Lines {
                 None => copy.fill(0.0),
             }
         }
-        self.read = first..first + side;
+        self.present = first..first + side;
     }
 }
 
-/// Output pixels computed at once. All their channels are computed before the next pixels: the input
-/// is read in the order in which it lies in memory.
+/// Output pixels computed at once. All their channels are computed before the next pixels: the
+/// input is read in the order in which it lies in memory.
 const PIXELS: usize = 4;
 
 struct OutputRow<'a> {
@@ -213,7 +214,7 @@ impl OutputRow<'_> {
         column: usize,
         first: usize,
         bias: [S::f32s; VECTORS],
-        load: impl Fn(&[f32]) -> [S::f32s; VECTORS],
+        panel_of: impl Fn(&[f32]) -> [S::f32s; VECTORS],
     ) -> Sums<S, R> {
         let Depthwise { taps, channels, side, stride, .. } = *self.convolution;
         let mut sums = [bias; R]; // stay in registers
@@ -222,9 +223,9 @@ impl OutputRow<'_> {
             let line = &self.lines.values[line..][..self.lines.length];
             let line = &line[column * stride * channels..];
             for (tap_column, weights) in taps.chunks_exact(channels).enumerate() {
-                let weights = load(&weights[first..]);
+                let weights = panel_of(&weights[first..]);
                 for r in 0..R {
-                    let values = load(&line[(r * stride + tap_column) * channels + first..]);
+                    let values = panel_of(&line[(r * stride + tap_column) * channels + first..]);
                     for v in 0..VECTORS {
                         sums[r][v] = simd.mul_add_f32s(values[v], weights[v], sums[r][v]);
                     }

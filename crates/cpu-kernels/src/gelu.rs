@@ -39,7 +39,7 @@ impl Operation<1> for Gelu {
     fn forward(&self, [input]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, FlexTensor) {
         let input = contiguous(input);
         let arch = Arch::new();
-        let output = buffer::map(values(&input), |block| arch.dispatch(Gelus(block)));
+        let output = buffer::map(values(&input), |block| arch.dispatch(GeluInPlace(block)));
         (tensor_like(output, &input), input)
     }
 
@@ -55,13 +55,13 @@ impl Operation<1> for Gelu {
     }
 }
 
-/// Values per task: a quarter of a megabyte, which fits a core's cache.
+/// Values per task in place: a quarter of a megabyte, which fits a core's cache.
 const CHUNK: usize = 64 * 1024;
 
 /// Replaces values by their GELU.
-struct Gelus<'a>(&'a mut [f32]);
+struct GeluInPlace<'a>(&'a mut [f32]);
 
-impl WithSimd for Gelus<'_> {
+impl WithSimd for GeluInPlace<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -74,7 +74,7 @@ impl WithSimd for Gelus<'_> {
 
 fn gelu_in_place(values: &mut [f32]) {
     let arch = Arch::new();
-    values.par_chunks_mut(CHUNK).for_each(|values| arch.dispatch(Gelus(values)));
+    values.par_chunks_mut(CHUNK).for_each(|values| arch.dispatch(GeluInPlace(values)));
 }
 
 /// Replaces the gradient of the output by that of the input. GELU's derivative is

@@ -58,14 +58,14 @@ pub fn exp(x: f32) -> f32 {
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     const SERIES: [f32; 8] =
         [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let series = SERIES.into_iter().fold(0.0, |sum: f32, value| sum.mul_add(r, value));
+    let series = polynomial(SERIES, r);
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
     if underflow { 0.0 } else { series * power }
 }
 
 /// The error function to 4e-7, the rounding of 32-bit values included: `x P(x^2) / Q(x^2)` for
-/// `|x| <= 3.9`, beyond which it is constant, within 6e-8 of 1. The coefficients are a minimax fit by iteratively
-/// reweighted least squares.
+/// `|x| <= 3.9`, beyond which it is constant, within 6e-8 of 1. The coefficients are a minimax fit
+/// by iteratively reweighted least squares.
 #[inline(always)]
 #[expect(clippy::approx_constant, reason = "a coefficient of the fit")]
 pub fn erf(x: f32) -> f32 {
@@ -77,10 +77,13 @@ pub fn erf(x: f32) -> f32 {
     let x = if x > LIMIT { LIMIT } else { x };
     let x = if x < -LIMIT { -LIMIT } else { x };
     let square = x * x;
-    let polynomial = |coefficients: [f32; 6]| {
-        coefficients.into_iter().fold(0.0, |sum: f32, value| sum.mul_add(square, value))
-    };
-    x * polynomial(P) / polynomial(Q)
+    x * polynomial(P, square) / polynomial(Q, square)
+}
+
+/// A polynomial by Horner's rule; the coefficient of the highest power is first.
+#[inline(always)]
+fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
+    coefficients.into_iter().fold(0.0, |sum: f32, coefficient| sum.mul_add(x, coefficient))
 }
 
 #[cfg(test)]

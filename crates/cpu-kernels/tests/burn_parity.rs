@@ -2,7 +2,7 @@
 
 use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{LayerNormConfig, PaddingConfig2d};
-use burn::tensor::activation::{log_softmax, relu, softmax};
+use burn::tensor::activation::{self, log_softmax, relu, softmax};
 use burn::tensor::module::{batch_norm_train, conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Tolerance};
@@ -76,6 +76,8 @@ fn conv2d_matches_burn() {
         [1, 4, 4, 3, 2, 5, 3, 2],
         [1, 6, 7, 1, 1, 2, 3, 0], // some pixels contribute to no output
         [1, 260, 3, 2, 2, 3, 1, 0],
+        [3, 7, 6, 4, 9, 3, 1, 0], // without padding, a part of the weight gradient from two images
+        [1, 2, 3, 2, 3, 7, 2, 3], // a kernel larger than the image
     ];
     for case in cases {
         let [batch, rows, columns, channels_in, channels_out, kernel, stride, padding] = case;
@@ -448,6 +450,54 @@ fn linear_gradients_match_burn() {
 }
 
 #[test]
+fn depthwise_conv2d_matches_burn() {
+    // Batch, rows, columns, channels, kernel, stride: several bands of rows; channels that do and do
+    // not fill panels; kernels larger than the image; strides larger than the kernel.
+    for [batch, rows, columns, channels, side, stride] in [
+        [2, 19, 7, 33, 3, 1],
+        [1, 2, 3, 5, 7, 1],
+        [2, 37, 9, 40, 3, 2],
+        [1, 40, 6, 8, 3, 4],
+        [1, 9, 1, 1, 1, 1],
+    ] {
+        let input = constant([batch, rows, columns, channels], 1.0);
+        let weight = constant([channels, 1, side, side], 0.5);
+        let bias = constant([channels], 2.0);
+        let options = ConvOptions::new([stride; 2], [side / 2; 2], [1, 1], channels);
+        let expected =
+            conv2d(channels_first(input.clone()), weight.clone(), Some(bias.clone()), options);
+        let actual = kernels::depthwise_conv2d(input, weight, bias, stride);
+        let context = format!("{rows} x {columns} x {channels}, kernel {side}, stride {stride}");
+        assert_close(actual.into_data(), &channels_last(expected).into_data(), &context);
+    }
+}
+
+/// A sum gives both of its inputs the same gradient, in one buffer.
+#[test]
+fn gradients_that_share_a_buffer_are_not_overwritten() {
+    let a = leaf([40, 33]);
+    let of_a = |gradients: &Gradients| [gradient_of(&a, gradients)];
+    let actual = kernels::gelu(a.clone()) + kernels::gelu(a.clone() * 0.7);
+    let expected = activation::gelu(a.clone()) + activation::gelu(a.clone() * 0.7);
+    assert_same_gradients([actual, expected], of_a, "gelu");
+
+    let norm = |input: Tensor<2>| {
+        let affine = [(); 2].map(|()| constant([33], 0.5));
+        kernels::layer_norm(input, affine, 1e-5)
+    };
+    let actual = norm(a.clone()) + norm(a.clone() * 0.7 + 0.1);
+    let by_hand = |input: Tensor<2>| {
+        let centred = input.clone() - input.mean_dim(1);
+        let variance = (centred.clone() * centred.clone()).mean_dim(1);
+        let affine = constant::<1>([33], 0.5).unsqueeze::<2>();
+        let affine = Tensor::from_data(affine.into_data(), &a.device());
+        centred / (variance + 1e-5).sqrt() * affine.clone() + affine
+    };
+    let expected = by_hand(a.clone()) + by_hand(a.clone() * 0.7 + 0.1);
+    assert_same_gradients([actual, expected], of_a, "layer norm");
+}
+
+#[test]
 fn linear_by_image_and_its_gradients_match_burn() {
     for [batch, rows, inputs, outputs] in [[1, 1, 1, 1], [3, 13, 5, 33], [2, 1100, 32, 9]] {
         for requires_grad in [[true, true], [true, false], [false, true]] {
@@ -506,6 +556,9 @@ fn attention_and_its_gradients_match_burn() {
         [2, 1100, 10, 2, 16],
         [1, 10, 700, 4, 16],
         [2, 3, 33, 1, 5],
+        // Widths of whole vectors, and of a vector and a rest, with more queries than one task has.
+        [1, 5, 7, 2, 32],
+        [2, 600, 20, 3, 24],
     ] {
         let query = leaf([batch, queries, heads * width]);
         let [key, value] = [(); 2].map(|()| leaf([batch, keys, heads * width]));
