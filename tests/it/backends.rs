@@ -2,7 +2,7 @@
 //! `parity`, `gradients` and `trajectory`.
 //!
 //! ```sh
-//! cargo test --features wgpu --test it backends
+//! cargo test --release --features wgpu --test it backends
 //! ```
 
 use crate::parity::{prompts, sam};
