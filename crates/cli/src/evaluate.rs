@@ -1,6 +1,7 @@
 //! `sam-lst evaluate`.
 
 use crate::arguments::{not_negative, open_device, read_description};
+use crate::foundation::{self, Variant};
 use crate::model::{ModelOptions, read_task};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::staging::Staging;
@@ -20,8 +21,7 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Protocols: `reference` is that of the published tables (medpy; HD95 in voxels); `strict` measures
-in mm and scores an organ that is in only one of the volumes with a DSC of 0 and no HD95. Files are
-paired by name, or else by number.
+in mm; an organ in only one of the volumes scores a DSC of 0. Files pair by name, else by number.
 
 Examples:
   sam-lst evaluate --pred predictions --label Synapse/RawData/Training/label --output scores/mine
@@ -46,9 +46,12 @@ pub struct Arguments {
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
     sam: Option<PathBuf>,
-    /// The trained ladder: .safetensors [default: none, SAM's decoder untrained and without prompts]
+    /// The trained ladder: .safetensors [default: none, SAM untrained and without prompts]
     #[arg(long, value_name = "FILE", requires = "data")]
     ladder: Option<PathBuf>,
+    /// What --sam must contain without --ladder; only MedSAM must be named [default: any]
+    #[arg(long, value_name = "NAME", value_enum, requires = "sam", conflicts_with = "ladder")]
+    variant: Option<Variant>,
     /// Dataset description, TOML [default: that in the ladder, or Synapse]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
@@ -229,7 +232,8 @@ fn score_model(
                 "without --ladder, SAM's decoder predicts one mask per class without prompts and \
                  without training",
             );
-            options.load_untrained(sam, classes, &device)?
+            let config = foundation::model(sam, arguments.variant, classes)?;
+            options.load_untrained(config, sam, &device)?
         }
     };
     let cache = options.open_cache(&model)?;

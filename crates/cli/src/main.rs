@@ -8,6 +8,7 @@ mod devices;
 mod display;
 mod embed;
 mod evaluate;
+mod foundation;
 mod interrupt;
 mod model;
 mod output;

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::embeddings::CachePrecision;
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{EncoderConfig, LadderMetadata, Task};
+use sam_lst::model::{LadderMetadata, Task};
 use sam_lst::{
     DatasetDescription, EmbeddingCache, Fusion, SamLst, SamLstConfig, SegmentationConfig,
     SliceGeometry,
@@ -83,10 +83,14 @@ impl ModelOptions {
         self.with_precision(SamLst::from_pretrained(sam, ladder, device)?)
     }
 
-    /// Loads SAM without a ladder, for a number of classes: [`Fusion::Untrained`].
-    pub fn load_untrained(&self, sam: &Path, classes: usize, device: &Device) -> Result<SamLst> {
+    /// Loads SAM without a ladder: [`Fusion::Untrained`].
+    pub fn load_untrained(
+        &self,
+        config: SamLstConfig,
+        sam: &Path,
+        device: &Device,
+    ) -> Result<SamLst> {
         let _spinner = Spinner::loading(sam);
-        let config = SamLstConfig::for_encoder(EncoderConfig::recognize(sam)?, classes);
         let config = config.with_fusion(Fusion::Untrained);
         self.with_precision(SamLst::from_official(&config, sam, None, device)?)
     }

@@ -1,11 +1,11 @@
 //! Arguments that `train` and `embed` share: the data, the foundation and the settings.
 
 use crate::arguments::{Precision, at_least_one, not_negative, read_description, share};
+use crate::foundation::{self, Variant};
 use crate::output;
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sam_lst::datasets::Validation;
-use sam_lst::model::EncoderConfig;
 use sam_lst::{CachedViews, Dataset, SamLstConfig, Split, TrainingConfig};
 use std::path::{Path, PathBuf};
 
@@ -58,29 +58,6 @@ pub struct SettingsArguments {
     pub cache: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Variant {
-    VitB,
-    VitL,
-    VitH,
-    MedSam,
-    LiteMedsam,
-    MobileSam,
-}
-
-impl Variant {
-    fn model(self, classes: usize) -> SamLstConfig {
-        match self {
-            Self::VitB => SamLstConfig::vit_b(classes),
-            Self::VitL => SamLstConfig::vit_l(classes),
-            Self::VitH => SamLstConfig::vit_h(classes),
-            Self::MedSam => SamLstConfig::med_sam(classes),
-            Self::LiteMedsam => SamLstConfig::lite_medsam(classes),
-            Self::MobileSam => SamLstConfig::mobile_sam(classes),
-        }
-    }
-}
-
 impl DataArguments {
     /// Checks that all inputs exist.
     pub fn check_inputs(&self) -> Result<()> {
@@ -99,20 +76,7 @@ impl DataArguments {
 
     /// The model over the checkpoint's encoder for a number of classes.
     pub fn model(&self, classes: usize) -> Result<SamLstConfig> {
-        let found = EncoderConfig::recognize(&self.sam)?;
-        let Some(variant) = self.variant else {
-            return Ok(SamLstConfig::for_encoder(found, classes));
-        };
-        let model = variant.model(classes);
-        if model.encoder.name() != found.name() {
-            bail!(
-                "cannot use {}: it contains {}, but --variant says {}",
-                self.sam.display(),
-                found.name(),
-                model.encoder.name()
-            );
-        }
-        Ok(model)
+        foundation::model(&self.sam, self.variant, classes)
     }
 }
 

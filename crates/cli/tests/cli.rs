@@ -330,6 +330,8 @@ fn a_model_is_trained_and_evaluated() {
     let [text, stderr] = run(at, &untrained, 0);
     assert!(text.contains("2 cases;") && text.contains("pancreas"), "{text}");
     assert!(stderr.contains("without --ladder") && stderr.contains("without training"), "{stderr}");
+    let variant = [&untrained[..], &["--variant", "med-sam"]].concat();
+    fails(at, &variant, &["alone.safetensors", "--variant says"]);
 }
 
 /// A description with fewer classes than the model.

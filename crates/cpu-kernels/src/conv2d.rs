@@ -29,8 +29,8 @@ use rayon::prelude::*;
 ///
 /// # Panics
 ///
-/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
-/// match.
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), the shapes do not match, or
+/// the kernel does not fit into the padded input.
 pub fn conv2d(input: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let [channels, channels_in, kernel_rows, kernel_columns] = weight.dims();
     assert_eq!(input.dims()[3], channels_in, "channels of the input and of the weight");

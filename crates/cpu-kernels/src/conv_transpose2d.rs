@@ -17,8 +17,8 @@ use rayon::prelude::*;
 ///
 /// # Panics
 ///
-/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
-/// match.
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), an axis is empty, the stride
+/// is zero, or the shapes do not match.
 pub fn conv_transpose2d(
     input: Tensor<4>,
     weight: Tensor<4>,
@@ -29,6 +29,7 @@ pub fn conv_transpose2d(
     let [channels_in, channels_out, kernel_rows, kernel_columns] = weight.dims();
     assert_eq!(channels, channels_in, "channels of the input and of the weight");
     assert_eq!(bias.dims(), [channels_out], "one bias per channel");
+    assert!(batch * rows * columns * channels > 0, "an empty image");
     let size = |size: usize, kernel: usize| (size - 1) * stride + kernel;
     let transposed = ConvTranspose2d(Convolution {
         input: [batch, size(rows, kernel_rows), size(columns, kernel_columns), channels_out],

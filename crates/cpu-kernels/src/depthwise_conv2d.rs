@@ -28,8 +28,8 @@ use std::ops::Range;
 /// # Panics
 ///
 /// If a tensor is not supported
-/// ([`is_supported_without_autodiff`](crate::is_supported_without_autodiff)), the shapes do not
-/// match, or the stride is zero.
+/// ([`is_supported_without_autodiff`](crate::is_supported_without_autodiff)), an axis is empty, the
+/// shapes do not match, or the stride is zero.
 pub fn depthwise_conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,

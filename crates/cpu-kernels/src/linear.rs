@@ -20,11 +20,12 @@ use rayon::prelude::*;
 ///
 /// # Panics
 ///
-/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
-/// match.
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), an axis is empty, or the
+/// shapes do not match.
 pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let ([_, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
+    let ([rows, inputs], [weight_inputs, outputs]) = (input.dims(), weight.dims());
     assert_eq!(inputs, weight_inputs, "width of the input and rows of the weight");
+    assert!(rows * inputs * outputs > 0, "an axis of the input or the weight is empty");
     match bias {
         Some(bias) => {
             assert_eq!(bias.dims(), [outputs], "one bias per output");
@@ -102,13 +103,14 @@ impl<const N: usize> Operation<N> for Linear {
 ///
 /// # Panics
 ///
-/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
-/// match.
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), an axis is empty, or the
+/// shapes do not match.
 pub fn linear_by_image(input: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
-    let ([batch, _, inputs], [weight_batch, outputs, weight_inputs]) =
+    let ([batch, rows, inputs], [weight_batch, outputs, weight_inputs]) =
         (input.dims(), weight.dims());
     assert_eq!([batch, inputs], [weight_batch, weight_inputs], "images and width of the weight");
-    assert!(batch * inputs * outputs > 0, "an axis of the weight is empty");
+    let is_empty = batch * rows * inputs * outputs == 0;
+    assert!(!is_empty, "an axis of the input or the weight is empty");
     apply(LinearByImage, [input.into(), weight.into()])
 }
 
