@@ -6,7 +6,8 @@
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use sam_lst::EmbeddingCache;
-use sam_lst::embeddings::{CachePrecision, EmbeddingKey, EmbeddingKind};
+use sam_lst::embeddings::{EmbeddingKey, EmbeddingKind};
+use sam_lst::model::EmbeddingPrecision;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +22,7 @@ fn open(folder: &Path) -> EmbeddingCache {
         foundation: "benchmark".to_owned(),
         input_size: 512,
         shape: SHAPE,
-        precision: CachePrecision::F16,
+        precision: EmbeddingPrecision::F16,
     };
     EmbeddingCache::open(folder, kind, None).expect("a writable folder")
 }

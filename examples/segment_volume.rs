@@ -8,8 +8,8 @@
 //! `sam-lst segment` does the same with more options and checks.
 
 use anyhow::{Context, Result, ensure};
-use sam_lst::datasets::{read_nifti_image, write_nifti};
-use sam_lst::{SamLst, SegmentationConfig, Segmenter, Volume};
+use sam_lst::datasets::write_nifti_labels;
+use sam_lst::{SamLst, SegmentationConfig, Segmenter};
 use std::path::PathBuf;
 
 #[global_allocator]
@@ -28,17 +28,13 @@ fn main() -> Result<()> {
 
     // The ladder's checkpoint says what it was trained for: intensities, organs and slice sizes.
     let task = model.task.clone().context("the ladder's checkpoint describes no dataset")?;
-    let (mut voxels, geometry) = read_nifti_image(input, task.dataset.orientation)?.into_parts();
-    task.dataset.intensity.apply(&mut voxels); // Hounsfield units to [0, 1]
-    let image = Volume::new(voxels, geometry);
+    let image = task.dataset.read_image(input)?; // Hounsfield units to [0, 1]
 
-    let mut segmenter = Segmenter::new(&model, SegmentationConfig::new(task.geometry));
+    let mut segmenter = Segmenter::new(&model, SegmentationConfig::of_task(&task));
     let classes = segmenter.segment(&image, |_slices_done| {})?;
 
     // Classes 0..K become the dataset's own label numbers.
-    let map = task.dataset.label_map();
-    let labels = classes.with_voxels(classes.voxels().mapv(|class| map.label_of(class)));
-    write_nifti(output, &labels)?;
+    write_nifti_labels(output, &classes, &task.dataset.label_map())?;
     for class in task.dataset.report_classes() {
         let voxels = classes.voxels().iter().filter(|&&found| found == class).count();
         println!("{:>16}: {voxels} voxels", task.dataset.organ(class).name);

@@ -2,10 +2,8 @@
 
 use sam_lst::datasets::ndarray::Array3;
 use sam_lst::datasets::{Geometry, Orientation, read_nifti_image, write_nifti};
-use sam_lst::evaluation::EvaluationError;
-use sam_lst::{
-    Dataset, DatasetDescription, PhantomConfig, Protocol, Split, Volume, evaluate_folders,
-};
+use sam_lst::evaluation::{EvaluationError, LabelNumbers};
+use sam_lst::{Dataset, DatasetDescription, FolderPairs, PhantomConfig, Protocol, Split, Volume};
 use std::path::Path;
 
 fn write_phantoms(folder: &Path) {
@@ -50,17 +48,17 @@ fn folders_of_predictions_are_scored() {
         write_predictions(&labels, &predictions, rename);
         std::fs::remove_file(predictions.join(rename("label0005.nii.gz"))).expect("remove file");
         let mut progress = Vec::new();
-        let evaluation = evaluate_folders(
-            &predictions,
-            &labels,
-            &description,
-            &[Protocol::Reference, Protocol::strict()],
-            |done, total| progress.push((done, total)),
-        )
-        .unwrap_or_else(|error| panic!("{error}"));
+        let folders = FolderPairs::find(&predictions, &labels).expect("pairs");
+        assert_eq!(folders.unpredicted(), [labels.join("label0005.nii.gz")]);
+        let reports = folders
+            .evaluate(&description, &[Protocol::Reference, Protocol::strict()], |done, total| {
+                progress.push((done, total));
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(progress, [(0, 2), (1, 2), (2, 2)]);
-        assert_eq!(evaluation.unpredicted, [labels.join("label0005.nii.gz")]);
-        let [reference, strict] = evaluation.reports.as_slice() else { panic!("two reports") };
+        let [reference, strict] = reports.as_slice() else { panic!("two reports") };
+        let subject = format!("{} beside {}", predictions.display(), labels.display());
+        assert!(reference.to_markdown().starts_with(&subject));
         assert_eq!(reference.organs()[4], "liver");
         let cases: Vec<&str> = strict.cases().iter().map(|case| case.case.as_str()).collect();
         assert_eq!(cases, ["label0001", "label0002"]);
@@ -84,8 +82,10 @@ fn invalid_predictions_are_reported() {
     std::fs::create_dir(&predictions).expect("create folder");
     let evaluate = || {
         let description = DatasetDescription::synapse();
-        evaluate_folders(&predictions, &labels, &description, &[Protocol::strict()], |_, _| {})
-            .expect_err("invalid predictions")
+        let folders = FolderPairs::find(&predictions, &labels);
+        let reports = folders
+            .and_then(|folders| folders.evaluate(&description, &[Protocol::strict()], |_, _| {}));
+        reports.expect_err("invalid predictions")
     };
     assert!(matches!(evaluate(), EvaluationError::NoFiles { .. }));
     let copy = |from: &str, to: &str| {
@@ -121,6 +121,87 @@ fn invalid_predictions_are_reported() {
     write_nifti(predictions.join("case0001.nii.gz"), &moved).expect("write a prediction");
     let message = evaluate().to_string();
     assert!(message.contains("up to 4.000 mm apart"), "{message}");
+}
+
+/// Names of files in folders of predictions and of labels, and the pairs or a part of the message.
+#[test]
+fn files_are_paired_only_where_their_names_are_unambiguous() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let cases: [(&[&str], &[&str], Result<&[(&str, &str)], &str>); 9] = [
+        (
+            &["b.nii", "a.nii"],
+            &["a.nii.gz", "b.nii", "c.nii"],
+            Ok(&[("a.nii", "a.nii.gz"), ("b.nii", "b.nii")]),
+        ),
+        (
+            &["case_1_v2.nii", "case_7_v2.nii"],
+            &["l007.nii", "l001.nii"],
+            Ok(&[("case_1_v2.nii", "l001.nii"), ("case_7_v2.nii", "l007.nii")]),
+        ),
+        // The date agrees, the patient does not.
+        (&["p12_20240101.nii"], &["q13_20240101.nii"], Err("no label file for")),
+        (
+            &["p12_visit1.nii", "p13_visit2.nii"],
+            &["q12_visit2.nii", "q13_visit1.nii"],
+            Err("no label file for"),
+        ),
+        // An old and a new file.
+        (&["a.nii", "a.nii.gz"], &["a.nii"], Err("are files of one case")),
+        (&["a.nii"], &["a.nii", "a.nii.gz"], Err("are files of one case")),
+        (&["left_1.nii", "right_2.nii"], &["l1.nii", "l2.nii"], Err("not named alike")),
+        (&["case1.nii", "case2.nii"], &["mri_1.nii", "ct_2.nii"], Err("not named alike")),
+        (&["case1.nii", "case01.nii"], &["l1.nii"], Err("the same number")),
+    ];
+    for (i, (predictions, labels, expected)) in cases.into_iter().enumerate() {
+        let root = folder.path().join(i.to_string());
+        for (name, files) in [("predictions", predictions), ("labels", labels)] {
+            std::fs::create_dir_all(root.join(name)).expect("a folder");
+            for file in files {
+                std::fs::write(root.join(name).join(file), "").expect("a file");
+            }
+        }
+        let pairs = FolderPairs::find(root.join("predictions"), root.join("labels"));
+        match (pairs, expected) {
+            (Ok(pairs), Ok(expected)) => {
+                let name = |file: &Path| file.file_name().expect("a name").to_owned();
+                let pairs = pairs.pairs().iter();
+                let found: Vec<_> =
+                    pairs.map(|pair| (name(&pair.prediction), name(&pair.label))).collect();
+                let expected: Vec<_> =
+                    expected.iter().map(|&(a, b)| (a.into(), b.into())).collect();
+                assert_eq!(found, expected, "{i}");
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{i}: {error}"),
+            (found, _) => panic!("{i}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn classes_are_not_scored_as_labels() {
+    let synapse = DatasetDescription::synapse();
+    let numbers = |predicted: &[u16], truth: &[u16]| LabelNumbers {
+        predicted: predicted.iter().copied().collect(),
+        truth: truth.iter().copied().collect(),
+    };
+    let (btcv, of_organs) = ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [0, 1, 2, 3, 6, 11]);
+    let classes = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+    for (predicted, truth, is_assumed, fits) in [
+        (&of_organs[..], &btcv[..], true, true),
+        (&btcv, &btcv, true, true),
+        (&classes, &btcv, true, false),
+        (&classes, &btcv, false, false),
+        (&classes, &classes, true, false),
+        // The user says that these are numbers of Synapse.
+        (&classes, &classes, false, true),
+    ] {
+        let checked = numbers(predicted, truth).check(&synapse, is_assumed);
+        assert_eq!(checked.is_ok(), fits, "{predicted:?} {truth:?} {is_assumed}");
+        if let Err(error) = checked {
+            let error = error.to_string();
+            assert!(error.contains("numbered 0 to 8") && error.contains("--dataset"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -218,7 +218,8 @@ fn each_protocol_scores_absent_organs_in_its_own_way() {
 /// Two cases of two organs. The second organ is a false negative in one case and absent from both
 /// volumes of the other.
 fn report(protocol: Protocol) -> Report {
-    let mut report = Report::new(protocol, ["liver", "gallbladder"]);
+    let mut report =
+        Report::new(protocol, ["liver", "gallbladder"]).with_subject("test cases of a");
     for (case, prediction, label) in [
         ("0001", [1_u8, 1, 0, 0, 0, 0], [1_u8, 1, 1, 0, 2, 0]),
         ("0002", [0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]),
@@ -242,7 +243,8 @@ fn a_report_states_its_protocol_its_means_and_their_counts() {
 
     let table = strict.to_string();
     assert!(table.starts_with(
-        "protocol: strict (HD95 larger of both directions, surface Dice at 1 mm); 2 cases;"
+        "test cases of a; 2 cases; protocol: strict (HD95 larger of both directions, surface Dice at \
+         1 mm);"
     ));
     let line = |text: &str, start: &str| -> String {
         text.lines()
@@ -256,16 +258,19 @@ fn a_report_states_its_protocol_its_means_and_their_counts() {
     assert!(reference.to_string().contains("HD95 (voxels)"));
 
     let markdown = reference.to_markdown();
-    assert!(markdown.starts_with("protocol: reference;"), "{markdown}");
+    assert!(markdown.starts_with("test cases of a; 2 cases; protocol: reference;"), "{markdown}");
     assert!(line(&markdown, "0001").contains("80.00 / 0.80"), "{markdown}");
 
     let csv = strict.to_csv();
     assert_eq!(csv.lines().count(), 5);
     assert!(csv.starts_with(
-        "protocol,case,organ,presence,dsc,hd95_mm,hd100_mm,asd_mm,surface_dice,volume_error\n"
+        "protocol,case,organ,presence,dsc,hd95_mm,hd100_mm,asd_mm,surface_dice,volume_error,subject\n"
     ));
-    assert!(line(&csv, "0002,gallbladder").ends_with("neither,,,,,,"), "{csv}");
-    assert!(line(&csv, "0001,gallbladder").ends_with("label_only,0,,,,0,-1"), "{csv}");
+    assert!(line(&csv, "0002,gallbladder").ends_with("neither,,,,,,,test cases of a"), "{csv}");
+    assert!(
+        line(&csv, "0001,gallbladder").ends_with("label_only,0,,,,0,-1,test cases of a"),
+        "{csv}"
+    );
 
     let json: serde_json::Value = serde_json::from_str(&strict.to_json()).expect("valid JSON");
     assert_eq!(json["mean_of_organs"]["dsc"]["mean"], 0.45);
@@ -273,4 +278,5 @@ fn a_report_states_its_protocol_its_means_and_their_counts() {
     assert_eq!(json["cases"][0]["scores"][1]["presence"], "label_only");
     assert!(json["protocol_name"].as_str().expect("a string").starts_with("strict"));
     assert_eq!(json["unit"], "mm");
+    assert_eq!(json["subject"], "test cases of a");
 }

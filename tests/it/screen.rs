@@ -137,6 +137,7 @@ fn plan() -> TrainingPlan {
         time_per_embedding: None,
         devices: 1,
         organs: vec!["liver".to_owned(), "spleen".to_owned()],
+        organ_cases: vec![3, 2],
     }
 }
 

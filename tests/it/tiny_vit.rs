@@ -147,6 +147,41 @@ fn a_saved_model_of_stride_4_is_loaded_again() {
     assert!(error <= 5e-3, "{error:.2e}");
 }
 
+/// Embeddings are cached and shared, so a last bit that depended on the other images of a batch would
+/// make training depend on which process or thread computed them.
+#[test]
+fn an_embedding_does_not_depend_on_its_batch() {
+    let device = Device::flex();
+    let configs =
+        [SamLstConfig::tiny(9), SamLstConfig::tiny(9).with_input_size(128), tiny_config()];
+    let mut foundations: Vec<(Foundation, usize)> = configs
+        .iter()
+        .map(|config| {
+            let model = config.init(&device).expect("a valid configuration");
+            (model.foundation, config.input_size)
+        })
+        .collect();
+    if let Some(file) = lite_medsam_pth() {
+        let sam = SamConfig::lite_medsam().load(&file, &device).expect("the published weights");
+        foundations.push((sam.foundation, 256));
+    }
+    for (foundation, size) in foundations {
+        let images = pattern([8, 3, size, size], &device);
+        for batch in [3, 8] {
+            for start in (0..8).step_by(batch) {
+                let images = images.clone().narrow(0, start, batch.min(8 - start));
+                let together = foundation.embed(images.clone());
+                for (i, image) in images.split(1, 0).into_iter().enumerate() {
+                    let alone = foundation.embed(image).into_data();
+                    let place = format!("image {i} of {batch} at {size} x {size}");
+                    let together = together.clone().narrow(0, i, 1).into_data();
+                    assert!(together == alone, "{place}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn an_encoder_of_ones_own_is_a_foundation() {
     let device = Device::flex();

@@ -2,10 +2,9 @@
 
 use crate::support::{Cases, process_argument, test_process};
 use burn::tensor::Device;
-use sam_lst::datasets::Validation;
-use sam_lst::embeddings::CachePrecision;
+use sam_lst::datasets::{Case, Validation};
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::LadderMetadata;
+use sam_lst::model::{EmbeddingPrecision, LadderMetadata};
 use sam_lst::training::{
     BURN_VERSION, TrainingError, TrainingPlan, TrainingStep, TrainingValidation,
 };
@@ -289,6 +288,67 @@ fn results_without_the_settings_of_their_run_are_kept() {
 }
 
 #[test]
+fn a_run_is_not_resumed_on_other_data() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (config, dataset, folders) = one_epoch(folder.path());
+    let model = || config.model.init(&Device::flex().autodiff()).expect("valid");
+    let training = Training::new(config.clone(), folders.clone());
+    let stop = |event: TrainingEvent<'_>| match event {
+        TrainingEvent::Step(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    training.run(model(), &dataset, stop).expect("stopped after a step");
+
+    // Another patient's label of the same size, with the same time of modification.
+    let case = &dataset.cases(Split::Train).expect("three cases")[0];
+    let other = &dataset.cases(Split::Train).expect("three cases")[1];
+    let label = |case: &Case| case.files.paths()[1].to_owned();
+    let original = std::fs::read(label(case)).expect("a label");
+    let time = std::fs::metadata(label(case)).and_then(|data| data.modified()).expect("a time");
+    std::fs::copy(label(other), label(case)).expect("replaces the label");
+    let replaced = std::fs::File::options().write(true).open(label(case)).expect("opens");
+    replaced.set_modified(time).expect("sets the time");
+    let error = training.run(model(), &dataset, stop).expect_err("refused").to_string();
+    assert!(error.contains(&format!("files of case {} are not", case.name)), "{error}");
+
+    std::fs::write(label(case), original).expect("restores the label");
+    let outcome = training.run(model(), &dataset, ignore_event).expect("resumed");
+    assert!(outcome.finished().is_some());
+    let summary = run_summary(&folders);
+    let recorded = &summary["training_cases"][0]["files_sha256"];
+    assert_eq!(*recorded, case.files.sha256().expect("readable"));
+}
+
+#[test]
+fn a_run_of_version_0_1_0_without_hashes_is_resumed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (config, dataset, folders) = one_epoch(folder.path());
+    run(&config, &dataset, &folders).expect("the run finishes");
+    let names: String = [Split::Train, Split::Validation]
+        .into_iter()
+        .flat_map(|split| dataset.cases(split).expect("cases"))
+        .map(|case| format!("{}: {}\n", case.split, case.name))
+        .collect();
+    std::fs::write(folders.run.join("cases.txt"), names).expect("writes");
+    let (_, events) = run(&config, &dataset, &folders).expect("the run is loaded");
+    assert!(events.steps.is_empty());
+}
+
+#[test]
+fn a_run_that_could_not_start_does_not_occupy_its_folder() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (config, dataset, folders) = one_epoch(folder.path());
+    let image = dataset.cases(Split::Train).expect("three cases")[0].files.paths()[0].to_owned();
+    let intact = std::fs::read(&image).expect("an image");
+    std::fs::write(&image, &intact[..intact.len() / 2]).expect("damages the image");
+    run(&config, &dataset, &folders).map(|_| ()).expect_err("the image is damaged");
+    std::fs::write(&image, intact).expect("restores the image");
+    let mut other = config;
+    other.batch_size = 3;
+    run(&other, &dataset, &folders).expect("other settings in the same folder");
+}
+
+#[test]
 fn equal_ladders_are_equal_files() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let model = config().model.init(&Device::flex().autodiff()).expect("valid");
@@ -344,9 +404,9 @@ fn training_with_a_cache_equals_training_without() {
         let (_, events) = run(&config, &dataset, &folders).expect("the run finishes");
         (events.losses(), folders, events)
     };
-    let (losses, without, _) = with("none", "0", CachePrecision::F32);
+    let (losses, without, _) = with("none", "0", EmbeddingPrecision::F32);
     for (name, views) in [("some", "discrete"), ("all", "all"), ("again", "all")] {
-        let (found, folders, events) = with(name, views, CachePrecision::F32);
+        let (found, folders, events) = with(name, views, EmbeddingPrecision::F32);
         assert_eq!(found, losses, "{name}");
         assert_same_weights(&folders, &without, "ladder.safetensors");
         if name == "again" {
@@ -356,7 +416,7 @@ fn training_with_a_cache_equals_training_without() {
             assert_eq!(plan.time_per_embedding, None, "there is nothing to time");
         }
     }
-    let (half, ..) = with("half", "all", CachePrecision::F16);
+    let (half, ..) = with("half", "all", EmbeddingPrecision::F16);
     for (step, (half, single)) in half.iter().zip(&losses).enumerate() {
         assert!((half - single).abs() < 5e-3, "step {step}: {half}, {single}");
     }

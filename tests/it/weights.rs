@@ -6,7 +6,7 @@ use burn::tensor::{Device, TensorData};
 use sam_lst::datasets::View;
 use sam_lst::datasets::ndarray::Array2;
 use sam_lst::embeddings::{Embedder, SliceHash, SliceView};
-use sam_lst::model::{LadderMetadata, ModelError, Task};
+use sam_lst::model::{EmbeddingPrecision, LadderMetadata, ModelError, Task};
 use sam_lst::weights::{StateDict, WeightsError};
 use sam_lst::{DatasetDescription, DecoderTuning, Foundation, SamLst, SliceGeometry};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,11 @@ fn a_ladder_checkpoint_contains_the_task() {
     let mut model = load(&sam_pth(), &resnet_pth());
     for task in [
         None,
-        Some(Task { dataset: DatasetDescription::synapse(), geometry: SliceGeometry::released() }),
+        Some(Task {
+            dataset: DatasetDescription::synapse(),
+            geometry: SliceGeometry::released(),
+            embedding_precision: EmbeddingPrecision::F32,
+        }),
     ] {
         model.task = task.clone();
         model.save_ladder(&path).expect("save weights");
@@ -230,7 +234,8 @@ fn an_offloaded_foundation_is_loaded_again_when_needed() {
     let slice = SliceHash::new(Array2::zeros((4, 4)).view());
     let view = SliceView::new(slice, View::Identity, SliceGeometry::released(), 64);
     let error = |foundation: &Foundation| {
-        let result = Embedder::new(foundation).embed(image.clone(), &[view]);
+        let result =
+            Embedder::new(foundation, EmbeddingPrecision::F32).embed(image.clone(), &[view]);
         result.expect_err("the weights cannot be loaded").to_string()
     };
     let message = error(&model.foundation);

@@ -2,21 +2,19 @@
 
 use crate::arguments::{not_negative, open_device, read_description};
 use crate::foundation::{self, Variant};
-use crate::model::{ModelOptions, read_task};
+use crate::model::{ModelOptions, read_task, untrained_task};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::staging::Staging;
 use crate::training::check_cases;
 use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
-use sam_lst::evaluation::write_reports;
+use sam_lst::datasets::label_ranges;
+use sam_lst::evaluation::{FolderPairs, LabelNumbers, write_reports};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
-use sam_lst::model::Task;
-use sam_lst::{
-    Dataset, DatasetDescription, Protocol, Report, Segmenter, SliceGeometry, Split,
-    evaluate_folders,
-};
+use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -183,12 +181,44 @@ fn score_folders(
     protocols: &[Protocol],
 ) -> Result<Evaluation> {
     let description = read_description(arguments.dataset.as_deref())?;
+    let folders = FolderPairs::find(predictions, labels)?;
+    show_pairs(&folders);
     let mut progress = Progress::new();
-    let evaluation =
-        evaluate_folders(predictions, labels, &description, protocols, |done, total| {
-            progress.count("scoring", done, total, "cases");
-        })?;
-    Ok(Evaluation { reports: evaluation.reports, unpredicted: evaluation.unpredicted })
+    let numbers = folders.label_numbers(|done, total| {
+        progress.count("reading", done, total, "cases");
+    })?;
+    show_label_numbers(&numbers, &description);
+    numbers.check(&description, arguments.dataset.is_none())?;
+    let reports = folders.evaluate(&description, protocols, |done, total| {
+        progress.count("scoring", done, total, "cases");
+    })?;
+    Ok(Evaluation { reports, unpredicted: folders.unpredicted().to_vec() })
+}
+
+/// Shows which prediction is scored against which label file. Equal names need no list.
+fn show_pairs(folders: &FolderPairs) {
+    let name = |file: &Path| file.file_name().unwrap_or_default().display().to_string();
+    let (equal, other): (Vec<_>, Vec<_>) =
+        folders.pairs().iter().partition(|pair| name(&pair.prediction) == name(&pair.label));
+    if !equal.is_empty() {
+        note(&format!("pairs       {} of files of the same name", equal.len()));
+    }
+    for pair in other {
+        note(&format!("pair        {} with {}", name(&pair.prediction), name(&pair.label)));
+    }
+}
+
+/// Shows the label numbers of both sides and what they mean.
+fn show_label_numbers(numbers: &LabelNumbers, description: &DatasetDescription) {
+    let list = |numbers: &BTreeSet<u16>| label_ranges(numbers.iter().copied());
+    note(&format!("labels      predictions have {}", list(&numbers.predicted)));
+    note(&format!("labels      ground truth has {}", list(&numbers.truth)));
+    let organs: Vec<String> = description
+        .organs
+        .iter()
+        .map(|organ| format!("{} {}", label_ranges(organ.labels.iter().copied()), organ.name))
+        .collect();
+    note(&format!("labels      of {}: {}", description.name, organs.join(", ")));
 }
 
 fn score_model(
@@ -204,15 +234,15 @@ fn score_model(
         Some(ladder) => {
             read_task(ladder, description.map(DatasetDescription::from_file).transpose()?)?
         }
-        None => {
-            Task { dataset: read_description(description)?, geometry: SliceGeometry::released() }
-        }
+        None => untrained_task(read_description(description)?),
     };
     let classes = task.dataset.classes();
     options.check()?;
     let segmentation = options.segmentation(&task);
-    let dataset = Dataset::open(data, task.dataset)?;
+    let dataset = Dataset::open(data, task.dataset.clone())?;
     let cases = dataset.cases(Split::Test)?;
+    let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    note(&format!("test:       {}", names.join(", ")));
     let has_spacing = check_cases(&dataset, &[Split::Test])?;
     if !has_spacing && arguments.protocol == Scoring::Strict {
         bail!(
@@ -236,7 +266,7 @@ fn score_model(
             options.load_untrained(config, sam, &device)?
         }
     };
-    let cache = options.open_cache(&model)?;
+    let cache = options.open_cache(&model, &task)?;
     let mut segmenter = Segmenter::new(&model, segmentation);
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);

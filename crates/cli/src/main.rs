@@ -23,6 +23,7 @@ mod staging;
 mod terminal;
 mod train;
 mod training;
+mod warnings;
 mod weights;
 
 use anyhow::Result;
@@ -82,6 +83,7 @@ struct WrongUsage(String);
 fn main() -> ExitCode {
     sam_lst::compute_on_current_thread();
     let cli = Cli::parse();
+    warnings::show();
     let result = interrupt::install().and_then(|()| cli.command.run());
     interrupt::wait_if_exiting();
     match result {

@@ -6,9 +6,8 @@ use crate::progress::Spinner;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use sam_lst::embeddings::CachePrecision;
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{LadderMetadata, Task};
+use sam_lst::model::{EmbeddingPrecision, LadderMetadata, Task};
 use sam_lst::{
     DatasetDescription, EmbeddingCache, Fusion, SamLst, SamLstConfig, SegmentationConfig,
     SliceGeometry,
@@ -48,8 +47,8 @@ pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Resu
     let task = match (metadata.task, description) {
         (Some(task), None) => task,
         (task, Some(dataset)) => {
-            let geometry = task.map_or(SliceGeometry::released(), |task| task.geometry);
-            Task { dataset, geometry }
+            let task = task.unwrap_or_else(|| untrained_task(dataset.clone()));
+            Task { dataset, ..task }
         }
         (None, None) => bail!(
             "cannot use {}: it does not say which organs its masks are; add --dataset FILE",
@@ -66,6 +65,12 @@ pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Resu
         );
     }
     Ok(task)
+}
+
+/// The task of a model without a ladder: slices and embeddings as in training by default.
+pub fn untrained_task(dataset: DatasetDescription) -> Task {
+    let (geometry, embedding_precision) = (SliceGeometry::released(), EmbeddingPrecision::F16);
+    Task { dataset, geometry, embedding_precision }
 }
 
 impl ModelOptions {
@@ -108,15 +113,15 @@ impl ModelOptions {
                 Resampling::Logits => OutputResampling::Logits,
             },
             batch_size: self.batch_size,
-            ..SegmentationConfig::new(task.geometry)
+            ..SegmentationConfig::of_task(task)
         }
     }
 
     /// The cache of the model's embeddings, if there is to be one.
-    pub fn open_cache(&self, model: &SamLst) -> Result<Option<EmbeddingCache>> {
+    pub fn open_cache(&self, model: &SamLst, task: &Task) -> Result<Option<EmbeddingCache>> {
         let open = |cache: &PathBuf| {
             // The same folder as in training.
-            model.embedding_cache(cache.join("embeddings"), CachePrecision::F16, None)
+            model.embedding_cache(cache.join("embeddings"), task.embedding_precision, None)
         };
         Ok(self.cache.as_ref().map(open).transpose()?)
     }

@@ -9,7 +9,7 @@ use crate::staging::Staging;
 use crate::{Status, output, report};
 use anyhow::Result;
 use clap::Args;
-use sam_lst::datasets::{read_nifti_geometry, read_nifti_image, write_nifti};
+use sam_lst::datasets::{read_nifti_geometry, write_nifti_labels};
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -60,7 +60,7 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct OrganVolume {
     organ: String,
-    label: u8,
+    label: u16,
     #[serde(flatten)]
     volume: LabelVolume,
 }
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     read_nifti_geometry(input, task.dataset.orientation)?;
     let model = options.load(sam, ladder, &device)?;
     let image = read_image(input, &task)?;
-    let cache = options.open_cache(&model)?;
+    let cache = options.open_cache(&model, &task)?;
     let mut segmenter = Segmenter::new(&model, options.segmentation(&task));
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
@@ -91,8 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         note(&error.to_string());
     }
     let map = task.dataset.label_map();
-    let labels = classes.with_voxels(classes.voxels().mapv(|class| map.label_of(class)));
-    write_nifti(output_staging.file(output), &labels)?;
+    write_nifti_labels(output_staging.file(output), &classes, &map)?;
     let mut pictures = 0;
     if let Some(staging) = &overlays_staging {
         pictures =
@@ -126,10 +125,7 @@ fn check_paths(arguments: &Arguments) -> Result<()> {
 
 fn read_image(file: &Path, task: &Task) -> Result<Volume<f32>> {
     let _spinner = Spinner::loading(file);
-    let stored = read_nifti_image(file, task.dataset.orientation)?;
-    let (mut voxels, geometry) = stored.into_parts();
-    task.dataset.intensity.apply(&mut voxels);
-    Ok(Volume::new(voxels, geometry))
+    Ok(task.dataset.read_image(file)?)
 }
 
 fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {

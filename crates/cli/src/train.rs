@@ -4,7 +4,7 @@ use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
 use crate::progress::Spinner;
 use crate::settings::{DataArguments, SettingsArguments, check};
-use crate::training::{check_cases, check_folders, train, write_report};
+use crate::training::{check_cases, check_folders, show_cases, train, write_report};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use burn::tensor::Device;
@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let dataset = arguments.data.open()?;
     let config = arguments.config(dataset.description().classes())?;
     check(&config, &dataset)?;
+    show_cases(&dataset);
     let config = config.split_across(devices.len())?;
     check_cases(&dataset, &[Split::Validation, Split::Test])?;
     let model = load(arguments, &config, &devices[0])?;

@@ -25,6 +25,29 @@ pub fn check_cases(dataset: &Dataset, splits: &[Split]) -> Result<bool> {
     Ok(has_spacing)
 }
 
+/// Shows which cases are in which split, so that a wrong assignment is seen before hours of work.
+pub fn show_cases(dataset: &Dataset) {
+    for split in [Split::Train, Split::Validation, Split::Test] {
+        let cases = dataset.all_cases().iter().filter(|case| case.split == split);
+        let names: Vec<&str> = cases.map(|case| case.name.as_str()).collect();
+        if !names.is_empty() {
+            note(&format!("{:<11} {}", format!("{split}:"), shortened(&names)));
+        }
+    }
+}
+
+/// A list of names, of which the middle is left out if it is long.
+fn shortened(names: &[&str]) -> String {
+    const SHOWN: usize = 40;
+    match names {
+        [_, .., last] if names.len() > SHOWN => {
+            let left_out = names.len() - SHOWN;
+            format!("{}, ... ({left_out} more), {last}", names[..SHOWN - 1].join(", "))
+        }
+        _ => names.join(", "),
+    }
+}
+
 /// Checks that the folders of a run take files and that no input would be overwritten.
 pub fn check_folders(folders: &TrainingFolders, inputs: &[&Path]) -> Result<()> {
     for folder in [&folders.run, &folders.cache] {

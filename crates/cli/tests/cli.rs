@@ -236,7 +236,7 @@ fn labels_that_the_description_lacks_are_reported_before_training() {
     let folder = project();
     let at = folder.path();
     let mut description = DatasetDescription::synapse();
-    description.ignored_labels.clear();
+    description.ignored_labels = Default::default();
     std::fs::write(at.join("incomplete.toml"), description.to_toml()).expect("writes");
     write_vit_b_names(&at.join("s.st"));
     let train = ["train", "--data", "phantoms", "--dataset", "incomplete.toml", "--sam", "s.st"];
@@ -314,12 +314,16 @@ fn a_model_is_trained_and_evaluated() {
     let [text, stderr] = run(at, &folders, 0);
     assert!(text.contains("1 case;") && text.contains("scores/mine-strict.json"), "{text}");
     assert!(stderr.contains("5 label files are not scored"), "{stderr}");
+    assert!(stderr.contains("img0001.nii.gz with label0001.nii.gz"), "{stderr}");
+    assert!(stderr.contains("ground truth has 0") && stderr.contains("11 pancreas"), "{stderr}");
+    assert!(text.contains(&format!("pred beside {labels}; 1 case;")), "{text}");
     assert_eq!(names(&at.join("scores")).len(), 6);
     fails(at, &folders, &["scores/mine-reference.csv", "--force"]);
     let cases = [&["evaluate", "--data", "phantoms", "--protocol", "strict"], &model[..]].concat();
     let evaluated = run_json(at, &cases);
     let reports = evaluated["reports"].as_array().expect("reports");
     assert_eq!((reports.len(), reports[0]["cases"].as_array().map(Vec::len)), (1, Some(2)));
+    assert_eq!(reports[0]["subject"], "test cases of synapse");
 
     // Without a ladder, the decoder has SAM's size.
     let EncoderConfig::Vit(encoder) = tiny_config(1).model.encoder else { panic!("SAM's ViT") };

@@ -1,6 +1,7 @@
 //! The cases in a dataset's folder, by split, and their volumes.
 
 use crate::description::CASE_PLACEHOLDER;
+use crate::intensity::IntensityRange;
 use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, LabelMap, Layout, NiftiLayout, PreparedLayout, ReadError,
@@ -8,7 +9,10 @@ use crate::{
     read_nifti_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// A folder of cases with its description.
@@ -58,6 +62,30 @@ impl CaseFiles {
             Self::Slices(slices) => slices.iter().map(PathBuf::as_path).collect(),
             Self::Hdf5(volume) => vec![volume],
         }
+    }
+
+    /// The SHA-256, in hexadecimal, of the concatenated contents of all files, which identifies the
+    /// case wherever its files lie and whatever their times.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Io`], naming the file that cannot be read.
+    pub fn sha256(&self) -> Result<String, ReadError> {
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        for path in self.paths() {
+            let io = ReadError::io(path);
+            let mut file = File::open(path).map_err(io)?;
+            loop {
+                match file.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(bytes) => digest.update(&buffer[..bytes]),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(io(error)),
+                }
+            }
+        }
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
@@ -128,13 +156,22 @@ impl Dataset {
         Ok(cases)
     }
 
-    /// Reads the volumes of a case.
+    /// Reads the volumes of a case. A warning is logged for intensities that do not fit
+    /// `intensity`.
     ///
     /// # Errors
     ///
     /// [`DatasetError`], naming the file, if a file cannot be read or is invalid, or image and
     /// label are not on the same grid.
     pub fn read(&self, case: &Case) -> Result<CaseVolumes, DatasetError> {
+        Ok(self.read_with_range(case)?.0)
+    }
+
+    /// Reads the volumes of a case, and the range of its intensities before they were normalised.
+    pub(crate) fn read_with_range(
+        &self,
+        case: &Case,
+    ) -> Result<(CaseVolumes, IntensityRange), DatasetError> {
         let orientation = self.description.orientation;
         let (image, label) = match &case.files {
             CaseFiles::Nifti { image, label } => {
@@ -146,9 +183,10 @@ impl Dataset {
             CaseFiles::Slices(files) => self.read_slices(files)?,
             CaseFiles::Hdf5(file) => read_h5_volume(file, &self.labels)?,
         };
-        let (mut voxels, geometry) = image.into_parts();
-        self.description.intensity.apply(&mut voxels);
-        Ok(CaseVolumes { image: Volume::new(voxels, geometry), label })
+        let range = IntensityRange::of(image.voxels(), self.description.intensity);
+        let file = case.files.paths().first().map_or(self.root.as_path(), |file| file);
+        let image = self.description.normalize(image, &range, file);
+        Ok((CaseVolumes { image, label }, range))
     }
 
     /// Reads one slice of a training case in the prepared layout.

@@ -1,7 +1,10 @@
 //! Dataset descriptions: file layout, labels, intensities and splits.
 
-use crate::{DatasetError, DescriptionError, LabelMap, Orientation};
-use ndarray::Array3;
+use crate::intensity::IntensityRange;
+use crate::{
+    DatasetError, DescriptionError, IgnoredLabels, Intensity, LabelMap, Orientation, ReadError,
+    Volume, read_nifti_image,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,7 +18,7 @@ use std::path::Path;
 /// let description = DatasetDescription::from_toml(
 ///     r##"
 ///     name = "two organs in MRI"
-///     orientation = "axial"
+///     orientation = "LPS"
 ///     intensity = { percentiles = [0.5, 99.5] }
 ///     ignored_labels = [3]
 ///
@@ -45,15 +48,14 @@ use std::path::Path;
 pub struct DatasetDescription {
     /// The dataset's name in reports and messages.
     pub name: String,
-    /// The orientation of the arrays.
+    /// The orientation of the arrays, whatever the files' own; by default [`Orientation::LPS`].
     #[serde(default)]
     pub orientation: Orientation,
     /// How intensities are normalised to `[0, 1]`.
     pub intensity: Intensity,
-    /// Labels that are background, in addition to 0. A label that is neither here nor in an organ
-    /// is an error.
+    /// Labels that are background, in addition to 0.
     #[serde(default)]
-    pub ignored_labels: Vec<u8>,
+    pub ignored_labels: IgnoredLabels,
     /// Organ names in the order of reports; if empty, the order of `organs`.
     #[serde(default)]
     pub report_order: Vec<String>,
@@ -73,7 +75,7 @@ pub struct Organ {
     /// The organ's name in reports.
     pub name: String,
     /// The organ's label numbers in the files. Predictions are written with the first.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
     /// The organ's colour in pictures; if `None`, a colour of the built-in palette.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
@@ -112,58 +114,6 @@ impl From<Color> for String {
     fn from(Color([red, green, blue]): Color) -> Self {
         format!("#{red:02x}{green:02x}{blue:02x}")
     }
-}
-
-/// How intensities are normalised to `[0, 1]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Intensity {
-    /// A window from the first value, which becomes 0, to the second, which becomes 1; intensities
-    /// outside are clipped. In a CT, the values are Hounsfield units.
-    Window([f32; 2]),
-    /// A window from the first to the second percentile of each volume, for modalities without an
-    /// absolute scale, such as MRI.
-    Percentiles([f32; 2]),
-    /// No normalisation.
-    Stored,
-}
-
-impl Intensity {
-    /// Normalises a volume in place.
-    pub fn apply(self, voxels: &mut Array3<f32>) {
-        let [low, high] = match self {
-            Self::Stored => return,
-            Self::Window(window) => window,
-            Self::Percentiles(percents) => percentiles(voxels, percents),
-        };
-        // A constant volume becomes 0, without a division by zero.
-        let range = if high > low { high - low } else { 1.0 };
-        voxels.mapv_inplace(|voxel| (voxel.clamp(low, high) - low) / range);
-    }
-
-    fn check(self) -> Result<(), DescriptionError> {
-        let ([low, high], limits) = match self {
-            Self::Stored => return Ok(()),
-            Self::Window(window) => (window, f32::MIN..=f32::MAX),
-            Self::Percentiles(percents) => (percents, 0.0..=100.0),
-        };
-        if low < high && limits.contains(&low) && limits.contains(&high) {
-            return Ok(());
-        }
-        Err(DescriptionError::Intensity { low: low.into(), high: high.into() })
-    }
-}
-
-/// Two percentiles of the voxels, by nearest rank.
-fn percentiles(voxels: &Array3<f32>, percents: [f32; 2]) -> [f32; 2] {
-    let mut values: Vec<f32> = voxels.iter().copied().collect();
-    if values.is_empty() {
-        return [0.0; 2];
-    }
-    percents.map(|percent| {
-        let rank = (f64::from(percent) / 100.0 * (values.len() - 1) as f64).round();
-        *values.select_nth_unstable_by(rank as usize, f32::total_cmp).1
-    })
 }
 
 /// The layout of the files in the dataset's folder.
@@ -311,7 +261,7 @@ impl DatasetDescription {
     /// Describes Synapse (BTCV abdomen) as downloaded: 30 CTs, eight organs, the usual 18 training
     /// and 12 test cases.
     pub fn synapse() -> Self {
-        let organs: [(&str, u8, [u8; 3]); 8] = [
+        let organs: [(&str, u16, [u8; 3]); 8] = [
             ("spleen", 1, [0xe6, 0x4b, 0x4b]),
             ("right kidney", 2, [0x4c, 0xaf, 0x50]),
             ("left kidney", 3, [0x9c, 0xcc, 0x65]),
@@ -324,10 +274,11 @@ impl DatasetDescription {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
             name: "synapse".to_owned(),
-            orientation: Orientation::Axial,
+            // That of the published files, whose slices show the back up.
+            orientation: Orientation::LAS,
             intensity: Intensity::Window([-125.0, 275.0]),
             // Oesophagus, vena cava, portal and splenic veins, adrenal glands.
-            ignored_labels: vec![5, 9, 10, 12, 13],
+            ignored_labels: IgnoredLabels::Listed(vec![5, 9, 10, 12, 13]),
             report_order: names(&[
                 "aorta",
                 "gallbladder",
@@ -366,7 +317,7 @@ impl DatasetDescription {
         let mut description = Self {
             orientation: Orientation::Stored,
             intensity: Intensity::Stored,
-            ignored_labels: Vec::new(),
+            ignored_labels: IgnoredLabels::default(),
             layout: Layout::Prepared(PreparedLayout::default()),
             split: SplitDescription::default(),
             ..Self::synapse()
@@ -419,9 +370,43 @@ impl DatasetDescription {
         toml::to_string_pretty(self).expect("a description is plain data")
     }
 
+    /// Reads an image in the description's orientation, with intensities in `[0, 1]` by its
+    /// `intensity`, as [`Dataset::read`](crate::Dataset::read) does. A warning is logged for intensities
+    /// that do not fit.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], as [`read_nifti_image`].
+    pub fn read_image(&self, file: impl AsRef<Path>) -> Result<Volume<f32>, ReadError> {
+        let file = file.as_ref();
+        let image = read_nifti_image(file, self.orientation)?;
+        let range = IntensityRange::of(image.voxels(), self.intensity);
+        Ok(self.normalize(image, &range, file))
+    }
+
+    /// Normalises the image of a file and logs a warning if its intensities do not fit.
+    pub(crate) fn normalize(
+        &self,
+        image: Volume<f32>,
+        range: &IntensityRange,
+        file: &Path,
+    ) -> Volume<f32> {
+        self.warn_of_intensities(range, image.shape()[0], file);
+        let (mut voxels, geometry) = image.into_parts();
+        self.intensity.apply(&mut voxels);
+        Volume::new(voxels, geometry)
+    }
+
+    /// Logs a warning if the intensities of a file do not fit.
+    pub(crate) fn warn_of_intensities(&self, range: &IntensityRange, slices: usize, file: &Path) {
+        if let Some(warning) = range.implausible(self.intensity, slices) {
+            log::warn!("{}: {warning}", file.display());
+        }
+    }
+
     /// The map from the files' labels to classes.
     pub fn label_map(&self) -> LabelMap {
-        let labels: Vec<Vec<u8>> = self.organs.iter().map(|organ| organ.labels.clone()).collect();
+        let labels: Vec<Vec<u16>> = self.organs.iter().map(|organ| organ.labels.clone()).collect();
         LabelMap::new(&labels, &self.ignored_labels)
     }
 
@@ -499,9 +484,9 @@ impl DatasetDescription {
     }
 
     fn check_labels(&self) -> Result<(), DescriptionError> {
-        let mut meanings: HashMap<u8, String> = HashMap::from([(0, "the background".to_owned())]);
-        let ignored =
-            self.ignored_labels.iter().map(|&label| (label, "the ignored labels".to_owned()));
+        let mut meanings: HashMap<u16, String> = HashMap::from([(0, "the background".to_owned())]);
+        let ignored = self.ignored_labels.listed().iter();
+        let ignored = ignored.map(|&label| (label, "the ignored labels".to_owned()));
         let organs = self.organs.iter().flat_map(|organ| {
             organ.labels.iter().map(|&label| (label, format!("`{}`", organ.name)))
         });

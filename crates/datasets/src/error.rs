@@ -211,11 +211,12 @@ impl ReadError {
 
 /// The remedy for a label that is not in the dataset description.
 fn label_remedy(value: f64) -> &'static str {
-    // The conversion saturates, so only integers from 0 to 255 survive it.
-    if f64::from(value as u8) == value {
-        "add it to an organ's labels or to ignored_labels"
+    // The conversion saturates, so only integers from 0 to 65,535 survive it.
+    if f64::from(value as u16) == value {
+        "add it to an organ's labels or to ignored_labels, or set ignored_labels = \"others\""
     } else {
-        "labels are integers from 0 to 255, so correct the file or choose another one"
+        "labels are whole numbers from 0 to 65535; an interpolation may have mixed them, so resample \
+         labels by nearest neighbour, or choose the label file if this is an image"
     }
 }
 
@@ -270,7 +271,7 @@ pub enum DescriptionError {
     #[error("label {label} is assigned to {first} and to {second}; remove it from one of them")]
     DuplicateLabel {
         /// The label.
-        label: u8,
+        label: u16,
         /// Its first meaning.
         first: String,
         /// Its second meaning.

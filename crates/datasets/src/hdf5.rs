@@ -1,7 +1,7 @@
 //! Volumes in HDF5, as in the common preprocessing of Synapse: datasets `image` and `label` of
 //! shape `[slices, rows, columns]`.
 
-use crate::raw::{ArrayHeader, FromNumber, MAX_DEFLATE_RATIO, Scaling, check_shapes};
+use crate::raw::{ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes};
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
 use crate::{LabelMap, ReadError, Volume, WriteError};
@@ -24,8 +24,9 @@ pub fn read_h5_volume(
     let metadata = std::fs::metadata(file).map_err(ReadError::io(file))?;
     let opened = File::open_streaming(file).map_err(|error| h5_error(file, error))?;
     let image: Array3<f32> = read_dataset(file, &opened, metadata.len(), "image", &Scaling::NONE)?;
-    let label: Array3<u8> =
-        read_dataset(file, &opened, metadata.len(), "label", &(Scaling::NONE, labels))?;
+    let conversion = (LabelNumbers::new(Scaling::NONE), labels);
+    let label: Array3<u8> = read_dataset(file, &opened, metadata.len(), "label", &conversion)?;
+    conversion.0.report(file);
     check_shapes(file, image.shape(), label.shape())?;
     Ok((Volume::new(image, None), Volume::new(label, None)))
 }

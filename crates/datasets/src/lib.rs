@@ -17,6 +17,7 @@ mod dataset;
 mod description;
 mod error;
 mod hdf5;
+mod intensity;
 mod labels;
 mod nifti_file;
 mod npz;
@@ -34,15 +35,17 @@ mod write;
 
 pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset, check_one_grid};
 pub use description::{
-    Color, ColorError, DatasetDescription, Intensity, Layout, NiftiLayout, Organ, PreparedLayout,
-    Split, SplitDescription, Validation,
+    Color, ColorError, DatasetDescription, Layout, NiftiLayout, Organ, PreparedLayout, Split,
+    SplitDescription, Validation,
 };
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
-pub use labels::LabelMap;
+pub use intensity::Intensity;
+pub use labels::{IgnoredLabels, LabelMap, label_ranges};
 pub use ndarray;
 pub use nifti_file::{
-    StoredVoxel, read_nifti_geometry, read_nifti_image, read_nifti_labels, write_nifti,
+    StoredVoxel, read_nifti_geometry, read_nifti_image, read_nifti_label_numbers,
+    read_nifti_labels, write_nifti, write_nifti_labels,
 };
 pub use npz::{Slice, read_npz_slice, write_npz_slice};
 pub use orientation::{Orientation, OrientationError, Side};

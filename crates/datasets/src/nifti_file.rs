@@ -1,6 +1,6 @@
 //! Reads and writes NIfTI-1 files.
 
-use crate::raw::{ArrayHeader, FromNumber, MAX_DEFLATE_RATIO, Scaling, decode_error};
+use crate::raw::{ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, decode_error};
 use crate::volume::spatial_dim;
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
@@ -8,6 +8,7 @@ use crate::{Geometry, LabelMap, Orientation, ReadError, Volume, WriteError};
 use flate2::bufread::MultiGzDecoder;
 use nifti::writer::WriterOptions;
 use nifti::{Endianness, NiftiHeader, NiftiType};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -41,9 +42,27 @@ pub fn read_nifti_labels(
     orientation: Orientation,
     labels: &LabelMap,
 ) -> Result<Volume<u8>, ReadError> {
+    let file = file.as_ref();
+    let reader = NiftiReader::open(file)?;
+    let conversion = (LabelNumbers::new(reader.scaling), labels);
+    let volume = reader.read(orientation, &conversion)?;
+    conversion.0.report(file);
+    Ok(volume)
+}
+
+/// Reads which label numbers a `.nii` or `.nii.gz` file contains.
+///
+/// # Errors
+///
+/// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a voxel that is not a
+/// whole number from 0 to 65,535.
+pub fn read_nifti_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>, ReadError> {
     let reader = NiftiReader::open(file.as_ref())?;
-    let scaling = reader.scaling;
-    reader.read(orientation, &(scaling, labels))
+    let conversion = LabelNumbers::new(reader.scaling);
+    let volume: Volume<u16> = reader.read(Orientation::Stored, &conversion)?;
+    let mut present = vec![false; 1 << 16];
+    volume.voxels().iter().for_each(|&label| present[usize::from(label)] = true);
+    Ok((0..=u16::MAX).filter(|&label| present[usize::from(label)]).collect())
 }
 
 /// Reads the geometry of a `.nii` or `.nii.gz` file without its voxels.
@@ -219,8 +238,38 @@ fn voxel_type(header: &NiftiHeader, file: &Path) -> Result<VoxelType, ReadError>
 pub trait StoredVoxel: nifti::DataElement + bytemuck::Pod {}
 
 impl StoredVoxel for u8 {}
+impl StoredVoxel for u16 {}
 impl StoredVoxel for i16 {}
 impl StoredVoxel for f32 {}
+
+/// Writes classes as labels, each with the first label of its organ, in one byte where all labels of
+/// the map fit into one, as [`write_nifti`].
+///
+/// # Errors
+///
+/// As [`write_nifti`].
+///
+/// # Panics
+///
+/// If a class is not in the map.
+pub fn write_nifti_labels(
+    file: impl AsRef<Path>,
+    classes: &Volume<u8>,
+    map: &LabelMap,
+) -> Result<(), WriteError> {
+    let labels: Vec<u16> = (0..map.classes()).map(|class| map.label_of(class as u8)).collect();
+    let narrow: Option<Vec<u8>> = labels.iter().map(|&label| u8::try_from(label).ok()).collect();
+    match narrow {
+        Some(labels) => {
+            let voxels = classes.voxels().mapv(|class| labels[usize::from(class)]);
+            write_nifti(file, &classes.with_voxels(voxels))
+        }
+        None => {
+            let voxels = classes.voxels().mapv(|class| labels[usize::from(class)]);
+            write_nifti(file, &classes.with_voxels(voxels))
+        }
+    }
+}
 
 /// Writes a volume as `.nii` or `.nii.gz`, depending on the file's name. Voxels are stored in the
 /// axis order of the file from which the geometry was read, and every geometry field of its header

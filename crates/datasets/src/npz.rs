@@ -1,7 +1,9 @@
 //! Slices in NumPy's npz format, as in the common preprocessing of Synapse: arrays `image` and
 //! `label`.
 
-use crate::raw::{ArrayHeader, FromNumber, MAX_DEFLATE_RATIO, Scaling, check_shapes, decode_error};
+use crate::raw::{
+    ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes, decode_error,
+};
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
 use crate::{LabelMap, ReadError, WriteError};
@@ -37,8 +39,9 @@ pub fn read_npz_slice(file: impl AsRef<Path>, labels: &LabelMap) -> Result<Slice
     let mut archive =
         ZipArchive::new(BufReader::new(opened)).map_err(|error| zip_error(file, error))?;
     let image: Array2<f32> = read_array(file, &mut archive, file_bytes, "image", &Scaling::NONE)?;
-    let label: Array2<u8> =
-        read_array(file, &mut archive, file_bytes, "label", &(Scaling::NONE, labels))?;
+    let conversion = (LabelNumbers::new(Scaling::NONE), labels);
+    let label: Array2<u8> = read_array(file, &mut archive, file_bytes, "label", &conversion)?;
+    conversion.0.report(file);
     check_shapes(file, image.shape(), label.shape())?;
     Ok(Slice { image, label })
 }

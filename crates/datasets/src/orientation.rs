@@ -6,21 +6,37 @@ use std::str::FromStr;
 
 /// Selects which axes of a file become the slices, rows and columns of an array.
 ///
-/// Arrays are `[slices, rows, columns]`. In a description: `"stored"`, `"axial"`, or three letters
-/// such as `"LPS"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+/// Arrays are `[slices, rows, columns]`. In a description: three letters such as `"LPS"`,
+/// `"stored"`, or `"axial"`. Files that store one patient in different orders give the same array
+/// only with three letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Orientation {
     /// The file's order: its third axis is slices, its second rows, its first columns.
     Stored,
     /// Axial slices: slices along the patient's long axis, rows from front to back or back to
     /// front, columns between left and right. Axes are exchanged where needed but never reversed,
-    /// so files with axial slices, such as Synapse's, keep their order.
-    #[default]
+    /// so a slice may lie mirrored or upside down, as in its file. The default of version 0.1.0,
+    /// which its ladders ask for.
     Axial,
     /// Columns, rows and slices run towards these sides; axes are exchanged and reversed where
     /// needed.
     Towards([Side; 3]),
+}
+
+impl Orientation {
+    /// Axial slices with the patient's front up, as DICOM stores them and radiologists look at them:
+    /// columns run to the left, rows to the back, slices to the head. The default.
+    pub const LPS: Self = Self::Towards([Side::Left, Side::Posterior, Side::Superior]);
+    /// Axial slices with the patient's back up: columns run to the left, rows to the front, slices to
+    /// the head.
+    pub const LAS: Self = Self::Towards([Side::Left, Side::Anterior, Side::Superior]);
+}
+
+impl Default for Orientation {
+    fn default() -> Self {
+        Self::LPS
+    }
 }
 
 /// A side of the patient.
@@ -75,8 +91,8 @@ impl Side {
 /// An invalid orientation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid orientation `{found}`; expected `stored`, `axial`, or the sides towards which \
-     columns, rows and slices run, such as `LPS`"
+    "invalid orientation `{found}`; expected the sides towards which columns, rows and slices run, \
+     such as `LPS`, or `stored` or `axial`"
 )]
 pub struct OrientationError {
     /// The invalid text.

@@ -1,7 +1,8 @@
 //! Decodes voxels from a stream of bytes, whose header is not trusted.
 
 use crate::voxel_type::{ByteOrder, VoxelType};
-use crate::{LabelMap, MAX_VOXELS, ReadError};
+use crate::{IgnoredLabels, LabelMap, MAX_VOXELS, ReadError};
+use std::cell::Cell;
 use std::io::Read;
 use std::path::Path;
 
@@ -214,26 +215,86 @@ impl FromNumber for f32 {
     }
 }
 
-/// A class, by its label.
-impl FromNumber for u8 {
-    type Conversion<'a> = (Scaling, &'a LabelMap);
+/// How stored numbers become labels.
+#[derive(Debug)]
+pub(crate) struct LabelNumbers {
+    scaling: Scaling,
+    /// The first number that was rounded.
+    rounded: Cell<Option<f64>>,
+}
+
+impl LabelNumbers {
+    /// The largest difference of a label from a whole number. Labels that a program scaled in 32
+    /// bits, or stored with a slope, are that close; averages of two labels are not.
+    const TOLERANCE: f64 = 0.02;
+
+    pub fn new(scaling: Scaling) -> Self {
+        Self { scaling, rounded: Cell::new(None) }
+    }
+
+    /// The label of a number; `Err` with its value if it is not a label.
+    fn label(&self, number: f64) -> Result<u16, f64> {
+        let value = self.scaling.apply(number);
+        let label = value.round() as u16; // saturates, so other values differ from their label
+        let difference = (value - f64::from(label)).abs();
+        if difference > Self::TOLERANCE || value.is_nan() {
+            return Err(value);
+        }
+        if difference > 0.0 && self.rounded.get().is_none() {
+            self.rounded.set(Some(value));
+        }
+        Ok(label)
+    }
+
+    /// Says that labels of a file were rounded, if they were.
+    pub fn report(&self, file: &Path) {
+        if let Some(value) = self.rounded.get() {
+            log::warn!(
+                "{}: labels are not whole numbers, such as {value}; they are rounded",
+                file.display()
+            );
+        }
+    }
+}
+
+/// A label.
+impl FromNumber for u16 {
+    type Conversion<'a> = LabelNumbers;
 
     fn append(
-        (scaling, map): &Self::Conversion<'_>,
+        labels: &LabelNumbers,
         numbers: &[f64],
         voxels: &mut Vec<Self>,
     ) -> Result<(), InvalidVoxel> {
         for (index, &number) in numbers.iter().enumerate() {
-            let value = scaling.apply(number);
-            // The conversion saturates, so a value that is not a byte differs from its label.
-            let label = value as u8;
-            match map.class_of(label) {
-                Some(class) if f64::from(label) == value => voxels.push(class),
-                _ => {
-                    let expected = Some(Box::new((*map).clone()));
-                    return Err(InvalidVoxel { index, value, expected });
-                }
-            }
+            let label = labels.label(number).map_err(|value| InvalidVoxel {
+                index,
+                value,
+                expected: Some(Box::new(LabelMap::new(&[], &IgnoredLabels::Others))),
+            })?;
+            voxels.push(label);
+        }
+        Ok(())
+    }
+}
+
+/// A class, by its label.
+impl FromNumber for u8 {
+    type Conversion<'a> = (LabelNumbers, &'a LabelMap);
+
+    fn append(
+        (labels, map): &Self::Conversion<'_>,
+        numbers: &[f64],
+        voxels: &mut Vec<Self>,
+    ) -> Result<(), InvalidVoxel> {
+        for (index, &number) in numbers.iter().enumerate() {
+            let label = labels.label(number);
+            let class = label.and_then(|label| map.class_of(label).ok_or(label.into()));
+            let class = class.map_err(|value| {
+                let expected = Some(Box::new((*map).clone()));
+                InvalidVoxel { index, value, expected }
+            })?;
+            voxels.push(class);
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Random access to single slices of a dataset of any size.
 
+use crate::intensity::IntensityRange;
 use crate::write::write_file;
 use crate::{Case, CaseFiles, Dataset, DatasetError, ReadError, Slice};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,10 @@ use std::path::{Path, PathBuf};
 pub struct SliceStore<'a> {
     dataset: &'a Dataset,
     sources: Vec<Source>,
+    /// For each case the SHA-256 of its files.
+    sha256: BTreeMap<String, String>,
+    /// Number of cases that contain each class.
+    cases_with_class: [usize; 256],
     /// For each slice the index of its source and its number there.
     slices: Vec<(usize, usize)>,
 }
@@ -45,8 +51,33 @@ enum SourceKind {
     Cached { file: PathBuf, shape: [usize; 3] },
 }
 
-const MAGIC: &[u8; 8] = b"SLICES01";
-const HEADER_BYTES: u64 = 32;
+const MAGIC: &[u8; 8] = b"SLICES02";
+/// The magic number, the shape, the range of intensities, and a bit for each class.
+const HEADER_BYTES: u64 = 80;
+
+/// Whether a case contains each class.
+type Present = [bool; 256];
+
+fn present<'a>(classes: impl IntoIterator<Item = &'a u8>, present: &mut Present) {
+    classes.into_iter().for_each(|&class| present[usize::from(class)] = true);
+}
+
+/// Reads the slices of a case in the prepared layout once, so that wrong files are reported before
+/// training. A warning is logged for the first slice whose intensities do not fit.
+fn check_slices(dataset: &Dataset, files: &[PathBuf]) -> Result<Present, DatasetError> {
+    let intensity = dataset.description().intensity;
+    let (mut classes, mut warned) = ([false; 256], false);
+    for file in files {
+        let slice = dataset.read_slice(file)?;
+        present(&slice.label, &mut classes);
+        let range = IntensityRange::of(&slice.image.view().insert_axis(Axis(0)), intensity);
+        if let (false, Some(warning)) = (warned, range.implausible(intensity, 1)) {
+            log::warn!("{}: {warning}", file.display());
+            warned = true;
+        }
+    }
+    Ok(classes)
+}
 
 impl<'a> SliceStore<'a> {
     /// Opens the slices of some cases, caching decoded volumes in `folder`. `progress` is called
@@ -62,27 +93,60 @@ impl<'a> SliceStore<'a> {
         folder: impl AsRef<Path>,
         mut progress: impl FnMut(usize),
     ) -> Result<Self, DatasetError> {
-        let mut store =
-            Self { dataset, sources: Vec::with_capacity(cases.len()), slices: Vec::new() };
+        let sources = Vec::with_capacity(cases.len());
+        let mut store = Self {
+            dataset,
+            sources,
+            sha256: BTreeMap::new(),
+            cases_with_class: [0; 256],
+            slices: Vec::new(),
+        };
         for case in cases {
+            let sha256 = case.files.sha256()?;
             let (kind, count) = match &case.files {
-                CaseFiles::Slices(files) => (SourceKind::Files(files.clone()), files.len()),
+                CaseFiles::Slices(files) => {
+                    store.count_classes(&check_slices(dataset, files)?);
+                    (SourceKind::Files(files.clone()), files.len())
+                }
                 _ => {
-                    let file = folder.as_ref().join(cache_file_name(dataset, case)?);
-                    let shape = if file.is_file() {
-                        read_cached_shape(&file)?
+                    let file = folder.as_ref().join(cache_file_name(dataset, case, &sha256));
+                    let (shape, present) = if file.is_file() {
+                        let header = read_cached_header(&file)?;
+                        let Header { shape, range, .. } = &header;
+                        let image = case.files.paths().first().map_or(&*file, |image| image);
+                        dataset.description().warn_of_intensities(range, shape[0], image);
+                        (header.shape, header.present)
                     } else {
                         write_cache(dataset, case, &file)?
                     };
+                    store.count_classes(&present);
                     (SourceKind::Cached { file, shape }, shape[0])
                 }
             };
             let source = store.sources.len();
             store.slices.extend((0..count).map(|slice| (source, slice)));
             store.sources.push(Source { case: case.name.clone(), kind });
+            store.sha256.insert(case.name.clone(), sha256);
             progress(store.sources.len());
         }
         Ok(store)
+    }
+
+    /// The [`CaseFiles::sha256`] of a case as it was when the store was opened; `None` if the case is
+    /// not in the store.
+    pub fn case_sha256(&self, case: &str) -> Option<&str> {
+        self.sha256.get(case).map(String::as_str)
+    }
+
+    /// Number of cases that contain a class.
+    pub fn cases_with_class(&self, class: u8) -> usize {
+        self.cases_with_class[usize::from(class)]
+    }
+
+    fn count_classes(&mut self, present: &Present) {
+        for (cases, &present) in self.cases_with_class.iter_mut().zip(present) {
+            *cases += usize::from(present);
+        }
     }
 
     /// Number of slices.
@@ -124,7 +188,7 @@ impl<'a> SliceStore<'a> {
 }
 
 /// A file name with a hash of everything that determines the cached slices.
-fn cache_file_name(dataset: &Dataset, case: &Case) -> Result<String, DatasetError> {
+fn cache_file_name(dataset: &Dataset, case: &Case, files_sha256: &str) -> String {
     let description = dataset.description();
     let mut digest = Sha256::new();
     digest.update(format!(
@@ -136,26 +200,35 @@ fn cache_file_name(dataset: &Dataset, case: &Case) -> Result<String, DatasetErro
     for organ in &description.organs {
         digest.update(format!("{:?}", organ.labels));
     }
-    for path in case.files.paths() {
-        let io = ReadError::io(path);
-        let metadata = std::fs::metadata(path).map_err(io)?;
-        let path = path.canonicalize().map_err(io)?;
-        digest.update(format!("{path:?} {} {:?}", metadata.len(), metadata.modified().ok()));
-    }
+    digest.update(files_sha256);
     let hash: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let name: String =
         case.name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-    Ok(format!("{name}-{hash}.slices"))
+    format!("{name}-{hash}.slices")
 }
 
-/// Decodes a case and writes its cache file; returns its shape.
-fn write_cache(dataset: &Dataset, case: &Case, file: &Path) -> Result<[usize; 3], DatasetError> {
-    let volumes = dataset.read(case)?;
+/// Decodes a case and writes its cache file; returns its shape and its classes.
+fn write_cache(
+    dataset: &Dataset,
+    case: &Case,
+    file: &Path,
+) -> Result<([usize; 3], Present), DatasetError> {
+    let (volumes, range) = dataset.read_with_range(case)?;
+    let mut classes = [false; 256];
+    present(volumes.label.voxels(), &mut classes);
     write_file(file, "cached.slices", |temporary| {
         let mut out = BufWriter::new(File::create(temporary)?);
         out.write_all(MAGIC)?;
         for axis in volumes.image.shape() {
             out.write_all(&(axis as u64).to_le_bytes())?;
+        }
+        for value in [range.min, range.max, range.inside] {
+            out.write_all(&value.to_le_bytes())?;
+        }
+        out.write_all(&range.clipped_slices.to_le_bytes())?;
+        for bits in classes.as_chunks::<8>().0 {
+            let byte = bits.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit));
+            out.write_all(&[byte])?;
         }
         for voxel in volumes.image.voxels() {
             out.write_all(&voxel.to_le_bytes())?;
@@ -165,11 +238,18 @@ fn write_cache(dataset: &Dataset, case: &Case, file: &Path) -> Result<[usize; 3]
         }
         out.into_inner()?.sync_all()
     })?;
-    Ok(volumes.image.shape())
+    Ok((volumes.image.shape(), classes))
 }
 
-/// Reads the shape of a cache file and checks the file's length.
-fn read_cached_shape(file: &Path) -> Result<[usize; 3], DatasetError> {
+/// The header of a cache file.
+struct Header {
+    shape: [usize; 3],
+    range: IntensityRange,
+    present: Present,
+}
+
+/// Reads the header of a cache file and checks the file's length.
+fn read_cached_header(file: &Path) -> Result<Header, DatasetError> {
     let io = ReadError::io(file);
     let damaged =
         |found: &str| DatasetError::SliceCache { file: file.to_owned(), found: found.to_owned() };
@@ -177,7 +257,7 @@ fn read_cached_shape(file: &Path) -> Result<[usize; 3], DatasetError> {
     let bytes = opened.metadata().map_err(io)?.len();
     let mut header = [0; HEADER_BYTES as usize];
     opened.read_exact(&mut header).map_err(|_| damaged("it is shorter than its header"))?;
-    let (words, _) = header.as_chunks::<8>();
+    let (words, _) = header[..32].as_chunks::<8>();
     if words[0] != *MAGIC {
         return Err(damaged("it has no known header"));
     }
@@ -186,7 +266,13 @@ fn read_cached_shape(file: &Path) -> Result<[usize; 3], DatasetError> {
     if pixels.and_then(|n| n.checked_add(HEADER_BYTES)) != Some(bytes) {
         return Err(damaged("its length does not match its header"));
     }
-    Ok(shape.map(|axis| axis as usize)) // bounded by the file's length
+    let (numbers, _) = header[32..48].as_chunks::<4>();
+    let [min, max, inside] = [0, 1, 2].map(|i| f32::from_le_bytes(numbers[i]));
+    let clipped_slices = u32::from_le_bytes(numbers[3]);
+    let range = IntensityRange { min, max, inside, clipped_slices };
+    let present = std::array::from_fn(|class| header[48 + class / 8] >> (class % 8) & 1 == 1);
+    // Bounded by the file's length.
+    Ok(Header { shape: shape.map(|axis| axis as usize), range, present })
 }
 
 /// Reads one slice of a cache file with volumes of `shape`.

@@ -20,6 +20,8 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     protocol: Protocol,
+    #[serde(default)]
+    subject: Option<String>,
     organs: Vec<String>,
     cases: Vec<CaseScores>,
 }
@@ -88,7 +90,18 @@ impl Report {
     /// Creates a report without cases. The order of `organs` is the order of the scores and of the
     /// tables.
     pub fn new(protocol: Protocol, organs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { protocol, organs: organs.into_iter().map(Into::into).collect(), cases: Vec::new() }
+        let organs = organs.into_iter().map(Into::into).collect();
+        Self { protocol, subject: None, organs, cases: Vec::new() }
+    }
+
+    /// Says what was scored, such as "test cases of synapse". Every table and file names it.
+    pub fn with_subject(self, subject: impl Into<String>) -> Self {
+        Self { subject: Some(subject.into()), ..self }
+    }
+
+    /// What was scored.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
     }
 
     /// Adds a case.
@@ -160,7 +173,8 @@ impl Report {
             1 => "1 case".to_owned(),
             count => format!("{count} cases"),
         };
-        format!("protocol: {}; {cases}; mean (number of cases)", self.protocol)
+        let subject = self.subject.iter().map(|subject| format!("{subject}; ")).collect::<String>();
+        format!("{subject}{cases}; protocol: {}; mean (number of cases)", self.protocol)
     }
 
     fn heading(&self, metric: Metric) -> String {
@@ -232,7 +246,7 @@ impl Report {
         table
     }
 
-    /// Formats the report as Markdown: the protocol, organs by metrics, cases by organs.
+    /// Formats the report as Markdown: what was scored and how, organs by metrics, cases by organs.
     pub fn to_markdown(&self) -> String {
         let style = presets::ASCII_MARKDOWN;
         format!(
@@ -266,6 +280,7 @@ impl Report {
                 distance("asd"),
                 "surface_dice".to_owned(),
                 "volume_error".to_owned(),
+                "subject".to_owned(),
             ])
             .expect("writing to memory");
         for case in &self.cases {
@@ -278,7 +293,9 @@ impl Report {
                 ];
                 let numbers =
                     METRICS.map(|m| (m.of)(score).map_or(String::new(), |value| value.to_string()));
-                writer.write_record(fixed.into_iter().chain(numbers)).expect("writing to memory");
+                let subject = self.subject.clone().unwrap_or_default();
+                let record = fixed.into_iter().chain(numbers).chain([subject]);
+                writer.write_record(record).expect("writing to memory");
             }
         }
         String::from_utf8(writer.into_inner().expect("writing to memory")).expect("CSV is UTF-8")
@@ -304,6 +321,7 @@ impl Report {
             })
             .collect();
         let report = serde_json::json!({
+            "subject": self.subject,
             "protocol": self.protocol,
             "protocol_name": self.protocol.to_string(),
             "unit": self.protocol.unit(),
@@ -322,7 +340,7 @@ fn align_numbers(table: &mut Table) {
     }
 }
 
-/// Formats the report for a terminal: the protocol, and organs by metrics.
+/// Formats the report for a terminal: what was scored and how, and organs by metrics.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n{}", self.title(), self.summary(presets::UTF8_FULL_CONDENSED))

@@ -3,7 +3,7 @@ use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, resize_bilinear, round_weights};
+use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, matrix_product, resize_bilinear, round_weights};
 
 /// Side of a patch in pixels, in every variant of SAM's ViT: one token, and one pixel of the image
 /// embedding, for 16 x 16 pixels of the input.
@@ -184,11 +184,9 @@ impl SamEncoder {
         let patches = cast_like(patches, &self.patch_embed.weight);
         let weight = self.patch_embed.weight.val(); // [C, 3, 16, 16]
         let [width, ..] = weight.dims();
-        let tokens = patches.matmul(weight.reshape([width, values]).transpose());
-        let tokens = match &self.patch_embed.bias {
-            Some(bias) => tokens + bias.val().unsqueeze(),
-            None => tokens,
-        };
+        let weight = weight.reshape([width, values]).transpose();
+        let bias = self.patch_embed.bias.as_ref().map(|bias| bias.val());
+        let tokens = matrix_product(patches, weight, bias);
         tokens.reshape([batch, grid, grid, width]).cast(dtype)
     }
 }

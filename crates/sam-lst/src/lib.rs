@@ -22,7 +22,7 @@ pub use sam_lst_tiny_vit as tiny_vit;
 
 pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Split, Volume};
 pub use embeddings::{CachedViews, EmbeddingCache};
-pub use evaluation::evaluate_folders;
+pub use evaluation::FolderPairs;
 pub use gated_fusion::Fusion;
 pub use inference::{SegmentationConfig, Segmenter};
 pub use losses::CrossEntropyDiceLossConfig;

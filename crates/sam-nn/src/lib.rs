@@ -20,7 +20,7 @@ pub use activation::{Activation, gelu};
 pub use flatten_leading::flatten_leading;
 pub use layer_norm::layer_norm;
 pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};
-pub use linear::linear;
+pub use linear::{linear, matrix_product};
 pub use mlp::{MlpBlock, MlpBlockConfig};
 pub use neck::{Neck, NeckConfig};
 pub use pointwise::pointwise_channels_last;

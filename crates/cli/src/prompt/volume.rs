@@ -120,7 +120,7 @@ fn read_image(arguments: &Arguments) -> Result<Volume<f32>> {
 fn description(objects: usize) -> DatasetDescription {
     let object = |number: usize| Organ {
         name: format!("object {number}"),
-        labels: vec![number as u8],
+        labels: vec![number as u16],
         color: None,
     };
     DatasetDescription {

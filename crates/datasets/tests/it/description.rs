@@ -1,8 +1,10 @@
 //! Dataset descriptions and splits.
 
+use crate::support::{collect_warnings, warnings_with};
+use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{
-    Color, Dataset, DatasetDescription, DatasetError, DescriptionError, Intensity, PhantomConfig,
-    Split, Validation,
+    Color, Dataset, DatasetDescription, DatasetError, DescriptionError, Geometry, IgnoredLabels,
+    Intensity, PhantomConfig, Split, Validation, Volume, write_nifti,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +39,12 @@ fn descriptions_survive_a_round_trip_through_toml() {
     with_validation.split.validation = Validation::Fraction { fraction: 0.25, seed: 3 };
     let mut with_cases = lungs.clone();
     with_cases.split.validation = Validation::Cases { cases: vec!["7".to_owned()] };
-    let built_in = [DatasetDescription::synapse(), DatasetDescription::synapse_prepared()];
+    let mut with_others = lungs.clone();
+    with_others.ignored_labels = IgnoredLabels::Others;
+    assert_eq!(with_others.label_map().class_of(65_535), Some(0));
+    assert_eq!(with_others.label_map().class_of(3), Some(2));
+    let built_in =
+        [with_others, DatasetDescription::synapse(), DatasetDescription::synapse_prepared()];
     for description in [lungs, with_validation, with_cases].into_iter().chain(built_in) {
         let text = description.to_toml();
         assert_eq!(DatasetDescription::from_toml(&text).expect(&text), description);
@@ -84,7 +91,13 @@ fn invalid_values_are_reported() {
         ),
         ("labels = [3, 4, 5]", "labels = [0]", "label 0 is assigned to the background"),
         ("labels = [3, 4, 5]", "labels = []", "organ `right` has no labels"),
-        ("labels = [3, 4, 5]", "labels = [300]", "300"),
+        ("labels = [3, 4, 5]", "labels = [70000]", "70000"),
+        (
+            "ignored_labels = [9]",
+            "ignored_labels = \"all\"",
+            "ignored_labels = \"all\" has no meaning",
+        ),
+        ("ignored_labels = [9]", "ignored_labels = [-1]", "expected a list of label numbers"),
         ("name = \"right\"", "name = \"left\"", "two organs are named `left`"),
         ("#0080ff", "blue", "invalid colour `blue`"),
         ("#0080ff", "#é80f", "invalid colour `#é80f`"),
@@ -216,6 +229,64 @@ fn percentiles_normalise_any_scale() {
     let mut flat = sam_lst_datasets::ndarray::Array3::from_elem((1, 2, 2), 5.0);
     Intensity::Percentiles([1.0, 99.0]).apply(&mut flat);
     assert!(flat.iter().all(|voxel| *voxel == 0.0));
+}
+
+/// A NIfTI file of 3 x 4 x 5 voxels, read with a description's intensity.
+fn warnings_of(
+    folder: &Path,
+    name: &str,
+    intensity: &str,
+    voxel: impl Fn(usize) -> f32,
+) -> Vec<String> {
+    collect_warnings();
+    let file = folder.join(name);
+    let identity = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let mut index = 0;
+    let voxels = Array3::from_shape_simple_fn((3, 4, 5), || {
+        index += 1;
+        voxel(index - 1)
+    });
+    let volume = Volume::new(voxels, Some(Geometry::new([3, 4, 5], identity)));
+    write_nifti(&file, &volume).expect("writes");
+    let text = LUNGS.replace("{ window = [-1000, 400] }", intensity);
+    let description = DatasetDescription::from_toml(&text).expect("a valid description");
+    description.read_image(&file).expect("just written");
+    warnings_with(&file.display().to_string())
+}
+
+#[test]
+fn implausible_intensities_are_reported_with_the_likely_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ct = "{ window = [-125, 275] }";
+    let grey = |i: usize| i as f32 / 59.0;
+    let of_ct = |i: usize| if i.is_multiple_of(2) { -1000.0 } else { i as f32 };
+    for (name, intensity, voxel, expected) in [
+        ("ct.nii", ct, &of_ct as &dyn Fn(usize) -> f32, None),
+        ("shifted.nii", ct, &|i| of_ct(i) + 1024.0, Some("1024 added")),
+        ("twice.nii", ct, &|i| of_ct(i) - 1024.0, Some("subtracted twice")),
+        ("bytes.nii", ct, &|i| (4 * i) as f32, Some("8-bit grey levels")),
+        ("unit.nii", ct, &grey, Some("`intensity = \"stored\"` is right")),
+        ("far.nii", "{ window = [500, 600] }", &of_ct, Some("only 0.0 % of the voxels")),
+        (
+            "air.nii",
+            ct,
+            &|i| if i < 20 { -1000.0 } else { of_ct(i) },
+            Some("1 of 3 slices lie wholly outside the window from -125 to 275"),
+        ),
+        ("stored.nii", "\"stored\"", &|i| -0.15 + 1.35 * grey(i), None),
+        ("prepared.nii", "\"stored\"", &|i| (4 * i) as f32, Some("expects about 0 to 1")),
+        ("hounsfield.nii", "\"stored\"", &of_ct, Some("from -1000 to 59")),
+        ("mri.nii", "{ percentiles = [1, 99] }", &|i| (40 * i) as f32, None),
+        ("empty.nii", "{ percentiles = [1, 99] }", &|_| 7.0, Some("all voxels are 7")),
+    ] {
+        let warnings = warnings_of(folder.path(), name, intensity, voxel);
+        match expected {
+            None => assert!(warnings.is_empty(), "{name}: {warnings:?}"),
+            Some(part) => {
+                assert!(warnings.len() == 1 && warnings[0].contains(part), "{name}: {warnings:?}");
+            }
+        }
+    }
 }
 
 #[test]

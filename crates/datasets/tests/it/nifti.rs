@@ -1,10 +1,10 @@
 //! NIfTI files, compared with nibabel.
 
-use crate::support::{Cases, fixture, ndarray};
+use crate::support::{Cases, collect_warnings, fixture, ndarray, warnings_with};
 use ndarray::Array3;
 use sam_lst_datasets::{
-    Geometry, LabelMap, Orientation, ReadError, Volume, read_nifti_geometry, read_nifti_image,
-    read_nifti_labels, write_nifti,
+    Geometry, IgnoredLabels, LabelMap, Orientation, ReadError, Volume, read_nifti_geometry,
+    read_nifti_image, read_nifti_label_numbers, read_nifti_labels, write_nifti, write_nifti_labels,
 };
 use std::path::Path;
 
@@ -56,6 +56,46 @@ fn reoriented_volumes_match_nibabel() {
         axial.spacing_mm().map(|mm| mm.map(|mm| (mm * 1e4).round() / 1e4)),
         Some([0.8, 0.9, 1.5])
     );
+}
+
+/// The 48 orders in which a file can store a patient.
+fn storage_orders() -> Vec<Orientation> {
+    let letters = [["L", "R"], ["P", "A"], ["S", "I"]];
+    let mut orders = Vec::new();
+    for axes in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for signs in 0..8 {
+            let code: String =
+                axes.iter().enumerate().map(|(i, &axis)| letters[axis][signs >> i & 1]).collect();
+            orders.push(code.parse().expect("an orientation"));
+        }
+    }
+    orders
+}
+
+#[test]
+fn by_default_a_patient_reads_alike_however_it_is_stored() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let expected = read("sagittal.nii.gz", Orientation::default());
+    let rounded = |volume: &Volume<f32>| {
+        let affine = volume.geometry().expect("NIfTI has one").affine_mm();
+        affine.map(|row| row.map(|mm| (mm * 1e3).round()))
+    };
+    let file = folder.path().join("stored.nii");
+    let orders = storage_orders();
+    assert_eq!(orders.len(), 48);
+    for order in orders {
+        let stored = read("sagittal.nii.gz", order);
+        let affine = stored.geometry().expect("NIfTI has one").affine_mm();
+        let geometry = Geometry::new(stored.shape(), affine);
+        write_nifti(&file, &Volume::new(stored.voxels().clone(), Some(geometry))).expect("writes");
+        let volume = read_nifti_image(&file, Orientation::default()).expect("just written");
+        assert_eq!(volume.voxels(), expected.voxels(), "{order}");
+        assert_eq!(rounded(&volume), rounded(&expected), "{order}");
+        // What is written on this grid lies in the file's own order again.
+        write_nifti(&file, &volume).expect("writes");
+        let again = read_nifti_image(&file, Orientation::Stored).expect("just written");
+        assert_eq!(again.voxels(), stored.voxels(), "{order}");
+    }
 }
 
 /// The geometry fields of a header: `pixdim`, the fields from `qform_code` to `srow_z`, and the
@@ -143,11 +183,11 @@ fn labels_become_classes_and_unknown_labels_are_reported() {
     labels[(2, 3, 1)] = 14;
     let file = folder.path().join("label.nii.gz");
     write_nifti(&file, &volume.with_voxels(labels)).expect("write files");
-    let map = LabelMap::new(&[vec![6]], &[14]);
+    let map = LabelMap::new(&[vec![6]], &IgnoredLabels::Listed(vec![14]));
     let classes = read_nifti_labels(&file, Orientation::Stored, &map).expect("known labels");
     assert_eq!(classes.voxels()[(0, 1, 2)], 1);
     assert_eq!(classes.voxels().iter().filter(|&&class| class != 0).count(), 1);
-    let map = LabelMap::new(&[vec![6], vec![7, 9]], &[8, 11]);
+    let map = LabelMap::new(&[vec![6], vec![7, 9]], &IgnoredLabels::Listed(vec![8, 11]));
     let error = read_nifti_labels(&file, Orientation::Stored, &map).expect_err("14 is unknown");
     assert!(matches!(&error, ReadError::Label { value: 14.0, voxel: [1, 3, 2], .. }), "{error}");
     let message = error.to_string();
@@ -155,8 +195,62 @@ fn labels_become_classes_and_unknown_labels_are_reported() {
         message.contains("label.nii.gz")
             && message.ends_with(
                 "label 14 at voxel (1, 3, 2) is not in the dataset description, which has labels \
-                 0, 6 to 9, 11; add it to an organ's labels or to ignored_labels"
+                 0, 6 to 9, 11; add it to an organ's labels or to ignored_labels, or set \
+                 ignored_labels = \"others\""
             ),
         "{message}"
     );
+    let map = LabelMap::new(&[vec![6]], &IgnoredLabels::Others);
+    let classes = read_nifti_labels(&file, Orientation::Stored, &map).expect("others are ignored");
+    assert_eq!(classes.voxels().iter().filter(|&&class| class != 0).count(), 1);
+}
+
+#[test]
+fn labels_of_16_bits_are_read_and_written() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let volume = read("bare.nii", Orientation::Stored);
+    let mut labels: Array3<u16> = Array3::zeros(volume.shape());
+    labels[(0, 1, 2)] = 1024;
+    labels[(2, 3, 1)] = 65_535;
+    let file = folder.path().join("label.nii.gz");
+    write_nifti(&file, &volume.with_voxels(labels.clone())).expect("write files");
+    assert!(read_nifti_label_numbers(&file).expect("labels").into_iter().eq([0, 1024, 65_535]));
+    let map = LabelMap::new(&[vec![1024], vec![65_535]], &IgnoredLabels::default());
+    let classes = read_nifti_labels(&file, Orientation::Stored, &map).expect("known labels");
+    assert_eq!((classes.voxels()[(0, 1, 2)], classes.voxels()[(2, 3, 1)]), (1, 2));
+    let written = folder.path().join("written.nii");
+    write_nifti_labels(&written, &classes, &map).expect("write files");
+    let again = read_nifti_image(&written, Orientation::Stored).expect("just written");
+    assert_eq!(again.voxels(), &labels.mapv(f32::from));
+    // Small labels take one byte.
+    let map = LabelMap::new(&[vec![7], vec![255]], &IgnoredLabels::default());
+    write_nifti_labels(&written, &classes, &map).expect("write files");
+    let bytes = std::fs::metadata(&written).expect("written").len();
+    assert_eq!(bytes, 352 + labels.len() as u64);
+}
+
+#[test]
+fn labels_near_whole_numbers_are_rounded_and_others_refused() {
+    collect_warnings();
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let volume = read("bare.nii", Orientation::Stored);
+    let write = |name: &str, value: f32| {
+        let mut labels: Array3<f32> = Array3::zeros(volume.shape());
+        labels[(0, 1, 2)] = value;
+        let file = folder.path().join(name);
+        write_nifti(&file, &volume.with_voxels(labels)).expect("write files");
+        file
+    };
+    let map = LabelMap::identity(9);
+    let read = |file: &Path| read_nifti_labels(file, Orientation::Stored, &map);
+    for (name, value) in [("scaled.nii", 3.000_045_8), ("below.nii", 2.99), ("exact.nii", 3.0)] {
+        let file = write(name, value);
+        assert_eq!(read(&file).expect("rounded").voxels()[(0, 1, 2)], 3, "{name}");
+        let warnings = warnings_with(&file.display().to_string());
+        assert_eq!(warnings.len(), usize::from(value != 3.0), "{warnings:?}");
+    }
+    for (name, value) in [("mixed.nii", 2.5), ("far.nii", 2.97), ("minus.nii", -1.0)] {
+        let error = read(&write(name, value)).expect_err("not a label").to_string();
+        assert!(error.contains("labels are whole numbers from 0 to 65535"), "{error}");
+    }
 }

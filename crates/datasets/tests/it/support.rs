@@ -1,6 +1,7 @@
 use ndarray::{Array2, Array3};
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 pub use sam_lst_datasets::ndarray;
 
@@ -52,4 +53,34 @@ impl Cases {
         let (numbers, shape) = self.numbers(name);
         Array3::from_shape_vec((shape[0], shape[1], shape[2]), numbers).expect("fixture")
     }
+}
+
+/// Warnings that were logged, of all tests; a test finds its own by the names of its files.
+struct Warnings(Mutex<Vec<String>>);
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("no panic").push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Collects warnings from now on.
+pub fn collect_warnings() {
+    // Another test may have done so already.
+    let _ = log::set_logger(&WARNINGS);
+    log::set_max_level(log::LevelFilter::Warn);
+}
+
+/// The collected warnings that contain a text.
+pub fn warnings_with(text: &str) -> Vec<String> {
+    let warnings = WARNINGS.0.lock().expect("no panic");
+    warnings.iter().filter(|warning| warning.contains(text)).cloned().collect()
 }

@@ -1,16 +1,17 @@
 use super::{CacheError, CachedViews, EmbeddingCache, EmbeddingKey, Insertion, SliceView};
-use crate::model::Foundation;
+use crate::model::{EmbeddingPrecision, Foundation};
 use burn::tensor::{Tensor, TensorData};
 use std::sync::Arc;
 
 /// Provides embeddings: read from a cache where present, computed by the foundation otherwise.
 ///
-/// With a half-precision cache every embedding is rounded to half precision, cached or not, so it does
-/// not matter whether an embedding was read or computed. An embedding that is computed in a batch of
-/// another size may differ in its last bits.
+/// Every embedding is rounded to one precision, that of the cache if there is one, so it does not matter
+/// whether an embedding was read or computed. On the CPU, nor does it matter with which others it was
+/// computed in a batch; on a GPU, that may alter its last bits.
 #[derive(Debug)]
 pub struct Embedder<'a> {
     foundation: &'a Foundation,
+    precision: EmbeddingPrecision,
     cache: Option<(&'a EmbeddingCache, CachedViews)>,
     /// The first error of a write to the cache.
     write_error: Option<Arc<CacheError>>,
@@ -18,14 +19,19 @@ pub struct Embedder<'a> {
 }
 
 impl<'a> Embedder<'a> {
-    /// Creates an embedder without a cache.
-    pub fn new(foundation: &'a Foundation) -> Self {
-        Self { foundation, cache: None, write_error: None, computed: 0 }
+    /// Creates an embedder without a cache, which rounds embeddings to a precision.
+    pub fn new(foundation: &'a Foundation, precision: EmbeddingPrecision) -> Self {
+        Self { foundation, precision, cache: None, write_error: None, computed: 0 }
     }
 
     /// Reads embeddings from `cache` and writes those of `views` that it computes. The cache must
     /// have been opened for this foundation.
+    ///
+    /// # Panics
+    ///
+    /// If the cache has another precision.
     pub fn with_cache(self, cache: &'a EmbeddingCache, views: CachedViews) -> Self {
+        assert_eq!(cache.precision(), self.precision, "precision of the cache and of the embedder");
         Self { cache: Some((cache, views)), ..self }
     }
 
@@ -68,7 +74,7 @@ impl<'a> Embedder<'a> {
         assert_eq!(batch, views.len(), "a view for each image");
         let Some((cache, cached_views)) = self.cache else {
             self.computed += batch;
-            return Ok(self.foundation.try_embed(images)?);
+            return Ok(self.rounded(self.foundation.try_embed(images)?));
         };
         let device = images.device().inner();
         let mut found = Vec::with_capacity(batch);
@@ -94,6 +100,16 @@ impl<'a> Embedder<'a> {
         let [channels, rows, columns] = cache.shape();
         let data = TensorData::new(values, [batch, channels, rows, columns]);
         Ok(Tensor::from_data(data, &device))
+    }
+
+    fn rounded(&self, embeddings: Tensor<4>) -> Tensor<4> {
+        if self.precision == EmbeddingPrecision::F32 {
+            return embeddings;
+        }
+        let (shape, device) = (embeddings.dims(), embeddings.device());
+        let values = embeddings.into_data().convert::<f32>().try_into_vec();
+        let values: Vec<f32> = values.unwrap_or_else(|error| panic!("converted: {error:?}"));
+        Tensor::from_data(TensorData::new(self.precision.rounded(&values), shape), &device)
     }
 
     fn write(&mut self, cache: &EmbeddingCache, key: EmbeddingKey, values: &[f32]) {

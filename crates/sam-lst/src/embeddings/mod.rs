@@ -5,7 +5,7 @@ mod cached_views;
 mod embedder;
 mod key;
 
-pub use cache::{CacheError, CachePrecision, EmbeddingCache, EmbeddingKind, Insertion};
+pub use cache::{CacheError, EmbeddingCache, EmbeddingKind, Insertion};
 pub use cached_views::{CachedViews, CachedViewsError};
 pub use embedder::Embedder;
 pub use key::{EmbeddingKey, SliceHash, SliceView};

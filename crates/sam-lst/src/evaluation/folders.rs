@@ -1,102 +1,242 @@
 use super::scores::{EvaluationError, empty_reports, score};
 use sam_lst_datasets::{
-    DatasetDescription, Orientation, ReadError, Side, check_one_grid, read_nifti_labels,
+    DatasetDescription, Orientation, ReadError, check_one_grid, read_nifti_label_numbers,
+    read_nifti_labels,
 };
 use sam_lst_metrics::{Protocol, Report};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Result of [`evaluate_folders`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct FolderEvaluation {
-    /// One report for each protocol.
-    pub reports: Vec<Report>,
-    /// Label files without a prediction. They are not in the reports.
-    pub unpredicted: Vec<PathBuf>,
+/// Predicted label volumes of a folder, each with its ground truth from another folder.
+///
+/// A prediction is paired with the label file of the same name. Where there is none and all such
+/// predictions have names of one pattern, as have the label files that are left, it is paired with the
+/// label file of the same number: `case0001_pred.nii.gz` with `label0001.nii.gz`. Numbers that all
+/// names of a folder share do not count; of several others, each must agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderPairs {
+    predictions: PathBuf,
+    labels: PathBuf,
+    pairs: Vec<FolderPair>,
+    unpredicted: Vec<PathBuf>,
 }
 
-/// Scores a folder of predicted label volumes against a folder of ground truth, `.nii` or `.nii.gz`,
-/// whose label numbers are those of `description`.
-///
-/// A prediction is paired with the label file of the same name or, where there is none, of the same
-/// number: the number of `label0001.nii.gz` and `case0001_pred.nii.gz` is 1. `progress` receives the
-/// number of scored cases and the number of all cases.
-///
-/// # Errors
-///
-/// [`EvaluationError`] if a prediction has no label file, a file is wrong, or a prediction and its
-/// label lie on different grids.
-pub fn evaluate_folders(
-    predictions: impl AsRef<Path>,
-    labels: impl AsRef<Path>,
-    description: &DatasetDescription,
-    protocols: &[Protocol],
-    mut progress: impl FnMut(usize, usize),
-) -> Result<FolderEvaluation, EvaluationError> {
-    let classes = description.report_classes();
-    let map = description.label_map();
-    let mut reports = empty_reports(description, protocols);
-    let (pairs, unpredicted) = pairs(predictions.as_ref(), labels.as_ref())?;
-    // Programs store axes in different orders; distances do not depend on it.
-    let orientation = Orientation::Towards([Side::Right, Side::Anterior, Side::Superior]);
-    progress(0, pairs.len());
-    for (i, (prediction, label)) in pairs.iter().enumerate() {
-        let predicted = read_nifti_labels(prediction, orientation, &map)?;
-        let truth = read_nifti_labels(label, orientation, &map)?;
-        check_one_grid((prediction, &predicted), (label, &truth))?;
-        score(&mut reports, &stem(label), &predicted, &truth, &classes)?;
-        progress(i + 1, pairs.len());
-    }
-    Ok(FolderEvaluation { reports, unpredicted })
+/// A prediction and its ground truth.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FolderPair {
+    /// The ground truth.
+    pub label: PathBuf,
+    /// The prediction.
+    pub prediction: PathBuf,
 }
 
-type Pairs = Vec<(PathBuf, PathBuf)>;
+/// The label numbers that the files of [`FolderPairs`] contain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelNumbers {
+    /// In the predictions.
+    pub predicted: BTreeSet<u16>,
+    /// In the ground truth.
+    pub truth: BTreeSet<u16>,
+}
 
-/// Each prediction with its label file, and the label files without a prediction.
-fn pairs(predictions: &Path, labels: &Path) -> Result<(Pairs, Vec<PathBuf>), EvaluationError> {
-    let predicted = volumes(predictions)?;
-    let mut unpaired = volumes(labels)?;
-    let mut pairs = Vec::with_capacity(predicted.len());
-    let mut unmatched = Vec::new();
-    for (name, prediction) in predicted {
-        match unpaired.remove(&name) {
-            Some(label) => pairs.push((prediction, label)),
-            None => unmatched.push(prediction),
+impl FolderPairs {
+    /// Pairs the `.nii` and `.nii.gz` files of two folders, without reading them.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] if a folder cannot be read or has no such file, a case has two files in
+    /// one folder, or a prediction has no label file.
+    pub fn find(
+        predictions: impl AsRef<Path>,
+        labels: impl AsRef<Path>,
+    ) -> Result<Self, EvaluationError> {
+        let (predictions, labels) = (predictions.as_ref(), labels.as_ref());
+        let mut predicted = volumes(predictions)?;
+        let mut unpaired = volumes(labels)?;
+        let mut pairs = Vec::with_capacity(predicted.len());
+        predicted.retain(|name, prediction| match unpaired.remove(name) {
+            Some(label) => {
+                pairs.push(FolderPair { label, prediction: prediction.clone() });
+                false
+            }
+            None => true,
+        });
+        if !predicted.is_empty() {
+            let (predicted, mut truth) = (by_numbers(&predicted)?, by_numbers(&unpaired)?);
+            for (numbers, prediction) in predicted {
+                let Some(label) = truth.remove(&numbers) else {
+                    return Err(EvaluationError::NoLabel { prediction, labels: labels.to_owned() });
+                };
+                unpaired.retain(|_, file| *file != label);
+                pairs.push(FolderPair { label, prediction });
+            }
         }
+        pairs.sort();
+        let [predictions, labels] = [predictions, labels].map(Path::to_owned);
+        Ok(Self { predictions, labels, pairs, unpredicted: unpaired.into_values().collect() })
     }
-    let mut predictions_by_number = by_number(unmatched.iter().cloned())?;
-    if !unmatched.is_empty() {
-        let mut labels_by_number = by_number(unpaired.values().cloned())?;
-        for prediction in unmatched {
-            let number = number(&prediction);
-            let label = number.as_ref().and_then(|number| {
-                predictions_by_number.remove(number)?;
-                labels_by_number.remove(number)
-            });
-            let Some(label) = label else {
-                return Err(EvaluationError::NoLabel { prediction, labels: labels.to_owned() });
-            };
-            unpaired.retain(|_, file| *file != label);
-            pairs.push((prediction, label));
+
+    /// The pairs, in the order of the label files' names.
+    pub fn pairs(&self) -> &[FolderPair] {
+        &self.pairs
+    }
+
+    /// Label files without a prediction. They are not scored.
+    pub fn unpredicted(&self) -> &[PathBuf] {
+        &self.unpredicted
+    }
+
+    /// Reads which label numbers the files contain. `progress` receives the number of pairs that are
+    /// read and of all.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] if a file cannot be read, or has a label that is not a whole number from 0
+    /// to 65,535.
+    pub fn label_numbers(
+        &self,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<LabelNumbers, EvaluationError> {
+        let mut numbers = LabelNumbers::default();
+        progress(0, self.pairs.len());
+        for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
+            let files = [(prediction, &mut numbers.predicted), (label, &mut numbers.truth)];
+            for (file, numbers) in files {
+                numbers.extend(read_nifti_label_numbers(file)?);
+            }
+            progress(i + 1, self.pairs.len());
         }
+        Ok(numbers)
     }
-    pairs.sort_by(|a, b| a.1.cmp(&b.1));
-    Ok((pairs, unpaired.into_values().collect()))
+
+    /// Scores the predictions, whose label numbers are those of `description`. `progress` receives
+    /// the number of scored cases and of all.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] if a file is wrong, or a prediction and its label lie on different grids.
+    pub fn evaluate(
+        &self,
+        description: &DatasetDescription,
+        protocols: &[Protocol],
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<Report>, EvaluationError> {
+        let classes = description.report_classes();
+        let map = description.label_map();
+        let subject = format!("{} beside {}", self.predictions.display(), self.labels.display());
+        let mut reports = empty_reports(description, protocols, &subject);
+        // Programs store axes in different orders; scores do not depend on it.
+        let orientation = Orientation::default();
+        progress(0, self.pairs.len());
+        for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
+            let predicted = read_nifti_labels(prediction, orientation, &map)?;
+            let truth = read_nifti_labels(label, orientation, &map)?;
+            check_one_grid((prediction, &predicted), (label, &truth))?;
+            score(&mut reports, &stem(label), &predicted, &truth, &classes)?;
+            progress(i + 1, self.pairs.len());
+        }
+        Ok(reports)
+    }
 }
 
-fn by_number(
-    files: impl Iterator<Item = PathBuf>,
-) -> Result<BTreeMap<String, PathBuf>, EvaluationError> {
-    let mut numbered = BTreeMap::new();
-    for file in files {
-        let Some(number) = number(&file) else {
-            continue;
+impl LabelNumbers {
+    /// Checks that both sides may have the numbers of `description`.
+    ///
+    /// Programs that train on classes 1 to K often write these, whatever the numbers of the dataset's
+    /// files are. Such numbers would be scored as other organs: they are recognised where a side has
+    /// no number above K, but one that the description ignores. If ground truth alone has such
+    /// numbers, it may be a part of the dataset; if `is_assumed`, that is an error as well.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError::Numbering`].
+    pub fn check(
+        &self,
+        description: &DatasetDescription,
+        is_assumed: bool,
+    ) -> Result<(), EvaluationError> {
+        let organs = description.organs.len();
+        let is_renumbered = |numbers: &BTreeSet<u16>| {
+            numbers.iter().all(|&number| usize::from(number) <= organs)
+                && numbers.iter().any(|number| description.ignored_labels.listed().contains(number))
         };
-        if let Some(first) = numbered.insert(number, file.clone()) {
-            return Err(EvaluationError::SameNumber { first, second: file });
+        let [predicted, truth] = [&self.predicted, &self.truth].map(is_renumbered);
+        let differs = predicted && !truth;
+        if differs || (is_assumed && (predicted || truth)) {
+            let numbers = if predicted { &self.predicted } else { &self.truth };
+            let side = if predicted { "predictions" } else { "ground truth" };
+            let listed = description.ignored_labels.listed();
+            let ignored = numbers.iter().find(|number| listed.contains(number));
+            return Err(EvaluationError::Numbering {
+                side,
+                numbers: numbers.iter().copied().collect(),
+                description: description.name.clone(),
+                ignored: ignored.copied().unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Files by the numbers in their names.
+fn by_numbers(
+    files: &BTreeMap<String, PathBuf>,
+) -> Result<BTreeMap<Vec<String>, PathBuf>, EvaluationError> {
+    let mut names: Vec<(Vec<String>, &PathBuf)> =
+        files.iter().map(|(name, file)| (numbers(name), file)).collect();
+    // Numbers that all names share, such as a version, do not tell cases apart.
+    if let Some((first, _)) = names.first().cloned().filter(|_| names.len() > 1) {
+        let shared: Vec<bool> = first
+            .iter()
+            .enumerate()
+            .map(|(i, number)| names.iter().all(|(numbers, _)| numbers.get(i) == Some(number)))
+            .collect();
+        for (numbers, _) in &mut names {
+            let mut position = 0;
+            numbers.retain(|_| {
+                position += 1;
+                !shared.get(position - 1).is_some_and(|&shared| shared)
+            });
         }
     }
-    Ok(numbered)
+    let mut by_numbers: BTreeMap<Vec<String>, PathBuf> = BTreeMap::new();
+    for (numbers, file) in names {
+        if let Some(first) = by_numbers.insert(numbers, file.clone()) {
+            return Err(EvaluationError::SameNumber { first, second: file.clone() });
+        }
+    }
+    let mut patterns: BTreeMap<String, &PathBuf> = BTreeMap::new();
+    for (name, file) in files {
+        patterns.entry(pattern(name)).or_insert(file);
+    }
+    let mut different = patterns.into_values();
+    match (different.next(), different.next()) {
+        (Some(first), Some(second)) => {
+            let (first, second) = (first.clone(), second.clone());
+            Err(EvaluationError::DifferentNames { first, second })
+        }
+        _ => Ok(by_numbers),
+    }
+}
+
+/// The numbers in a name, without leading zeros.
+fn numbers(name: &str) -> Vec<String> {
+    let runs = name.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
+    let significant = |run: &str| run.trim_start_matches('0').to_owned();
+    runs.map(significant).collect()
+}
+
+/// A name with `#` for each number.
+fn pattern(name: &str) -> String {
+    let mut pattern = String::new();
+    for c in name.chars() {
+        match c {
+            c if !c.is_ascii_digit() => pattern.push(c),
+            _ if pattern.ends_with('#') => {}
+            _ => pattern.push('#'),
+        }
+    }
+    pattern
 }
 
 /// NIfTI files of a folder by name without extension.
@@ -105,9 +245,12 @@ fn volumes(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvaluationError> 
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let file = entry.map_err(io)?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !name.starts_with('.') && (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
-            files.insert(stem(&file), file);
+            let stem = stem(&file);
+            if let Some(first) = files.insert(stem, file.clone()) {
+                return Err(EvaluationError::TwoFiles { first, second: file });
+            }
         }
     }
     if files.is_empty() {
@@ -120,13 +263,4 @@ fn stem(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     name.strip_suffix(".nii").unwrap_or(name).to_owned()
-}
-
-/// The longest run of digits in a name, without leading zeros; the last of those as long.
-fn number(file: &Path) -> Option<String> {
-    let stem = stem(file);
-    let runs = stem.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
-    let longest = runs.max_by_key(|run| run.len())?;
-    let significant = longest.trim_start_matches('0');
-    Some(if significant.is_empty() { "0" } else { significant }.to_owned())
 }

@@ -2,9 +2,11 @@ use crate::embeddings::CacheError;
 use crate::inference::Segmenter;
 use crate::model::SideEncoder;
 use sam_lst_datasets::{
-    Case, Dataset, DatasetDescription, DatasetError, ReadError, Volume, WriteError, replace_file,
+    Case, Dataset, DatasetDescription, DatasetError, ReadError, Split, Volume, WriteError,
+    label_ranges, replace_file,
 };
 use sam_lst_metrics::{Protocol, Report, ScoreError};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Why predictions cannot be scored.
@@ -43,6 +45,49 @@ pub enum EvaluationError {
         prediction: PathBuf,
         /// The folder of labels.
         labels: PathBuf,
+    },
+    /// Two files of one case.
+    #[error(
+        "{} and {} are files of one case; remove one of them",
+        first.display(),
+        second.display()
+    )]
+    TwoFiles {
+        /// One file.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+    },
+    /// Two files whose names have different patterns, so that equal numbers may mean other cases.
+    #[error(
+        "{} and {} are not named alike, so their numbers may not mean the same cases; name each \
+         prediction after its label file",
+        first.display(),
+        second.display()
+    )]
+    DifferentNames {
+        /// One file.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+    },
+    /// The label numbers are not those of the dataset description.
+    #[error(
+        "the {side} are numbered {}, but in the description `{description}` label {ignored} is no \
+         organ and there are organs above {}: these look like the classes of a program, which would \
+         be scored as other organs; give a --dataset whose `labels` are the numbers in the files, or \
+         renumber the files",
+        label_ranges(numbers.iter().copied()), numbers.last().copied().unwrap_or_default()
+    )]
+    Numbering {
+        /// `predictions` or `ground truth`.
+        side: &'static str,
+        /// All label numbers of that side.
+        numbers: Vec<u16>,
+        /// Name of the description.
+        description: String,
+        /// A number that the description ignores.
+        ignored: u16,
     },
     /// Two files with the same number, so that pairs are ambiguous.
     #[error(
@@ -106,7 +151,7 @@ impl<S: SideEncoder> Segmenter<'_, S> {
     ) -> Result<Vec<Report>, EvaluationError> {
         let description = dataset.description();
         let classes = description.report_classes();
-        let mut reports = empty_reports(description, protocols);
+        let mut reports = empty_reports(description, protocols, &subject(description, cases));
         for case in cases {
             let volumes = dataset.read(case)?;
             let slices = volumes.image.shape()[0];
@@ -119,14 +164,24 @@ impl<S: SideEncoder> Segmenter<'_, S> {
     }
 }
 
+/// Names the splits of the cases, so that nobody takes the score of a training case for one of a
+/// test case.
+fn subject(description: &DatasetDescription, cases: &[&Case]) -> String {
+    let splits: BTreeSet<Split> = cases.iter().map(|case| case.split).collect();
+    let splits: Vec<String> = splits.iter().map(Split::to_string).collect();
+    format!("{} cases of {}", splits.join(" and "), description.name)
+}
+
 pub(super) fn empty_reports(
     description: &DatasetDescription,
     protocols: &[Protocol],
+    subject: &str,
 ) -> Vec<Report> {
     let classes = description.report_classes();
     let names: Vec<&str> =
         classes.iter().map(|&class| description.organ(class).name.as_str()).collect();
-    protocols.iter().map(|&protocol| Report::new(protocol, names.clone())).collect()
+    let report = |&protocol: &Protocol| Report::new(protocol, names.clone()).with_subject(subject);
+    protocols.iter().map(report).collect()
 }
 
 pub(super) fn score(

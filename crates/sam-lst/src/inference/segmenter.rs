@@ -1,5 +1,5 @@
 use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache, SliceHash, SliceView};
-use crate::model::{Ladder, SamLst, SideEncoder, SliceGeometry, images};
+use crate::model::{EmbeddingPrecision, Ladder, SamLst, SideEncoder, SliceGeometry, Task, images};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, Axis};
@@ -29,12 +29,24 @@ pub struct SegmentationConfig {
     pub output: OutputResampling,
     /// Slices in a batch.
     pub batch_size: usize,
+    /// Precision to which embeddings are rounded: the same as in training.
+    pub embedding_precision: EmbeddingPrecision,
 }
 
 impl SegmentationConfig {
-    /// Output resampling of the released code, four slices in a batch.
+    /// Output resampling of the released code, four slices in a batch, embeddings as computed.
     pub fn new(geometry: SliceGeometry) -> Self {
-        Self { geometry, output: OutputResampling::Reference, batch_size: 4 }
+        Self {
+            geometry,
+            output: OutputResampling::Reference,
+            batch_size: 4,
+            embedding_precision: EmbeddingPrecision::F32,
+        }
+    }
+
+    /// Slices and embeddings as in the training of a ladder; otherwise as [`new`](Self::new).
+    pub fn of_task(task: &Task) -> Self {
+        Self { embedding_precision: task.embedding_precision, ..Self::new(task.geometry) }
     }
 }
 
@@ -42,14 +54,15 @@ impl SegmentationConfig {
 ///
 /// ```no_run
 /// use burn::tensor::Device;
-/// use sam_lst::{Dataset, DatasetDescription, SamLst, SegmentationConfig, Segmenter, SliceGeometry};
+/// use sam_lst::{Dataset, DatasetDescription, SamLst, SegmentationConfig, Segmenter};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let dataset = Dataset::open("Synapse", DatasetDescription::synapse())?;
 /// let volumes = dataset.read(&dataset.all_cases()[0])?;
 /// let model =
 ///     SamLst::from_pretrained("sam_vit_b_01ec64.pth", "ladder.safetensors", &Device::flex())?;
-/// let config = SegmentationConfig::new(SliceGeometry::released());
+/// let task = model.task.as_ref().expect("a trained ladder");
+/// let config = SegmentationConfig::of_task(task);
 /// let classes = Segmenter::new(&model, config).segment(&volumes.image, |_| {})?;
 /// # Ok(())
 /// # }
@@ -74,12 +87,18 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
             model,
             ladder: model.ladder.valid(),
             config,
-            embedder: Embedder::new(&model.foundation),
+            embedder: Embedder::new(&model.foundation, config.embedding_precision),
         }
     }
 
     /// Reads embeddings from a cache of this model's foundation, which training and earlier runs
     /// filled, and writes those that it computes.
+    ///
+    /// # Panics
+    ///
+    /// If the cache has another precision than
+    /// [`embedding_precision`](SegmentationConfig::embedding_precision), since results would then
+    /// depend on what is cached.
     pub fn with_cache(self, cache: &'a EmbeddingCache) -> Self {
         Self { embedder: self.embedder.with_cache(cache, CachedViews::IDENTITY), ..self }
     }

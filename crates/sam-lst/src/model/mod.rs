@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod config;
+mod embedding_precision;
 mod encoder;
 mod error;
 mod foundation;
@@ -14,6 +15,7 @@ mod task;
 
 pub use checkpoint::LadderMetadata;
 pub use config::{PixelScale, SamLstConfig, SideConfig};
+pub use embedding_precision::EmbeddingPrecision;
 pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder};
 pub use error::{ConfigError, InvalidSetting, ModelError};
 pub use foundation::{Foundation, FoundationPrecision, PrecisionError};

@@ -1,3 +1,4 @@
+use super::EmbeddingPrecision;
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst_datasets::ndarray::{Array2, ArrayView2};
 use sam_lst_datasets::{DatasetDescription, Grid, Interpolation, resample};
@@ -13,6 +14,14 @@ pub struct Task {
     pub dataset: DatasetDescription,
     /// Resampling of slices.
     pub geometry: SliceGeometry,
+    /// Precision to which embeddings are rounded, whether they come from a cache or were just
+    /// computed. Version 0.1.0 trained with `f16` and did not record it.
+    #[serde(default = "f16")]
+    pub embedding_precision: EmbeddingPrecision,
+}
+
+fn f16() -> EmbeddingPrecision {
+    EmbeddingPrecision::F16
 }
 
 /// How slices are resampled to the network's input size. Images use cubic interpolation, labels the

@@ -8,7 +8,7 @@ use crate::model::{Ladder, SideEncoder};
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
-use sam_lst_datasets::replace_file;
+use sam_lst_datasets::{Dataset, DatasetError, SliceStore, Split, replace_file};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
@@ -61,14 +61,58 @@ const RESULTS: [&str; 9] = [
     OLD_SUMMARY,
 ];
 
+/// What a run trains on what.
+#[derive(Debug)]
+pub(super) struct Identity<'a> {
+    pub config: &'a TrainingConfig,
+    /// The dataset's description, TOML.
+    pub dataset: String,
+    /// The training and validation cases.
+    pub cases: Vec<IdentifiedCase<'a>>,
+    pub foundation_sha256: String,
+}
+
+/// A training or validation case of a run.
+#[derive(Debug, Clone)]
+pub(super) struct IdentifiedCase<'a> {
+    pub split: Split,
+    pub name: &'a str,
+    /// The SHA-256 of its files; `None` if they have not been read yet.
+    pub files_sha256: Option<String>,
+}
+
+impl Identity<'_> {
+    /// Adds the hashes of the cases' files, of training cases as the store read them.
+    pub fn add_hashes(
+        &mut self,
+        dataset: &Dataset,
+        store: &SliceStore<'_>,
+    ) -> Result<(), TrainingError> {
+        for identified in &mut self.cases {
+            let case = dataset.all_cases().iter().find(|case| case.name == identified.name);
+            identified.files_sha256 = match (store.case_sha256(identified.name), case) {
+                (Some(hash), _) => Some(hash.to_owned()),
+                (None, Some(case)) => Some(case.files.sha256().map_err(DatasetError::from)?),
+                (None, None) => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// The cases of a split.
+    pub fn cases(&self, split: Split) -> impl Iterator<Item = &IdentifiedCase<'_>> {
+        self.cases.iter().filter(move |case| case.split == split)
+    }
+}
+
+const CONFIG: &str = "config.toml";
+const DATASET: &str = "dataset.toml";
+const CASES: &str = "cases.txt";
+const FOUNDATION: &str = "foundation.sha256";
+
 impl RunFolder {
-    /// Creates or opens the folder and locks it. The configuration and `others`, names and contents
-    /// of files, identify the run; files that exist already must have the same content.
-    pub fn open(
-        folder: &Path,
-        config: &TrainingConfig,
-        others: &[(&str, String)],
-    ) -> Result<Self, TrainingError> {
+    /// Creates or opens the folder and locks it.
+    pub fn open(folder: &Path) -> Result<Self, TrainingError> {
         let write = |path: &Path| TrainingError::write(path);
         std::fs::create_dir_all(folder).map_err(write(folder))?;
         let lock_file = folder.join("lock");
@@ -88,18 +132,92 @@ impl RunFolder {
         let run = Self { folder: folder.to_owned(), _lock: lock };
         run.check_results()?;
         run.rename_old_summary().map_err(write(folder))?;
-        run.write_or_compare("config.toml", &config.to_toml(), |found| {
-            config.normalized_for_resume(found)
-        })?;
-        for (name, contents) in others {
-            run.write_or_compare(name, contents, str::to_owned)?;
-        }
         Ok(run)
+    }
+
+    /// Checks that the folder is empty or contains the run of this identity. Cases without a hash are
+    /// compared by name.
+    pub fn check_identity(&self, identity: &Identity<'_>) -> Result<(), TrainingError> {
+        let config = identity.config;
+        let normalize = |found: &str| config.normalized_for_resume(found);
+        self.compare(CONFIG, &config.to_toml(), normalize)?;
+        self.compare(DATASET, &identity.dataset, str::to_owned)?;
+        self.compare_cases(&identity.cases)?;
+        self.compare(FOUNDATION, &identity.foundation_sha256, str::to_owned)
+    }
+
+    /// Writes the files that identify the run. A run is begun when nothing is left that could refuse
+    /// it, so that a mistake does not occupy the folder.
+    pub fn begin(&self, identity: &Identity<'_>) -> Result<(), TrainingError> {
+        let line = |case: &IdentifiedCase<'_>| {
+            let hash = case.files_sha256.as_deref().unwrap_or_default();
+            format!("{}: {} {hash}", case.split, case.name).trim_end().to_owned() + "\n"
+        };
+        let cases: String = identity.cases.iter().map(line).collect();
+        for (name, contents) in [
+            (CONFIG, &identity.config.to_toml()),
+            (DATASET, &identity.dataset),
+            (CASES, &cases),
+            (FOUNDATION, &identity.foundation_sha256),
+        ] {
+            let found = std::fs::read_to_string(self.file(name));
+            if found.is_ok_and(|found| found == *contents) {
+                continue;
+            }
+            self.write_file(name, contents.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Compares the cases with those of the run in the folder. Runs of version 0.1.0 have no hashes.
+    fn compare_cases(&self, cases: &[IdentifiedCase<'_>]) -> Result<(), TrainingError> {
+        let file = self.file(CASES);
+        let Some(found) = self.read_if_exists(CASES)? else { return Ok(()) };
+        let (mut names, mut requested) = (String::new(), String::new());
+        let mut changed = None;
+        let mut lines = found.lines();
+        for case in cases {
+            let name = format!("{}: {}", case.split, case.name);
+            let line = lines.next().unwrap_or_default();
+            // A hash has 64 digits, and names may contain spaces.
+            let is_hash =
+                |hash: &str| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let (found, hash) = match line.rsplit_once(' ') {
+                Some((found, hash)) if is_hash(hash) => (found, Some(hash)),
+                _ => (line, None),
+            };
+            if let (Some(hash), Some(requested)) = (hash, &case.files_sha256)
+                && found == name
+                && hash != requested
+                && changed.is_none()
+            {
+                changed = Some(case.name.to_owned());
+            }
+            names += &format!("{found}\n");
+            requested += &format!("{name}\n");
+        }
+        lines.for_each(|line| names += &format!("{line}\n"));
+        if names != requested {
+            return Err(other_settings(file, &names, &requested));
+        }
+        match changed {
+            Some(case) => Err(TrainingError::OtherData { file, case }),
+            None => Ok(()),
+        }
+    }
+
+    fn read_if_exists(&self, name: &str) -> Result<Option<String>, TrainingError> {
+        let file = self.file(name);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TrainingError::read(&file)(error)),
+        }
     }
 
     /// Checks that files with names of a run's results belong to a run, whose settings are known.
     fn check_results(&self) -> Result<(), TrainingError> {
-        if self.file("config.toml").exists() {
+        if self.file(CONFIG).exists() {
             return Ok(());
         }
         let error = TrainingError::read(&self.folder);
@@ -120,35 +238,22 @@ impl RunFolder {
         if old.is_file() && !new.exists() { std::fs::rename(old, new) } else { Ok(()) }
     }
 
-    /// Writes a file that identifies the run, or compares it with the existing one, normalized by
-    /// `normalize`.
-    fn write_or_compare(
+    /// Compares a file that identifies the run, if it exists, normalized by `normalize`.
+    fn compare(
         &self,
         name: &str,
         requested: &str,
         normalize: impl FnOnce(&str) -> String,
     ) -> Result<(), TrainingError> {
-        let file = self.file(name);
-        match std::fs::read_to_string(&file) {
-            Ok(found) if found == requested => return Ok(()),
-            Ok(found) => {
-                let found = normalize(&found);
-                if found != requested {
-                    let mut lines = found.lines().zip(requested.lines());
-                    let (found, requested) = lines
-                        .find(|(found, requested)| found != requested)
-                        .unwrap_or(("another number of lines", "all of its lines"));
-                    return Err(TrainingError::OtherSettings {
-                        file,
-                        found: found.to_owned(),
-                        requested: requested.to_owned(),
-                    });
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(TrainingError::read(&file)(error)),
+        let Some(found) = self.read_if_exists(name)? else { return Ok(()) };
+        if found == requested {
+            return Ok(());
         }
-        self.write_file(name, requested.as_bytes())
+        let found = normalize(&found);
+        if found == requested {
+            return Ok(());
+        }
+        Err(other_settings(self.file(name), &found, requested))
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -268,6 +373,16 @@ impl RunFolder {
         let opened = opened.map_err(TrainingError::write(&file))?;
         Ok(Log { file, opened })
     }
+}
+
+/// The error of a file of which the first different line is shown.
+fn other_settings(file: PathBuf, found: &str, requested: &str) -> TrainingError {
+    let mut lines = found.lines().zip(requested.lines());
+    let (found, requested) = lines
+        .find(|(found, requested)| found != requested)
+        .unwrap_or(("another number of lines", "all of its lines"));
+    let (found, requested) = (found.to_owned(), requested.to_owned());
+    TrainingError::OtherSettings { file, found, requested }
 }
 
 /// A CSV file whose rows are written immediately.

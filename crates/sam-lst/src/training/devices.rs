@@ -2,7 +2,7 @@
 
 use super::Batch;
 use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache};
-use crate::model::{Foundation, Ladder, SideEncoder};
+use crate::model::{EmbeddingPrecision, Foundation, Ladder, SideEncoder};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
@@ -44,11 +44,12 @@ impl Losses {
 impl<'a> DeviceWorker<'a> {
     pub fn new(
         foundation: &'a Foundation,
+        precision: EmbeddingPrecision,
         cache: Option<(&'a EmbeddingCache, CachedViews)>,
         loss: CrossEntropyDiceLoss,
         device: Device,
     ) -> Self {
-        let embedder = Embedder::new(foundation);
+        let embedder = Embedder::new(foundation, precision);
         let embedder = match cache {
             Some((cache, views)) => embedder.with_cache(cache, views),
             None => embedder,
@@ -112,6 +113,7 @@ impl RemoteWorker {
         scope: &'scope Scope<'scope, '_>,
         ladder: &Ladder<S>,
         foundation: &Foundation,
+        precision: EmbeddingPrecision,
         cache: Option<(&'scope EmbeddingCache, CachedViews)>,
         loss: CrossEntropyDiceLoss,
         device: &Device,
@@ -122,7 +124,7 @@ impl RemoteWorker {
         let (shares, received) = channel::<StepShare>();
         let (sender, results) = channel();
         scope.spawn(move || {
-            let mut worker = DeviceWorker::new(&foundation, cache, loss, device);
+            let mut worker = DeviceWorker::new(&foundation, precision, cache, loss, device);
             for mut share in received {
                 copy = copy.map(&mut ReplaceParameters {
                     new: &mut share.parameters,

@@ -101,6 +101,18 @@ pub enum TrainingError {
         /// The same line of the current settings.
         requested: String,
     },
+    /// The data is not that which the run in the folder was trained on so far.
+    #[error(
+        "cannot resume: the files of case {case} are not those that the run began with ({} has \
+         another SHA-256); restore the files, or choose another run folder",
+        file.display()
+    )]
+    OtherData {
+        /// The run's list of cases.
+        file: PathBuf,
+        /// The first case that differs.
+        case: String,
+    },
     /// The model was created from another configuration.
     #[error("the model's configuration differs from the training configuration's `model`")]
     OtherModel {

@@ -35,6 +35,8 @@ pub struct TrainingPlan {
     pub devices: usize,
     /// The organs of a validation, in its order.
     pub organs: Vec<String>,
+    /// Number of training cases that contain each of these organs.
+    pub organ_cases: Vec<usize>,
 }
 
 impl TrainingPlan {

@@ -41,7 +41,7 @@ use crate::embeddings::{CacheError, EmbeddingCache};
 use crate::model::{Ladder, SamLst, SideEncoder, Task};
 use burn::module::Module;
 use burn::tensor::Device;
-use checkpoint::{Position, RunFolder};
+use checkpoint::{IdentifiedCase, Identity, Position, RunFolder};
 use events::EventSink;
 use plan::Planner;
 use precompute::{Precompute, Precomputed};
@@ -187,10 +187,17 @@ impl Training {
             return Err(TrainingError::UnevenDevices { devices, batches });
         }
         let cases = dataset.cases(Split::Train)?;
-        let folder = self.open_run_folder(&model, dataset)?;
-        model.task =
-            Some(Task { dataset: dataset.description().clone(), geometry: self.config.geometry });
+        let folder = RunFolder::open(&self.folders.run)?;
+        let mut identity = self.identity(&model, dataset);
+        folder.check_identity(&identity)?;
+        model.task = Some(Task {
+            dataset: dataset.description().clone(),
+            geometry: self.config.geometry,
+            embedding_precision: self.config.cache.precision,
+        });
         let store = self.open_store(dataset, &cases, &mut events)?;
+        identity.add_hashes(dataset, &store)?;
+        folder.check_identity(&identity)?;
         let batches = self.config.batches(&store);
         let cache = self.config.embedding_cache(&model, &self.folders)?;
         let (ladder, optimizer, position) = folder
@@ -209,6 +216,7 @@ impl Training {
         };
         let (plan, missing) = planner.plan(&mut events)?;
         events.emit(TrainingEvent::Planned(&plan));
+        folder.begin(&identity)?;
         let precomputed = match &cache {
             Some(cache) if !events.stop_requested => {
                 let precompute = Precompute::new(&store, &batches, cache, &self.config, None);
@@ -225,6 +233,7 @@ impl Training {
         let run = Run {
             config: &self.config,
             folder: &folder,
+            identity: &identity,
             dataset,
             store: &store,
             batches,
@@ -323,25 +332,23 @@ impl Training {
         Ok(others)
     }
 
-    fn open_run_folder<S: SideEncoder>(
-        &self,
+    fn identity<'a, S: SideEncoder>(
+        &'a self,
         model: &SamLst<S>,
-        dataset: &Dataset,
-    ) -> Result<RunFolder, TrainingError> {
+        dataset: &'a Dataset,
+    ) -> Identity<'a> {
         let of = |split| dataset.all_cases().iter().filter(move |case| case.split == split);
-        let cases: String = of(Split::Train)
-            .chain(of(Split::Validation))
-            .map(|case| format!("{}: {}\n", case.split, case.name))
-            .collect();
-        RunFolder::open(
-            &self.folders.run,
-            &self.config,
-            &[
-                ("dataset.toml", dataset.description().to_toml()),
-                ("cases.txt", cases),
-                ("foundation.sha256", model.foundation.weights_sha256().to_owned()),
-            ],
-        )
+        let cases = of(Split::Train).chain(of(Split::Validation)).map(|case| IdentifiedCase {
+            split: case.split,
+            name: &case.name,
+            files_sha256: None,
+        });
+        Identity {
+            config: &self.config,
+            dataset: dataset.description().to_toml(),
+            cases: cases.collect(),
+            foundation_sha256: model.foundation.weights_sha256().to_owned(),
+        }
     }
 
     fn open_store<'a>(

@@ -48,6 +48,7 @@ impl<S: SideEncoder> Planner<'_, S> {
         let (missing, cacheable_embeddings) = self.missing_embeddings(cacheable, events)?;
         let trained = self.model.ladder.trained_tensors();
         let description = self.dataset.description();
+        let classes = description.report_classes();
         let organ = |class| description.organ(class).name.clone();
         let embedding_bytes = self.cache.map_or(0, EmbeddingCache::embedding_bytes);
         let mut plan = TrainingPlan {
@@ -64,8 +65,17 @@ impl<S: SideEncoder> Planner<'_, S> {
             cache_bytes: embedding_bytes * cacheable_embeddings as u64,
             time_per_embedding: None,
             devices: self.devices,
-            organs: description.report_classes().into_iter().map(organ).collect(),
+            organ_cases: classes.iter().map(|&class| self.store.cases_with_class(class)).collect(),
+            organs: classes.into_iter().map(organ).collect(),
         };
+        for (organ, _) in
+            plan.organs.iter().zip(&plan.organ_cases).filter(|(_, cases)| **cases == 0)
+        {
+            log::warn!(
+                "no training case contains `{organ}`, so it cannot be learned; check its labels in the \
+                 dataset description"
+            );
+        }
         if plan.missing_embeddings() > 0 {
             plan.time_per_embedding = Some(self.time_per_embedding());
         }

@@ -54,6 +54,7 @@ impl<S: SideEncoder> Trained<S> {
             &self.model,
             SegmentationConfig {
                 output: self.config.output,
+                embedding_precision: self.config.cache.precision,
                 ..SegmentationConfig::new(self.config.geometry)
             },
         );
@@ -127,7 +128,7 @@ fn draw_case<S: SideEncoder>(
     let predicted = segmenter.segment(&Volume::new(pixels, None), |_| {})?;
     for (i, &slice) in slices.iter().enumerate() {
         let pixels = image.index_axis(Axis(0), slice);
-        let title = format!("case {}, slice {slice}", case.name);
+        let title = format!("{} case {}, slice {slice}", case.split, case.name);
         let picture = Picture::new(title, dataset.description(), volumes.image.geometry())
             .panel("prediction", pixels, predicted.voxels().index_axis(Axis(0), i))
             .panel("ground truth", pixels, label.index_axis(Axis(0), slice))

@@ -1,6 +1,6 @@
 //! The training loop: steps, validations and checkpoints.
 
-use super::checkpoint::{Log, Position, RunFolder};
+use super::checkpoint::{Identity, Log, Position, RunFolder};
 use super::devices::{BatchResult, DeviceWorker, Losses, RemoteWorker};
 use super::events::EventSink;
 use super::{
@@ -24,6 +24,7 @@ use std::time::Instant;
 pub(super) struct Run<'a> {
     pub config: &'a TrainingConfig,
     pub folder: &'a RunFolder,
+    pub identity: &'a Identity<'a>,
     pub dataset: &'a Dataset,
     pub store: &'a SliceStore<'a>,
     pub batches: Batches<'a>,
@@ -78,6 +79,7 @@ impl<'a> Run<'a> {
         let validation_log =
             self.folder.log(VALIDATION_LOG, &validation_header, validations as u64)?;
         let foundation = model.foundation.clone();
+        let precision = self.config.cache.precision;
         let cache = self.cache.map(|cache| (cache, self.config.cache.views));
         let loss =
             CrossEntropyDiceLossConfig::new().with_dice_weight(self.config.dice_weight).init();
@@ -85,13 +87,21 @@ impl<'a> Run<'a> {
             let start = |device: &Device| {
                 let device = device.clone().autodiff();
                 let ladder = &model.ladder;
-                RemoteWorker::start(scope, ladder, &foundation, cache, loss.clone(), &device)
+                RemoteWorker::start(
+                    scope,
+                    ladder,
+                    &foundation,
+                    precision,
+                    cache,
+                    loss.clone(),
+                    &device,
+                )
             };
             let remote_workers = self.devices.iter().map(start).collect();
             let device = ladder_device(&model.ladder);
             let mut trainer = Trainer {
                 run: self,
-                worker: DeviceWorker::new(&foundation, cache, loss.clone(), device),
+                worker: DeviceWorker::new(&foundation, precision, cache, loss.clone(), device),
                 remote_workers,
                 earlier_seconds: position.seconds,
                 steps_log,
@@ -374,6 +384,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         let config = SegmentationConfig {
             output: self.run.config.output,
             batch_size: self.run.config.batch_size,
+            embedding_precision: self.run.config.cache.precision,
             ..SegmentationConfig::new(self.run.config.geometry)
         };
         let mut segmenter = Segmenter::new(&self.model, config);

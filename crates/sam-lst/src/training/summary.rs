@@ -1,12 +1,12 @@
 //! The summary of a run: what it takes to repeat it, and what it cost.
 
 use super::TrainingError;
+use super::checkpoint::IdentifiedCase;
 use super::run::Trainer;
 use crate::model::SideEncoder;
 use crate::system::peak_memory_bytes;
-use crate::weights::files_sha256;
 use burn::module::Module;
-use sam_lst_datasets::{Case, Split, replace_file};
+use sam_lst_datasets::{Split, replace_file};
 use sam_lst_metrics::Report;
 use serde::Serialize;
 use serde_json::Value;
@@ -49,17 +49,20 @@ struct RunSummary<'a> {
 #[derive(Serialize)]
 struct CaseSummary<'a> {
     case: &'a str,
-    /// Over the contents of its files, in their order.
-    files_sha256: String,
+    /// Over the contents of its files, in their order, when the run began.
+    files_sha256: Option<&'a str>,
+}
+
+impl<'a> CaseSummary<'a> {
+    fn of(case: &'a IdentifiedCase<'_>) -> Self {
+        Self { case: case.name, files_sha256: case.files_sha256.as_deref() }
+    }
 }
 
 /// Writes the summary of a run that is complete.
 pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), TrainingError> {
     let (run, position) = (trainer.run, &trainer.position);
-    let cases = |split| -> Result<Vec<CaseSummary<'_>>, TrainingError> {
-        let cases = run.dataset.all_cases().iter().filter(|case| case.split == split);
-        cases.map(case_summary).collect()
-    };
+    let cases = |split| run.identity.cases(split).map(CaseSummary::of).collect();
     let summary = RunSummary {
         sam_lst_version: env!("CARGO_PKG_VERSION"),
         burn_version: BURN_VERSION,
@@ -68,8 +71,8 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
         device: format!("{:?}", trainer.model.ladder.devices()),
         config: run.config,
         dataset: &run.dataset.description().name,
-        training_cases: cases(Split::Train)?,
-        validation_cases: cases(Split::Validation)?,
+        training_cases: cases(Split::Train),
+        validation_cases: cases(Split::Validation),
         foundation_sha256: trainer.model.foundation.weights_sha256(),
         slices: run.plan.slices,
         trained_parameters: run.plan.trained_parameters,
@@ -85,12 +88,6 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
     };
     let text = serde_json::to_vec_pretty(&summary).expect("plain data");
     run.folder.write_file(FILE, &text)
-}
-
-fn case_summary(case: &Case) -> Result<CaseSummary<'_>, TrainingError> {
-    let files_sha256 = files_sha256(case.files.paths())
-        .map_err(|(file, error)| TrainingError::read(file)(error))?;
-    Ok(CaseSummary { case: &case.name, files_sha256 })
 }
 
 /// Writes scores into the summary in `run`, replacing earlier ones.

@@ -36,11 +36,8 @@ pub(crate) fn sha256(mut tensors: Vec<PackTensor>) -> String {
     hex(digest)
 }
 
-/// Computes the SHA-256 of the concatenated contents of files. The error names the file that cannot
-/// be read.
-pub(crate) fn files_sha256<'a>(
-    files: impl IntoIterator<Item = &'a Path>,
-) -> Result<String, (&'a Path, io::Error)> {
+/// Computes the SHA-256 of a file.
+pub(crate) fn file_sha256(file: &Path) -> io::Result<String> {
     struct HashWriter(Sha256);
     impl io::Write for HashWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -52,10 +49,7 @@ pub(crate) fn files_sha256<'a>(
         }
     }
     let mut digest = HashWriter(Sha256::new());
-    for file in files {
-        let copy = |mut opened| io::copy(&mut opened, &mut digest);
-        File::open(file).and_then(copy).map_err(|error| (file, error))?;
-    }
+    io::copy(&mut File::open(file)?, &mut digest)?;
     Ok(hex(digest.0))
 }
 

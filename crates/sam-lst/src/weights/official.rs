@@ -40,8 +40,8 @@ impl OfficialFile {
 
     /// Checks that the SHA-256 of the file at `path` begins with the digits in its name.
     pub(super) fn verify(&'static self, path: &Path) -> Result<(), WeightsError> {
-        let found = super::files_sha256([path])
-            .map_err(|(_, source)| WeightsError::Read { path: path.into(), source })?;
+        let found = super::file_sha256(path)
+            .map_err(|source| WeightsError::Read { path: path.into(), source })?;
         if found.starts_with(self.sha256_prefix) {
             return Ok(());
         }

@@ -16,15 +16,12 @@
 mod claim;
 mod error;
 mod file;
-mod precision;
 
 pub(crate) use claim::Claim;
 pub use error::CacheError;
-pub use precision::CachePrecision;
 
 use super::EmbeddingKey;
-use crate::model::SamLst;
-use crate::model::SideEncoder;
+use crate::model::{EmbeddingPrecision, SamLst, SideEncoder};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -44,7 +41,7 @@ pub struct EmbeddingKind {
     /// Channels, rows and columns.
     pub shape: [usize; 3],
     /// Precision on disk.
-    pub precision: CachePrecision,
+    pub precision: EmbeddingPrecision,
 }
 
 impl EmbeddingKind {
@@ -157,7 +154,7 @@ impl EmbeddingCache {
     }
 
     /// Precision of the values on disk.
-    pub fn precision(&self) -> CachePrecision {
+    pub fn precision(&self) -> EmbeddingPrecision {
         self.kind.precision
     }
 
@@ -326,7 +323,7 @@ impl<S: SideEncoder> SamLst<S> {
     pub fn embedding_cache(
         &self,
         folder: impl AsRef<Path>,
-        precision: CachePrecision,
+        precision: EmbeddingPrecision,
         limit_bytes: Option<u64>,
     ) -> Result<EmbeddingCache, CacheError> {
         let config = self.config();

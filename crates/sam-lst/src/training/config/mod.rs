@@ -1,9 +1,9 @@
 use super::OptimizationConfig;
-use crate::embeddings::{CachePrecision, CachedViews};
+use crate::embeddings::CachedViews;
 use crate::inference::OutputResampling;
 use crate::model::{
-    EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig, SideConfig, SliceGeometry,
-    require,
+    EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig,
+    SideConfig, SliceGeometry, require,
 };
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
@@ -80,8 +80,8 @@ pub struct CacheConfig {
     /// Views whose embeddings are cached: `"all"`, `"discrete"`, `"identity"`, or how many of the 44;
     /// `"0"` disables the cache.
     pub views: CachedViews,
-    /// Precision of cached embeddings.
-    pub precision: CachePrecision,
+    /// Precision to which embeddings are rounded, whether they are cached or not.
+    pub precision: EmbeddingPrecision,
     /// Largest size of the cache in GB (10^9 bytes); unlimited without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_gb: Option<f64>,
@@ -107,7 +107,7 @@ impl TrainingConfig {
             optimization: OptimizationConfig::released(),
             cache: CacheConfig {
                 views: CachedViews::DISCRETE,
-                precision: CachePrecision::F16,
+                precision: EmbeddingPrecision::F16,
                 limit_gb: None,
             },
             model: SamLstConfig::vit_b(num_classes),

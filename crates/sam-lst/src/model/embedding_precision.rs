@@ -2,39 +2,39 @@ use half::f16;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-/// Precision of cached embeddings.
+/// Precision to which embeddings are rounded, and in which they are cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CachePrecision {
+pub enum EmbeddingPrecision {
     /// Half precision: half the size.
     F16,
     /// As computed, without rounding.
     F32,
 }
 
-impl CachePrecision {
-    pub(super) fn name(self) -> &'static str {
+impl EmbeddingPrecision {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
             Self::F32 => "f32",
         }
     }
 
-    pub(super) fn dtype(self) -> Dtype {
+    pub(crate) fn dtype(self) -> Dtype {
         match self {
             Self::F16 => Dtype::F16,
             Self::F32 => Dtype::F32,
         }
     }
 
-    pub(super) fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::F16 => 2,
             Self::F32 => 4,
         }
     }
 
-    pub(super) fn encode(self, values: &[f32]) -> Vec<u8> {
+    pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Self::F16 => {
@@ -43,7 +43,7 @@ impl CachePrecision {
         }
     }
 
-    pub(super) fn decode(self, bytes: &[u8]) -> Vec<f32> {
+    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => {
                 bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
