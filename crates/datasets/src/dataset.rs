@@ -4,8 +4,8 @@ use crate::description::CASE_PLACEHOLDER;
 use crate::intensity::IntensityRange;
 use crate::random::validation_order;
 use crate::{
-    DatasetDescription, DatasetError, LabelMap, Layout, NiftiLayout, PreparedLayout, ReadError,
-    Slice, Split, SplitDescription, Validation, Volume, read_h5_volume, read_nifti_image,
+    DatasetDescription, DatasetError, GeometryCheck, LabelMap, Layout, NiftiLayout, Orientation,
+    PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation, Volume, read_h5_volume,
     read_nifti_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
@@ -175,8 +175,15 @@ impl Dataset {
         let orientation = self.description.orientation;
         let (image, label) = match &case.files {
             CaseFiles::Nifti { image, label } => {
-                let image_volume = read_nifti_image(image, orientation)?;
-                let label_volume = read_nifti_labels(label, orientation, &self.labels)?;
+                let image_volume = self.description.read_stored_image(image)?;
+                let label_volume = match self.description.geometry {
+                    GeometryCheck::Check => read_nifti_labels(label, orientation, &self.labels)?,
+                    GeometryCheck::TrustVoxels => {
+                        let label_volume =
+                            read_nifti_labels(label, Orientation::Stored, &self.labels)?;
+                        on_grid_of((image, &image_volume), (label, label_volume))?
+                    }
+                };
                 check_one_grid((image, &image_volume), (label, &label_volume))?;
                 (image_volume, label_volume)
             }
@@ -215,6 +222,25 @@ impl Dataset {
         }
         Ok((Volume::new(image, None), Volume::new(label, None)))
     }
+}
+
+/// Places a label volume, in the order of its file, on the grid of an image whose file has its voxels
+/// in the same order.
+fn on_grid_of(
+    (image, image_volume): (&Path, &Volume<f32>),
+    (label, label_volume): (&Path, Volume<u8>),
+) -> Result<Volume<u8>, DatasetError> {
+    let shape = label_volume.shape();
+    let placed = match image_volume.geometry() {
+        Some(geometry) => label_volume.into_order_of(geometry),
+        None => Some(label_volume),
+    };
+    placed.ok_or_else(|| DatasetError::Shapes {
+        image: image.to_owned(),
+        image_shape: image_volume.shape(),
+        label: label.to_owned(),
+        label_shape: shape,
+    })
 }
 
 /// Checks that two volumes are on the same grid.

@@ -1,9 +1,10 @@
 //! Dataset descriptions: file layout, labels, intensities and splits.
 
 use crate::intensity::IntensityRange;
+use crate::nifti_file::read_nifti_image_filled;
 use crate::{
     DatasetError, DescriptionError, IgnoredLabels, Intensity, LabelMap, Orientation, ReadError,
-    Volume, read_nifti_image,
+    Volume,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +52,13 @@ pub struct DatasetDescription {
     /// The orientation of the arrays, whatever the files' own; by default [`Orientation::LPS`].
     #[serde(default)]
     pub orientation: Orientation,
+    /// Whether the header of a label volume must place it on its image.
+    #[serde(default, skip_serializing_if = "GeometryCheck::is_default")]
+    pub geometry: GeometryCheck,
+    /// The intensity of voxels that have none (NaN), in the files' unit; without it, such a voxel is
+    /// an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_nan: Option<f32>,
     /// How intensities are normalised to `[0, 1]`.
     pub intensity: Intensity,
     /// Labels that are background, in addition to 0.
@@ -66,6 +74,23 @@ pub struct DatasetDescription {
     /// The training, validation and test cases.
     #[serde(default)]
     pub split: SplitDescription,
+}
+
+/// Whether the header of a label volume must place it on its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GeometryCheck {
+    /// Corners that are apart are an error.
+    #[default]
+    Check,
+    /// The label's header is not read: its voxels, in the order of the file, are those of the image.
+    TrustVoxels,
+}
+
+impl GeometryCheck {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An organ, or any other structure that is a class.
@@ -274,6 +299,8 @@ impl DatasetDescription {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
             name: "synapse".to_owned(),
+            geometry: GeometryCheck::Check,
+            fill_nan: None,
             // That of the published files, whose slices show the back up.
             orientation: Orientation::LAS,
             intensity: Intensity::Window([-125.0, 275.0]),
@@ -376,12 +403,17 @@ impl DatasetDescription {
     ///
     /// # Errors
     ///
-    /// [`ReadError`], as [`read_nifti_image`].
+    /// [`ReadError`], as [`read_nifti_image`](crate::read_nifti_image).
     pub fn read_image(&self, file: impl AsRef<Path>) -> Result<Volume<f32>, ReadError> {
         let file = file.as_ref();
-        let image = read_nifti_image(file, self.orientation)?;
+        let image = self.read_stored_image(file)?;
         let range = IntensityRange::of(image.voxels(), self.intensity);
         Ok(self.normalize(image, &range, file))
+    }
+
+    /// Reads an image in the description's orientation, with the intensities of its file.
+    pub(crate) fn read_stored_image(&self, file: &Path) -> Result<Volume<f32>, ReadError> {
+        read_nifti_image_filled(file, self.orientation, self.fill_nan)
     }
 
     /// Normalises the image of a file and logs a warning if its intensities do not fit.
@@ -458,6 +490,9 @@ impl DatasetDescription {
             return Err(DescriptionError::TooManyOrgans { count: self.organs.len() });
         }
         self.intensity.check()?;
+        if let Some(fill) = self.fill_nan.filter(|fill| !fill.is_finite()) {
+            return Err(DescriptionError::FillNan { found: fill });
+        }
         self.check_labels()?;
         self.check_report_order()?;
         match &self.layout {

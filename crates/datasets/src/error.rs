@@ -105,13 +105,15 @@ pub enum ReadError {
     },
     /// A voxel spacing is not a positive number.
     #[error(
-        "cannot read {}: voxel spacing must be positive and finite, found {found_mm:?} mm; correct \
-         the header or export the file again",
+        "cannot read {}: voxel spacing must be positive and finite, found {found_mm:?} mm by its \
+         header's {field}; correct the header or export the file again",
         file.display()
     )]
     Spacing {
         /// The file.
         file: PathBuf,
+        /// Name of the header's fields that give the spacing.
+        field: &'static str,
         /// Spacing along the file's three axes.
         found_mm: [f64; 3],
     },
@@ -129,9 +131,8 @@ pub enum ReadError {
     },
     /// A voxel is NaN or infinite.
     #[error(
-        "cannot read {}: voxel ({}, {}, {}) is {value}, but image voxels must be finite; replace \
-         it with a number",
-        file.display(), voxel[0], voxel[1], voxel[2]
+        "cannot read {}: voxel ({}, {}, {}) is {value}, but image voxels must be finite; {}",
+        file.display(), voxel[0], voxel[1], voxel[2], finite_remedy(*value)
     )]
     NonFinite {
         /// The file.
@@ -206,6 +207,15 @@ impl ReadError {
     /// Converts an operating system's error about a file.
     pub(crate) fn io(file: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
         move |source| Self::Io { file: file.to_owned(), source }
+    }
+}
+
+/// The remedy for a voxel that is not finite.
+fn finite_remedy(value: f64) -> &'static str {
+    if value.is_nan() {
+        "set `fill_nan` in the dataset description to the intensity that voxels without a value get"
+    } else {
+        "replace it with a number"
     }
 }
 
@@ -295,6 +305,12 @@ pub enum DescriptionError {
         low: f64,
         /// Upper end of the range.
         high: f64,
+    },
+    /// `fill_nan` is not a number.
+    #[error("`fill_nan` must be a finite number, found {found}")]
+    FillNan {
+        /// The value.
+        found: f32,
     },
     /// A path pattern does not contain `{case}` exactly once.
     #[error("`{key} = \"{pattern}\"` must contain `{{case}}` exactly once")]
@@ -468,7 +484,9 @@ pub enum DatasetError {
     /// Image and label have different positions in space.
     #[error(
         "cannot pair volumes at different positions: corners of {} and {} are up to \
-         {distance_mm:.3} mm apart; resample one to the grid of the other",
+         {distance_mm:.3} mm apart; resample one to the grid of the other or, if their voxels \
+         correspond in order and only a header is wrong, set `geometry = \"trust_voxels\"` in the \
+         dataset description",
         image.display(), label.display()
     )]
     Geometries {

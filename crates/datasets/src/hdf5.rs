@@ -1,7 +1,9 @@
 //! Volumes in HDF5, as in the common preprocessing of Synapse: datasets `image` and `label` of
 //! shape `[slices, rows, columns]`.
 
-use crate::raw::{ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes};
+use crate::raw::{
+    ArrayHeader, FromNumber, Intensities, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes,
+};
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
 use crate::{LabelMap, ReadError, Volume, WriteError};
@@ -23,7 +25,8 @@ pub fn read_h5_volume(
     let file = file.as_ref();
     let metadata = std::fs::metadata(file).map_err(ReadError::io(file))?;
     let opened = File::open_streaming(file).map_err(|error| h5_error(file, error))?;
-    let image: Array3<f32> = read_dataset(file, &opened, metadata.len(), "image", &Scaling::NONE)?;
+    let image: Array3<f32> =
+        read_dataset(file, &opened, metadata.len(), "image", &Intensities::STORED)?;
     let conversion = (LabelNumbers::new(Scaling::NONE), labels);
     let label: Array3<u8> = read_dataset(file, &opened, metadata.len(), "label", &conversion)?;
     conversion.0.report(file);

@@ -20,6 +20,7 @@ mod hdf5;
 mod intensity;
 mod labels;
 mod nifti_file;
+mod nifti_header;
 mod npz;
 mod orientation;
 mod phantom;
@@ -35,8 +36,8 @@ mod write;
 
 pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset, check_one_grid};
 pub use description::{
-    Color, ColorError, DatasetDescription, Layout, NiftiLayout, Organ, PreparedLayout, Split,
-    SplitDescription, Validation,
+    Color, ColorError, DatasetDescription, GeometryCheck, Layout, NiftiLayout, Organ,
+    PreparedLayout, Split, SplitDescription, Validation,
 };
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};

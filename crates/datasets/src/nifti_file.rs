@@ -1,22 +1,22 @@
-//! Reads and writes NIfTI-1 files.
+//! Reads NIfTI files and writes NIfTI-1 files.
 
-use crate::raw::{ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, decode_error};
+use crate::nifti_header::{self, format_error};
+use crate::raw::{
+    ArrayHeader, FromNumber, Intensities, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, decode_error,
+};
 use crate::volume::spatial_dim;
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
 use crate::{Geometry, LabelMap, Orientation, ReadError, Volume, WriteError};
-use flate2::bufread::MultiGzDecoder;
 use nifti::writer::WriterOptions;
 use nifti::{Endianness, NiftiHeader, NiftiType};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
-const HEADER_BYTES: u64 = 348;
-
-/// Reads the intensities of a `.nii` or `.nii.gz` file with any integer or float type and either
-/// byte order, and applies slope and intercept.
+/// Reads the intensities of a NIfTI-1 or NIfTI-2 file (`.nii`, `.nii.gz`, or a pair of `.hdr` and
+/// `.img`, by the name of either) with any integer or float type and either byte order, and applies
+/// slope and intercept.
 ///
 /// # Errors
 ///
@@ -26,12 +26,21 @@ pub fn read_nifti_image(
     file: impl AsRef<Path>,
     orientation: Orientation,
 ) -> Result<Volume<f32>, ReadError> {
-    let reader = NiftiReader::open(file.as_ref())?;
-    let scaling = reader.scaling;
-    reader.read(orientation, &scaling)
+    read_nifti_image_filled(file.as_ref(), orientation, None)
 }
 
-/// Reads the labels of a `.nii` or `.nii.gz` file as classes.
+/// As [`read_nifti_image`]; voxels that are NaN become `fill`, if it is given.
+pub(crate) fn read_nifti_image_filled(
+    file: &Path,
+    orientation: Orientation,
+    fill: Option<f32>,
+) -> Result<Volume<f32>, ReadError> {
+    let reader = NiftiReader::open(file)?;
+    let intensities = Intensities { scaling: reader.scaling, fill };
+    reader.read(orientation, &intensities)
+}
+
+/// Reads the labels of a file as classes, as [`read_nifti_image`].
 ///
 /// # Errors
 ///
@@ -50,7 +59,7 @@ pub fn read_nifti_labels(
     Ok(volume)
 }
 
-/// Reads which label numbers a `.nii` or `.nii.gz` file contains.
+/// Reads which label numbers a file contains.
 ///
 /// # Errors
 ///
@@ -65,7 +74,7 @@ pub fn read_nifti_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>,
     Ok((0..=u16::MAX).filter(|&label| present[usize::from(label)]).collect())
 }
 
-/// Reads the geometry of a `.nii` or `.nii.gz` file without its voxels.
+/// Reads the geometry of a file without its voxels.
 ///
 /// # Errors
 ///
@@ -94,22 +103,23 @@ impl<'a> NiftiReader<'a> {
     }
 
     fn read_header(file: &'a Path) -> Result<Self, ReadError> {
-        let io = ReadError::io(file);
-        let opened = File::open(file).map_err(io)?;
-        let file_bytes = opened.metadata().map_err(io)?.len();
-        let mut raw = BufReader::with_capacity(1 << 16, opened);
-        let compressed = is_compressed(&mut raw).map_err(io)?;
-        let mut stream: Box<dyn Read> =
-            if compressed { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) };
-        let invalid = |found: String| format_error(file, found, "copy or export it again");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
-        let read = (&mut stream).take(HEADER_BYTES).read_to_end(&mut bytes);
-        read.map_err(|source| decode_error(file, source))?;
-        if let Some((found, remedy)) = unsupported_format(&bytes) {
-            return Err(format_error(file, found, remedy));
+        let [header_file, voxel_file] = nifti_header::files(file);
+        let io = ReadError::io(&header_file);
+        let (mut stream, mut compressed) = nifti_header::open(&header_file).map_err(io)?;
+        let parsed = nifti_header::read(&header_file, &mut stream)?;
+        let mut passed_bytes = parsed.version.header_bytes() as u64;
+        if parsed.is_pair {
+            if header_file == voxel_file {
+                let found = "it is the header of a file pair";
+                let remedy = "name it .hdr and put the .img file beside it";
+                return Err(format_error(file, found.to_owned(), remedy));
+            }
+            let io = ReadError::io(&voxel_file);
+            (stream, compressed) = nifti_header::open(&voxel_file).map_err(io)?;
+            passed_bytes = 0;
         }
-        let header = NiftiHeader::from_reader(bytes.as_slice())
-            .map_err(|error| invalid(error.to_string()))?;
+        let header = parsed.header;
+        let invalid = |found: String| format_error(file, found, "copy or export it again");
         let dim = header.dim().map_err(|error| invalid(error.to_string()))?;
         if dim.len() < 2 || dim.iter().skip(3).any(|&axis| axis > 1) {
             return Err(ReadError::Axes {
@@ -126,14 +136,15 @@ impl<'a> NiftiReader<'a> {
             },
             dim: spatial_dim(&header),
         };
-        let offset = f64::from(header.vox_offset);
-        if offset.fract() != 0.0 || !(HEADER_BYTES as f64..1e9).contains(&offset) {
+        let offset = parsed.offset;
+        if offset.fract() != 0.0 || !(passed_bytes as f64..1e9).contains(&offset) {
             return Err(invalid(format!("its voxels start at byte {offset}")));
         }
+        let file_bytes = std::fs::metadata(&voxel_file).map_err(ReadError::io(&voxel_file))?.len();
         let ratio = if compressed { MAX_DEFLATE_RATIO } else { 1 };
         let skipped = if compressed { 0 } else { offset as u64 };
         array.check(file, file_bytes.saturating_sub(skipped).saturating_mul(ratio))?;
-        let gap = offset as u64 - HEADER_BYTES;
+        let gap = offset as u64 - passed_bytes;
         let passed = std::io::copy(&mut (&mut stream).take(gap), &mut std::io::sink());
         if passed.map_err(|source| decode_error(file, source))? < gap {
             return Err(ReadError::Truncated {
@@ -161,42 +172,11 @@ impl<'a> NiftiReader<'a> {
 /// The error of a compressed file that cannot be decompressed. Damage also alters the header, about
 /// which an error would mislead.
 fn damage(file: &Path) -> Option<ReadError> {
-    let mut raw = BufReader::with_capacity(1 << 16, File::open(file).ok()?);
-    if !is_compressed(&mut raw).ok()? {
-        return None;
-    }
-    let read = std::io::copy(&mut MultiGzDecoder::new(raw), &mut std::io::sink());
-    read.err().map(|source| decode_error(file, source))
-}
-
-fn is_compressed(raw: &mut impl BufRead) -> std::io::Result<bool> {
-    Ok(raw.fill_buf()?.starts_with(&[0x1f, 0x8b]))
-}
-
-fn format_error(file: &Path, found: String, remedy: &'static str) -> ReadError {
-    let expected = "NIfTI-1 file (.nii or .nii.gz)";
-    ReadError::Format { file: file.to_owned(), expected, found, remedy }
-}
-
-/// What the first bytes are and the remedy, if they are not the header of a single NIfTI-1 file.
-fn unsupported_format(header: &[u8]) -> Option<(String, &'static str)> {
-    let size = header.first_chunk().map(|&bytes| i32::from_le_bytes(bytes));
-    let is = |expected: i32| size == Some(expected) || size == Some(expected.swap_bytes());
-    if is(540) {
-        return Some(("it is a NIfTI-2 file".to_owned(), "convert it to NIfTI-1"));
-    }
-    if header.len() < HEADER_BYTES as usize {
-        let found = format!("it ends after {} bytes", header.len());
-        return Some((found, "copy or download it again"));
-    }
-    let (found, remedy) = match &header[344..] {
-        b"n+1\0" if is(HEADER_BYTES as i32) => return None,
-        b"ni1\0" => {
-            ("it is the header of a file pair (.hdr and .img)", "convert the pair to one file")
-        }
-        _ => ("it does not begin with a NIfTI-1 header", "convert it to NIfTI-1"),
-    };
-    Some((found.to_owned(), remedy))
+    nifti_header::files(file).iter().find_map(|file| {
+        let (mut stream, compressed) = nifti_header::open(file).ok()?;
+        let read = compressed.then(|| std::io::copy(&mut stream, &mut std::io::sink()))?;
+        read.err().map(|source| decode_error(file, source))
+    })
 }
 
 /// The scaling of intensities. A slope of 0 means no scaling by the standard, and a slope that is

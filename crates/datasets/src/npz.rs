@@ -2,7 +2,8 @@
 //! `label`.
 
 use crate::raw::{
-    ArrayHeader, FromNumber, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes, decode_error,
+    ArrayHeader, FromNumber, Intensities, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, check_shapes,
+    decode_error,
 };
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
@@ -38,7 +39,8 @@ pub fn read_npz_slice(file: impl AsRef<Path>, labels: &LabelMap) -> Result<Slice
     let file_bytes = opened.metadata().map_err(io)?.len();
     let mut archive =
         ZipArchive::new(BufReader::new(opened)).map_err(|error| zip_error(file, error))?;
-    let image: Array2<f32> = read_array(file, &mut archive, file_bytes, "image", &Scaling::NONE)?;
+    let image: Array2<f32> =
+        read_array(file, &mut archive, file_bytes, "image", &Intensities::STORED)?;
     let conversion = (LabelNumbers::new(Scaling::NONE), labels);
     let label: Array2<u8> = read_array(file, &mut archive, file_bytes, "label", &conversion)?;
     conversion.0.report(file);

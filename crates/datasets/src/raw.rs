@@ -194,17 +194,33 @@ pub(crate) trait FromNumber: Clone {
     ) -> Result<(), InvalidVoxel>;
 }
 
+/// How stored numbers become intensities.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intensities {
+    pub scaling: Scaling,
+    /// What a voxel without a value (NaN) becomes; without it, such a voxel is an error.
+    pub fill: Option<f32>,
+}
+
+impl Intensities {
+    /// Numbers as they are stored.
+    pub const STORED: Self = Self { scaling: Scaling::NONE, fill: None };
+}
+
 /// An intensity.
 impl FromNumber for f32 {
-    type Conversion<'a> = Scaling;
+    type Conversion<'a> = Intensities;
 
     fn append(
-        scaling: &Scaling,
+        Intensities { scaling, fill }: &Intensities,
         numbers: &[f64],
         voxels: &mut Vec<Self>,
     ) -> Result<(), InvalidVoxel> {
         let start = voxels.len();
-        voxels.extend(numbers.iter().map(|&number| scaling.apply(number) as f32));
+        voxels.extend(numbers.iter().map(|&number| match fill {
+            Some(fill) if number.is_nan() => *fill,
+            _ => scaling.apply(number) as f32,
+        }));
         match voxels[start..].iter().position(|voxel| !voxel.is_finite()) {
             None => Ok(()),
             Some(index) => {

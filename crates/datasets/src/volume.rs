@@ -62,6 +62,22 @@ impl<T> Volume<T> {
         self.geometry.as_ref().map(Geometry::spacing_mm)
     }
 
+    /// Turns a volume that is in its file's order as the file of `geometry` is turned, and places it on
+    /// that grid; `None` if the files have different shapes.
+    pub(crate) fn into_order_of(self, geometry: &Geometry) -> Option<Self>
+    where
+        T: Clone,
+    {
+        let stored = self.voxels.as_standard_layout().into_owned();
+        let [slices, rows, columns] = self.shape();
+        if [columns, rows, slices] != spatial_dim(&geometry.header) {
+            return None;
+        }
+        let (voxels, _) = stored.into_raw_vec_and_offset();
+        let voxels = geometry.axis_mapping.to_array(voxels, [columns, rows, slices]);
+        Some(Self::new(voxels, Some(geometry.clone())))
+    }
+
     /// Creates a volume of other voxels with the same geometry.
     ///
     /// # Panics
@@ -288,18 +304,21 @@ fn file_affine(
         3 => 0.001,
         _ => 1.0,
     };
-    let pixdim: [f64; 3] = std::array::from_fn(|axis| f64::from(header.pixdim[axis + 1]));
+    // The sign of a spacing has no meaning; nibabel and ITK drop it, too.
+    let pixdim: [f64; 3] = std::array::from_fn(|axis| f64::from(header.pixdim[axis + 1]).abs());
     let axes = usize::from(header.dim[0]).min(3);
     let positive = |spacing: &f64| spacing.is_finite() && *spacing > 0.0;
-    if !pixdim[..axes].iter().all(positive) {
-        return Err(ReadError::Spacing {
-            file: file.to_owned(),
-            found_mm: pixdim.map(|spacing| spacing * unit_mm),
-        });
+    let sform = [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from));
+    let has_rows = sform.iter().any(|row| row[..3].iter().any(|&value| value != 0.0));
+    // Some programs set the code and not the rows; ITK then takes the quaternion.
+    let uses_sform = header.sform_code > 0 && (has_rows || header.qform_code <= 0);
+    if !uses_sform && !pixdim[..axes].iter().all(positive) {
+        let found_mm = pixdim.map(|spacing| spacing * unit_mm);
+        return Err(ReadError::Spacing { file: file.to_owned(), field: "pixdim", found_mm });
     }
     let pixdim = std::array::from_fn(|axis| if axis < axes { pixdim[axis] } else { 1.0 });
-    let mut affine = if header.sform_code > 0 {
-        [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from))
+    let mut affine = if uses_sform {
+        sform
     } else if header.qform_code > 0 {
         qform(header, pixdim, file)?
     } else {
@@ -314,7 +333,8 @@ fn file_affine(
     affine.iter_mut().flatten().for_each(|value| *value *= unit_mm);
     let lengths: [f64; 3] = std::array::from_fn(|axis| column_length(&affine, axis));
     if !lengths.iter().all(positive) {
-        return Err(ReadError::Spacing { file: file.to_owned(), found_mm: lengths });
+        let (file, field) = (file.to_owned(), "srow_x, srow_y and srow_z");
+        return Err(ReadError::Spacing { file, field, found_mm: lengths });
     }
     let [x, y, z] = affine;
     let volume = x[0] * (y[1] * z[2] - y[2] * z[1]) - x[1] * (y[0] * z[2] - y[2] * z[0])

@@ -3,8 +3,8 @@
 use crate::support::fixture;
 use proptest::prelude::*;
 use sam_lst_datasets::{
-    Dataset, DatasetDescription, DatasetError, LabelMap, Orientation, ReadError, Split, prepare,
-    read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
+    Dataset, DatasetDescription, DatasetError, Intensity, LabelMap, Orientation, ReadError, Split,
+    prepare, read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
 };
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -69,21 +69,54 @@ fn invalid_nifti_headers_are_reported() {
         (42, &short(3), "it continues after the 90 bytes of voxels"),
         (70, &short(32), "voxel type Complex64 is not supported; convert"),
         (70, &short(99), "voxel type code 99 is not supported"),
-        (80, &single(0.0), "voxel spacing must be positive and finite"),
-        (80, &single(f32::NAN), "voxel spacing must be positive and finite"),
-        (84, &single(-1.0), "voxel spacing must be positive and finite"),
         (108, &single(3.5), "its voxels start at byte 3.5"),
         (108, &single(f32::INFINITY), "its voxels start at byte inf"),
         (108, &single(1e6), "the file is truncated"),
         (280, &[single(0.0); 3].concat(), "cannot be inverted"),
         (280, &single(f32::NAN), "spacing"),
-        (344, b"ni1\0", "file pair (.hdr and .img); convert the pair to one file"),
-        (344, b"nii\0", "does not begin with a NIfTI-1 header"),
-        (0, &540_i32.to_le_bytes(), "a NIfTI-2 file; convert it to NIfTI-1"),
+        (344, b"ni1\0", "the header of a file pair; name it .hdr and put the .img file beside it"),
+        (344, b"nii\0", "does not begin with a NIfTI header; convert it to NIfTI"),
+        (0, &540_i32.to_le_bytes(), "it ends after 472 bytes"),
     ] {
         let error = nifti_error(at, replacement);
         assert!(error.contains(expected), "byte {at}: {error}");
     }
+}
+
+#[test]
+fn a_spacing_that_gives_the_geometry_must_be_positive() {
+    let folder = folder();
+    let mut bytes = std::fs::read(fixture("nifti/bare.nii")).expect("fixture");
+    for value in [0.0, f32::NAN, f32::INFINITY] {
+        bytes[84..88].copy_from_slice(&value.to_le_bytes());
+        let error = read_nifti_image(file(&folder, "bare.nii", &bytes), Orientation::Stored)
+            .expect_err("no spacing")
+            .to_string();
+        assert!(error.contains("positive and finite") && error.contains("pixdim"), "{error}");
+    }
+}
+
+#[test]
+fn incomplete_pairs_and_analyze_files_are_reported() {
+    let folder = folder();
+    let header = std::fs::read(fixture("nifti/pair.hdr")).expect("fixture");
+    let read = |name: &str| {
+        let file = folder.path().join(name);
+        read_nifti_image(file, Orientation::Stored).expect_err("incomplete").to_string()
+    };
+    file(&folder, "alone.hdr", &header);
+    assert!(read("alone.hdr").contains("alone.img: No such file"), "{}", read("alone.hdr"));
+    file(&folder, "short.hdr", &header);
+    file(&folder, "short.img", &[0; 60]);
+    assert!(read("short.img").contains("declares 120 bytes of voxels"), "{}", read("short.img"));
+    let mut analyze = header;
+    analyze[344..348].fill(0);
+    file(&folder, "old.hdr", &analyze);
+    assert!(
+        read("old.hdr").contains("Analyze file, which has no orientation"),
+        "{}",
+        read("old.hdr")
+    );
 }
 
 #[test]
@@ -144,7 +177,18 @@ fn invalid_voxels_are_reported() {
         let error = read_nifti_image(file(&folder, "invalid.nii", &bytes), Orientation::Axial)
             .expect_err("not finite");
         assert!(matches!(&error, ReadError::NonFinite { voxel: [1, 2, 0], .. }), "{error}");
-        assert!(error.to_string().contains("invalid.nii: voxel (1, 2, 0) is"), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("invalid.nii: voxel (1, 2, 0) is"), "{error}");
+        assert_eq!(message.contains("set `fill_nan`"), value.is_nan(), "{message}");
+        let mut description = DatasetDescription::synapse();
+        description.orientation = Orientation::Stored;
+        description.intensity = Intensity::Stored;
+        description.fill_nan = Some(-7.0);
+        let filled = description.read_image(folder.path().join("invalid.nii"));
+        assert_eq!(filled.is_ok(), value.is_nan());
+        if let Ok(filled) = filled {
+            assert_eq!(filled.voxels()[(0, 2, 1)], -7.0);
+        }
     }
     let map = LabelMap::identity(9);
     let error = read_nifti_labels(fixture("nifti/f4_little.nii"), Orientation::Stored, &map)
