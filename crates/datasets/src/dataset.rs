@@ -1,7 +1,8 @@
 //! The cases in a dataset's folder, by split, and their volumes.
 
-use crate::description::CASE_PLACEHOLDER;
+use crate::description::{CASE_PLACEHOLDER, ORGAN_PLACEHOLDER};
 use crate::intensity::IntensityRange;
+use crate::nifti_file::read_nifti_mask;
 use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, GeometryCheck, LabelMap, Layout, NiftiLayout, Orientation,
@@ -48,6 +49,13 @@ pub enum CaseFiles {
         /// Labels.
         label: PathBuf,
     },
+    /// A NIfTI volume and one NIfTI mask, or several, for each organ that the case has.
+    NiftiOrgans {
+        /// Intensities.
+        image: PathBuf,
+        /// The masks with their classes.
+        organs: Vec<(u8, PathBuf)>,
+    },
     /// One npz file per slice, in order.
     Slices(Vec<PathBuf>),
     /// One HDF5 volume.
@@ -59,6 +67,10 @@ impl CaseFiles {
     pub fn paths(&self) -> Vec<&Path> {
         match self {
             Self::Nifti { image, label } => vec![image, label],
+            Self::NiftiOrgans { image, organs } => {
+                let organs = organs.iter().map(|(_, file)| file.as_path());
+                std::iter::once(image.as_path()).chain(organs).collect()
+            }
             Self::Slices(slices) => slices.iter().map(PathBuf::as_path).collect(),
             Self::Hdf5(volume) => vec![volume],
         }
@@ -172,19 +184,18 @@ impl Dataset {
         &self,
         case: &Case,
     ) -> Result<(CaseVolumes, IntensityRange), DatasetError> {
-        let orientation = self.description.orientation;
         let (image, label) = match &case.files {
             CaseFiles::Nifti { image, label } => {
                 let image_volume = self.description.read_stored_image(image)?;
-                let label_volume = match self.description.geometry {
-                    GeometryCheck::Check => read_nifti_labels(label, orientation, &self.labels)?,
-                    GeometryCheck::TrustVoxels => {
-                        let label_volume =
-                            read_nifti_labels(label, Orientation::Stored, &self.labels)?;
-                        on_grid_of((image, &image_volume), (label, label_volume))?
-                    }
-                };
-                check_one_grid((image, &image_volume), (label, &label_volume))?;
+                let label_volume =
+                    self.read_on_grid(image, &image_volume, label, |orientation| {
+                        read_nifti_labels(label, orientation, &self.labels)
+                    })?;
+                (image_volume, label_volume)
+            }
+            CaseFiles::NiftiOrgans { image, organs } => {
+                let image_volume = self.description.read_stored_image(image)?;
+                let label_volume = self.read_organs(image, &image_volume, organs)?;
                 (image_volume, label_volume)
             }
             CaseFiles::Slices(files) => self.read_slices(files)?,
@@ -194,6 +205,56 @@ impl Dataset {
         let file = case.files.paths().first().map_or(self.root.as_path(), |file| file);
         let image = self.description.normalize(image, &range, file);
         Ok((CaseVolumes { image, label }, range))
+    }
+
+    /// Reads a label volume on the grid of its image, by the headers or by the order of the voxels.
+    fn read_on_grid(
+        &self,
+        image: &Path,
+        image_volume: &Volume<f32>,
+        label: &Path,
+        read: impl FnOnce(Orientation) -> Result<Volume<u8>, ReadError>,
+    ) -> Result<Volume<u8>, DatasetError> {
+        let label_volume = match self.description.geometry {
+            GeometryCheck::Check => read(self.description.orientation)?,
+            GeometryCheck::TrustVoxels => {
+                on_grid_of((image, image_volume), (label, read(Orientation::Stored)?))?
+            }
+        };
+        check_one_grid((image, image_volume), (label, &label_volume))?;
+        Ok(label_volume)
+    }
+
+    /// Reads the masks of the organs into one label volume. Where masks overlap, the first organ stays,
+    /// and a warning is logged.
+    fn read_organs(
+        &self,
+        image: &Path,
+        image_volume: &Volume<f32>,
+        organs: &[(u8, PathBuf)],
+    ) -> Result<Volume<u8>, DatasetError> {
+        let mut classes = Array3::zeros(image_volume.shape());
+        let mut overlaps = 0_usize;
+        for (class, file) in organs {
+            let mask = self.read_on_grid(image, image_volume, file, |orientation| {
+                read_nifti_mask(file, orientation)
+            })?;
+            for (of_voxel, &inside) in classes.iter_mut().zip(mask.voxels()) {
+                match *of_voxel {
+                    _ if inside == 0 => {}
+                    0 => *of_voxel = *class,
+                    other => overlaps += usize::from(other != *class),
+                }
+            }
+        }
+        if overlaps > 0 {
+            log::warn!(
+                "{}: {overlaps} voxels are in the masks of several organs; each belongs to the first \
+                 of them in the dataset description",
+                image.display()
+            );
+        }
+        Ok(image_volume.with_voxels(classes))
     }
 
     /// Reads one slice of a training case in the prepared layout.
@@ -311,12 +372,42 @@ fn nifti_cases(
         };
         let [image, label] = [&layout.images, &layout.labels]
             .map(|pattern| root.join(pattern.replace(CASE_PLACEHOLDER, &name)));
-        if !label.is_file() {
+        let files = if layout.has_organ_files() {
+            let organs = organ_files(description, &label, &name)?;
+            CaseFiles::NiftiOrgans { image, organs }
+        } else if label.is_file() {
+            CaseFiles::Nifti { image, label }
+        } else {
             return Err(DatasetError::MissingLabel { case: name, label });
-        }
-        cases.push(new_case(name, assigned, CaseFiles::Nifti { image, label }, description));
+        };
+        cases.push(new_case(name, assigned, files, description));
     }
     Ok(cases)
+}
+
+/// The masks of a case's organs, by a pattern with `{organ}`. An organ without a file is absent from the
+/// case.
+fn organ_files(
+    description: &DatasetDescription,
+    pattern: &Path,
+    case: &str,
+) -> Result<Vec<(u8, PathBuf)>, DatasetError> {
+    let pattern = pattern.to_string_lossy();
+    let mut found = Vec::new();
+    for class in 1..description.classes() as u8 {
+        for name in description.organ_file_names(class) {
+            let file = PathBuf::from(pattern.replace(ORGAN_PLACEHOLDER, &name));
+            if file.is_file() {
+                found.push((class, file));
+            }
+        }
+    }
+    if found.is_empty() {
+        let first = description.organ_file_names(1).swap_remove(0);
+        let expected = PathBuf::from(pattern.replace(ORGAN_PLACEHOLDER, &first));
+        return Err(DatasetError::NoOrganFiles { case: case.to_owned(), expected });
+    }
+    Ok(found)
 }
 
 /// The values of a pattern's `{case}` in the names of the files in `root`.
@@ -336,10 +427,13 @@ fn matching_names(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadEr
             continue; // patterns are UTF-8, so none matches
         };
         let name = file_name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
-        let exists = below.is_none_or(|below| entry.path().join(below).is_file());
+        let exists = |name: &str| match below {
+            Some(below) => entry.path().join(below.replace(CASE_PLACEHOLDER, name)).is_file(),
+            None => true,
+        };
         match name {
             // Hidden files, such as the `._img0001.nii.gz` in some archives, are not cases.
-            Some(name) if !name.is_empty() && exists && !file_name.starts_with('.') => {
+            Some(name) if !name.is_empty() && exists(name) && !file_name.starts_with('.') => {
                 names.insert(name.to_owned());
             }
             _ => {}

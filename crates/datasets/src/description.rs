@@ -99,8 +99,14 @@ impl GeometryCheck {
 pub struct Organ {
     /// The organ's name in reports.
     pub name: String,
-    /// The organ's label numbers in the files. Predictions are written with the first.
+    /// The organ's label numbers in the files. Predictions are written with the first. Where the layout
+    /// has one file per organ, they may be absent; predictions then have the number of the class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<u16>,
+    /// Where the layout has one file per organ, the names that stand for `{organ}` in its files; by
+    /// default the organ's name, with `_` for each space.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// The organ's colour in pictures; if `None`, a colour of the built-in palette.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
@@ -154,14 +160,23 @@ pub enum Layout {
     Prepared(PreparedLayout),
 }
 
-/// Path patterns that contain `{case}` exactly once.
+/// Path patterns that contain `{case}`, at most once in a folder's or file's name:
+/// `{case}/{case}_t1.nii.gz` is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NiftiLayout {
     /// Pattern of the images, such as `img/img{case}.nii.gz`.
     pub images: String,
-    /// Pattern of the labels, such as `label/label{case}.nii.gz`.
+    /// Pattern of the labels, such as `label/label{case}.nii.gz`. With `{organ}`, each organ has files
+    /// of its own, in which every voxel that is not 0 belongs to it: `{case}/organs/{organ}.nii.gz`.
     pub labels: String,
+}
+
+impl NiftiLayout {
+    /// Whether each organ has files of its own.
+    pub fn has_organ_files(&self) -> bool {
+        self.labels.contains(ORGAN_PLACEHOLDER)
+    }
 }
 
 /// Folders and list files of the preprocessed form.
@@ -324,6 +339,7 @@ impl DatasetDescription {
                 .map(|(name, label, color)| Organ {
                     name: name.to_owned(),
                     labels: vec![label],
+                    files: Vec::new(),
                     color: Some(Color(color)),
                 })
                 .into(),
@@ -438,7 +454,11 @@ impl DatasetDescription {
 
     /// The map from the files' labels to classes.
     pub fn label_map(&self) -> LabelMap {
-        let labels: Vec<Vec<u16>> = self.organs.iter().map(|organ| organ.labels.clone()).collect();
+        let labels = (1..).zip(&self.organs).map(|(class, organ)| match organ.labels.as_slice() {
+            [] => vec![class], // the files are the organs' own
+            labels => labels.to_vec(),
+        });
+        let labels: Vec<Vec<u16>> = labels.collect();
         LabelMap::new(&labels, &self.ignored_labels)
     }
 
@@ -456,6 +476,15 @@ impl DatasetDescription {
             self.report_order.iter().filter_map(index).collect()
         };
         indices.into_iter().map(|index| index as u8 + 1).collect() // at most 255 organs
+    }
+
+    /// The names that stand for `{organ}` in the files of a class, where each organ has its own.
+    pub(crate) fn organ_file_names(&self, class: u8) -> Vec<String> {
+        let organ = self.organ(class);
+        match organ.files.as_slice() {
+            [] => vec![organ.name.replace(' ', "_")],
+            files => files.to_vec(),
+        }
     }
 
     /// The organ of a class.
@@ -498,7 +527,9 @@ impl DatasetDescription {
         match &self.layout {
             Layout::Nifti(layout) => {
                 for (key, pattern) in [("images", &layout.images), ("labels", &layout.labels)] {
-                    if pattern.matches(CASE_PLACEHOLDER).count() != 1 {
+                    let in_name = |name: &str| name.matches(CASE_PLACEHOLDER).count();
+                    let names = pattern.split('/').map(in_name);
+                    if !pattern.contains(CASE_PLACEHOLDER) || names.clone().any(|count| count > 1) {
                         return Err(DescriptionError::Pattern { key, pattern: pattern.clone() });
                     }
                 }
@@ -531,7 +562,9 @@ impl DatasetDescription {
             }
         }
         for (i, organ) in self.organs.iter().enumerate() {
-            if organ.labels.is_empty() {
+            let has_files =
+                matches!(&self.layout, Layout::Nifti(layout) if layout.has_organ_files());
+            if organ.labels.is_empty() && !has_files {
                 return Err(DescriptionError::OrganWithoutLabel { name: organ.name.clone() });
             }
             if self.organs[..i].iter().any(|other| other.name == organ.name) {
@@ -592,6 +625,8 @@ impl DatasetDescription {
 
 /// Placeholder of a case's name in path patterns.
 pub(crate) const CASE_PLACEHOLDER: &str = "{case}";
+/// Placeholder of an organ's files in path patterns.
+pub(crate) const ORGAN_PLACEHOLDER: &str = "{organ}";
 
 /// A colour of this hue in degrees, light enough to be visible on a CT.
 fn hue(degrees: f32) -> Color {

@@ -312,8 +312,10 @@ pub enum DescriptionError {
         /// The value.
         found: f32,
     },
-    /// A path pattern does not contain `{case}` exactly once.
-    #[error("`{key} = \"{pattern}\"` must contain `{{case}}` exactly once")]
+    /// A path pattern does not contain `{case}`, or contains it twice in one name.
+    #[error(
+        "`{key} = \"{pattern}\"` must contain `{{case}}`, at most once in the name of a folder or file"
+    )]
     Pattern {
         /// The key.
         key: &'static str,
@@ -464,6 +466,18 @@ pub enum DatasetError {
         cases: [String; 2],
         /// The splits of these cases.
         splits: [Split; 2],
+    },
+    /// A case has an image but no file of any organ.
+    #[error(
+        "cannot read case {case}: its image has no organ files, expected files such as {}; add them, \
+         or correct `labels` in `layout` or `files` of the organs",
+        expected.display()
+    )]
+    NoOrganFiles {
+        /// The case.
+        case: String,
+        /// The expected file of the first organ.
+        expected: PathBuf,
     },
     /// Image and label have different shapes.
     #[error(

@@ -42,6 +42,10 @@ pub(crate) fn read_nifti_image_filled(
 
 /// Reads the labels of a file as classes, as [`read_nifti_image`].
 ///
+/// A file may have a mask for each label instead (one-hot), along a fourth axis or a fifth after one of
+/// length 1. If every voxel is in exactly one mask, the first is label 0, otherwise it is label 1. A
+/// warning is logged that says which, and where masks overlap, the first stays.
+///
 /// # Errors
 ///
 /// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a label that is not in
@@ -52,11 +56,26 @@ pub fn read_nifti_labels(
     labels: &LabelMap,
 ) -> Result<Volume<u8>, ReadError> {
     let file = file.as_ref();
-    let reader = NiftiReader::open(file)?;
+    let reader = NiftiReader::open_labels(file)?;
+    if reader.channels > 1 {
+        return reader.read_one_hot(orientation, labels);
+    }
     let conversion = (LabelNumbers::new(reader.scaling), labels);
     let volume = reader.read(orientation, &conversion)?;
     conversion.0.report(file);
     Ok(volume)
+}
+
+/// Reads the mask of one organ: 1 where the file is not 0.
+pub(crate) fn read_nifti_mask(
+    file: &Path,
+    orientation: Orientation,
+) -> Result<Volume<u8>, ReadError> {
+    let reader = NiftiReader::open(file)?;
+    let conversion = LabelNumbers::new(reader.scaling);
+    let volume: Volume<u16> = reader.read(orientation, &conversion)?;
+    conversion.report(file);
+    Ok(volume.with_voxels(volume.voxels().mapv(|label| u8::from(label != 0))))
 }
 
 /// Reads which label numbers a file contains.
@@ -66,7 +85,12 @@ pub fn read_nifti_labels(
 /// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a voxel that is not a
 /// whole number from 0 to 65,535.
 pub fn read_nifti_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>, ReadError> {
-    let reader = NiftiReader::open(file.as_ref())?;
+    let reader = NiftiReader::open_labels(file.as_ref())?;
+    if reader.channels > 1 {
+        let every = LabelMap::identity(256);
+        let volume = reader.read_one_hot(Orientation::Stored, &every)?;
+        return Ok(volume.voxels().iter().map(|&label| label.into()).collect());
+    }
     let conversion = LabelNumbers::new(reader.scaling);
     let volume: Volume<u16> = reader.read(Orientation::Stored, &conversion)?;
     let mut present = vec![false; 1 << 16];
@@ -93,16 +117,24 @@ struct NiftiReader<'a> {
     header: NiftiHeader,
     array: ArrayHeader,
     scaling: Scaling,
+    /// Volumes in the file, one after the other.
+    channels: usize,
     /// Positioned at the first voxel.
     stream: Box<dyn Read>,
 }
 
 impl<'a> NiftiReader<'a> {
+    /// Opens a file with one volume.
     fn open(file: &'a Path) -> Result<Self, ReadError> {
-        Self::read_header(file).map_err(|error| damage(file).unwrap_or(error))
+        Self::read_header(file, 1).map_err(|error| damage(file).unwrap_or(error))
     }
 
-    fn read_header(file: &'a Path) -> Result<Self, ReadError> {
+    /// Opens a file with one volume or a mask for each label.
+    fn open_labels(file: &'a Path) -> Result<Self, ReadError> {
+        Self::read_header(file, 256).map_err(|error| damage(file).unwrap_or(error))
+    }
+
+    fn read_header(file: &'a Path, max_channels: usize) -> Result<Self, ReadError> {
         let [header_file, voxel_file] = nifti_header::files(file);
         let io = ReadError::io(&header_file);
         let (mut stream, mut compressed) = nifti_header::open(&header_file).map_err(io)?;
@@ -121,7 +153,9 @@ impl<'a> NiftiReader<'a> {
         let header = parsed.header;
         let invalid = |found: String| format_error(file, found, "copy or export it again");
         let dim = header.dim().map_err(|error| invalid(error.to_string()))?;
-        if dim.len() < 2 || dim.iter().skip(3).any(|&axis| axis > 1) {
+        let channels = dim.iter().skip(3).fold(1, |n: usize, &axis| n.saturating_mul(axis.into()));
+        let one_axis = dim.iter().skip(3).filter(|&&axis| axis > 1).count() <= 1;
+        if dim.len() < 2 || channels > max_channels || !one_axis {
             return Err(ReadError::Axes {
                 file: file.to_owned(),
                 found: dim.iter().map(|&axis| axis.into()).collect(),
@@ -134,7 +168,10 @@ impl<'a> NiftiReader<'a> {
                 Endianness::Little => ByteOrder::Little,
                 Endianness::Big => ByteOrder::Big,
             },
-            dim: spatial_dim(&header),
+            dim: {
+                let [columns, rows, slices] = spatial_dim(&header);
+                [columns, rows, slices * channels]
+            },
         };
         let offset = parsed.offset;
         if offset.fract() != 0.0 || !(passed_bytes as f64..1e9).contains(&offset) {
@@ -154,7 +191,7 @@ impl<'a> NiftiReader<'a> {
             });
         }
         let scaling = scaling(&header);
-        Ok(Self { file, header, array, scaling, stream })
+        Ok(Self { file, header, array, scaling, channels, stream })
     }
 
     fn read<T: FromNumber>(
@@ -166,6 +203,53 @@ impl<'a> NiftiReader<'a> {
         let stored = self.array.read(self.file, self.stream, conversion)?;
         let voxels = geometry.axis_mapping().to_array(stored, self.array.dim);
         Ok(Volume::new(voxels, Some(geometry)))
+    }
+}
+
+impl NiftiReader<'_> {
+    /// Reads a mask for each label into classes.
+    fn read_one_hot(
+        self,
+        orientation: Orientation,
+        labels: &LabelMap,
+    ) -> Result<Volume<u8>, ReadError> {
+        let Self { file, array, channels, .. } = self;
+        let mut header = self.header;
+        let numbers = LabelNumbers::new(self.scaling);
+        let masks: Vec<u16> = array.read(file, self.stream, &numbers)?;
+        let [columns, rows, slices] = array.dim;
+        let dim = [columns, rows, slices / channels];
+        let voxels = dim.iter().product::<usize>();
+        let masks: Vec<&[u16]> = masks.chunks_exact(voxels).collect();
+        let of_voxel = |voxel: usize| masks.iter().filter(move |mask| mask[voxel] != 0).count();
+        let has_background = (0..voxels).all(|voxel| of_voxel(voxel) == 1);
+        let first = if has_background { 0 } else { 1 };
+        let mut classes = Vec::with_capacity(voxels);
+        for voxel in 0..voxels {
+            let mask = masks.iter().position(|mask| mask[voxel] != 0);
+            let label = mask.map_or(0, |mask| mask + first) as u16; // at most 256 masks
+            let class = labels.class_of(label).ok_or_else(|| ReadError::Label {
+                file: file.to_owned(),
+                value: label.into(),
+                voxel: [voxel % columns, voxel / columns % rows, voxel / (columns * rows)],
+                expected: Box::new(labels.clone()),
+            })?;
+            classes.push(class);
+        }
+        let overlaps = (0..voxels).filter(|&voxel| of_voxel(voxel) > 1).count();
+        let overlap = match overlaps {
+            0 => String::new(),
+            count => format!("; {count} voxels are in several masks and belong to the first"),
+        };
+        log::warn!(
+            "{}: its {channels} volumes are taken as masks of the labels {first} to {}{overlap}",
+            file.display(),
+            first + channels - 1
+        );
+        // The geometry, and what is written on this grid, have three axes.
+        header.dim = [3, header.dim[1], header.dim[2], header.dim[3], 1, 1, 1, 1];
+        let geometry = Geometry::from_header(header, orientation, file)?;
+        Ok(Volume::new(geometry.axis_mapping().to_array(classes, dim), Some(geometry)))
     }
 }
 

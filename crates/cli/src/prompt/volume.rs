@@ -121,6 +121,7 @@ fn description(objects: usize) -> DatasetDescription {
     let object = |number: usize| Organ {
         name: format!("object {number}"),
         labels: vec![number as u16],
+        files: Vec::new(),
         color: None,
     };
     DatasetDescription {

@@ -111,7 +111,7 @@ fn invalid_values_are_reported() {
         (
             "\"{case}/ct.nii.gz\"",
             "\"ct.nii.gz\"",
-            "`images = \"ct.nii.gz\"` must contain `{case}` exactly once",
+            "`images = \"ct.nii.gz\"` must contain `{case}`, at most once",
         ),
         ("ignored_labels", "ignore_labels", "unknown field `ignore_labels`"),
         ("intensity = { window = [-1000, 400] }", "", "missing field `intensity`"),
@@ -303,4 +303,58 @@ fn the_prepared_layout_rejects_settings_without_effect() {
     assert!(test.starts_with("`split.test` has no effect"), "{test}");
     let train = message(|d| d.split.train.push("0005".to_owned()));
     assert!(train.starts_with("`split.train` has no effect"), "{train}");
+}
+
+const ORGAN_FILES: &str = r#"
+name = "one file per organ"
+intensity = { window = [-125, 275] }
+layout.nifti = { images = "{case}/{case}_ct.nii", labels = "{case}/organs/{organ}.nii" }
+organs = [{ name = "left kidney" }, { name = "lungs", files = ["lung_left", "lung_right"] }]
+"#;
+
+#[test]
+fn organs_with_files_of_their_own_become_classes() {
+    collect_warnings();
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let geometry = || Some(Geometry::new([1, 2, 4], identity));
+    let write = |name: &str, voxels: [u8; 8]| {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        let voxels = Array3::from_shape_vec((1, 2, 4), voxels.to_vec()).expect("8 voxels");
+        write_nifti(&file, &Volume::new(voxels, geometry())).expect("writes");
+    };
+    let open = || {
+        let description = DatasetDescription::from_toml(ORGAN_FILES).expect("a valid description");
+        assert_eq!(
+            DatasetDescription::from_toml(&description.to_toml()).expect("again"),
+            description
+        );
+        assert_eq!((description.label_map().label_of(2), description.classes()), (2, 3));
+        Dataset::open(folder.path(), description)
+    };
+    write("a/a_ct.nii", [0, 50, 100, 150, 200, 0, 0, 0]);
+    write("b/b_ct.nii", [0; 8]);
+    let error = open().expect_err("no organs").to_string();
+    assert!(error.contains("case a") && error.contains("a/organs/left_kidney.nii"), "{error}");
+
+    write("a/organs/left_kidney.nii", [1, 0, 0, 0, 1, 0, 0, 0]);
+    write("a/organs/lung_left.nii", [0, 7, 0, 0, 0, 0, 0, 0]);
+    write("a/organs/lung_right.nii", [0, 1, 255, 0, 1, 0, 0, 0]);
+    write("b/organs/lung_right.nii", [0, 0, 0, 0, 0, 0, 0, 1]);
+    let dataset = open().expect("two cases");
+    let [a, b] = dataset.all_cases() else { panic!("two cases") };
+    assert_eq!((a.name.as_str(), a.files.paths().len(), b.files.paths().len()), ("a", 4, 2));
+    let classes = |case| dataset.read(case).expect("readable").label.into_voxels();
+    let of = |classes: Array3<u8>| {
+        // By default, rows run to the back and columns to the left.
+        let mut classes: Vec<u8> = classes.into_iter().collect();
+        classes.reverse();
+        classes
+    };
+    assert_eq!(of(classes(a)), [1, 2, 2, 0, 1, 0, 0, 0]);
+    assert_eq!(of(classes(b)), [0, 0, 0, 0, 0, 0, 0, 2]);
+    let image = a.files.paths()[0].display().to_string();
+    let warnings = warnings_with(&image);
+    assert!(warnings.iter().any(|text| text.contains("1 voxels are in the masks")), "{warnings:?}");
 }

@@ -288,3 +288,30 @@ fn labels_with_a_wrong_header_are_taken_voxel_by_voxel_if_the_description_says_s
         assert_eq!(class, u8::from(image as i32 % 3 == 1), "{image}");
     }
 }
+
+#[test]
+fn a_mask_for_each_label_is_read_as_labels() {
+    collect_warnings();
+    let cases = Cases::open("nifti");
+    let expected = cases.volume("one_hot.labels").mapv(|label| label as u8);
+    let map = LabelMap::identity(3);
+    for (name, labels) in [("one_hot.nii.gz", "0 to 2"), ("masks.nii.gz", "1 to 2")] {
+        let file = fixture("nifti").join(name);
+        let volume = read_nifti_labels(&file, Orientation::Stored, &map).expect("masks");
+        assert_eq!(volume.voxels(), &expected, "{name}");
+        assert!(read_nifti_label_numbers(&file).expect("masks").into_iter().eq([0, 1, 2]));
+        let warnings = warnings_with(&file.display().to_string());
+        assert!(warnings[0].contains(&format!("masks of the labels {labels}")), "{warnings:?}");
+        // What is written on this grid has three axes.
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let written = folder.path().join("labels.nii");
+        write_nifti(&written, &volume).expect("writes");
+        let again = read_nifti_labels(&written, Orientation::Stored, &map).expect("just written");
+        assert_eq!(again.voxels(), &expected, "{name}");
+        let error = read_nifti_image(&file, Orientation::Stored).expect_err("several volumes");
+        assert!(matches!(error, ReadError::Axes { .. }), "{error}");
+    }
+    let two = LabelMap::identity(2);
+    let error = read_nifti_labels(fixture("nifti/one_hot.nii.gz"), Orientation::Stored, &two);
+    assert!(matches!(error, Err(ReadError::Label { value: 2.0, .. })), "{error:?}");
+}
