@@ -456,11 +456,8 @@ fn prepared_cases(
     if train_list.is_file() {
         for name in read_list(&train_list)? {
             lines += 1;
-            let parsed = name
-                .strip_prefix("case")
-                .and_then(|rest| rest.split_once("_slice"))
-                .and_then(|(case, slice)| Some((case.to_owned(), slice.parse::<u64>().ok()?)));
-            let Some((case, slice)) = parsed else {
+            let name = without_ending(&name, &[".npz"]).to_owned();
+            let Some((case, slice)) = slice_of_case(&name) else {
                 return Err(DatasetError::ListLine {
                     list: train_list.clone(),
                     line: name,
@@ -469,7 +466,10 @@ fn prepared_cases(
             };
             let file = root.join(&layout.train_slices).join(format!("{name}.npz"));
             check_listed(&train_list, &name, &file)?;
-            slices.entry(case).or_default().insert(slice, file);
+            if let Some(first) = slices.entry(case).or_default().insert(slice, file) {
+                let first = first.file_stem().unwrap_or_default().display().to_string();
+                return Err(DatasetError::ListedTwice { list: train_list, first, second: name });
+            }
         }
     }
     for (case, files) in slices {
@@ -480,16 +480,18 @@ fn prepared_cases(
     if test_list.is_file() {
         for name in read_list(&test_list)? {
             lines += 1;
-            let Some(case) = name.strip_prefix("case") else {
-                return Err(DatasetError::ListLine {
-                    list: test_list.clone(),
-                    line: name,
-                    expected: "case0001",
-                });
-            };
-            let file = root.join(&layout.test_volumes).join(format!("{name}.npy.h5"));
+            const ENDINGS: [&str; 3] = [".npy.h5", ".h5", ".hdf5"];
+            let name = without_ending(&name, &ENDINGS).to_owned();
+            let case = case_name(&name);
+            let folder = root.join(&layout.test_volumes);
+            let files = ENDINGS.map(|ending| folder.join(format!("{name}{ending}")));
+            let file = files.iter().find(|file| file.is_file()).unwrap_or(&files[0]).clone();
             check_listed(&test_list, &name, &file)?;
             if let Some(first) = cases.iter().find(|other| other.name == case) {
+                if first.split == Split::Test {
+                    let first = name.clone();
+                    return Err(DatasetError::ListedTwice { list: test_list, first, second: name });
+                }
                 return Err(DatasetError::Description {
                     description: test_list.display().to_string(),
                     source: crate::DescriptionError::CaseInTwoSplits {
@@ -508,6 +510,29 @@ fn prepared_cases(
     let names = cases.iter().map(|case| case.name.clone()).collect();
     check_names(root, &description.split, &names)?;
     Ok(cases)
+}
+
+/// A name without one of these endings.
+fn without_ending<'a>(name: &'a str, endings: &[&str]) -> &'a str {
+    endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
+}
+
+/// The case and the number in the name of a slice: `case0005_slice000` is slice 0 of case 0005,
+/// `case_002_sliceED_3` of other datasets slice 3 of case 002_ED.
+fn slice_of_case(name: &str) -> Option<(String, u64)> {
+    let (case, slice) = name.rsplit_once("_slice")?;
+    let part = slice.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = slice[part.len()..].parse().ok()?;
+    let case = case_name(case);
+    let part = part.trim_matches('_');
+    let separator = if part.is_empty() { "" } else { "_" };
+    (!case.is_empty()).then(|| (format!("{case}{separator}{part}"), number))
+}
+
+/// The name of a case in a list file: without "case", if a number follows.
+fn case_name(name: &str) -> &str {
+    let number = name.strip_prefix("case").map(|rest| rest.trim_start_matches('_'));
+    number.filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(name)
 }
 
 /// The lines of a list file that are not empty.

@@ -410,6 +410,18 @@ pub enum DatasetError {
         /// The expected file.
         file: PathBuf,
     },
+    /// A list file names a slice or a case twice.
+    #[error("cannot read {}: it names {first} and {second}, which are the same; remove one of them",
+        list.display()
+    )]
+    ListedTwice {
+        /// The list file.
+        list: PathBuf,
+        /// One of the lines.
+        first: String,
+        /// The other line.
+        second: String,
+    },
     /// A line of a list file is not the name of a slice or case.
     #[error(
         "cannot read {}: `{line}` is not a name like {expected}; correct or remove the line",

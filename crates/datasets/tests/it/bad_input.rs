@@ -458,7 +458,9 @@ fn invalid_prepared_folders_are_reported() {
     for (list, line, expected) in [
         ("train.txt", "case0005-000", "`case0005-000` is not a name like case0005_slice000"),
         ("train.txt", "case0009_slice000", "names case0009_slice000, but"),
-        ("test_vol.txt", "volume7", "`volume7` is not a name like case0001"),
+        ("test_vol.txt", "volume7", "names volume7, but"),
+        ("train.txt", "case0005_slice000\ncase0005_slice0.npz", "which are the same"),
+        ("test_vol.txt", "case0001\ncase0001.npy.h5", "which are the same"),
         ("test_vol.txt", "case0005", "is missing"),
     ] {
         let path = lists.join(list);

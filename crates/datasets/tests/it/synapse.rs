@@ -180,3 +180,46 @@ fn prepared_slices_are_not_cached() {
     assert_eq!(store.slice(1).expect("a prepared slice").image.dim(), (6, 7));
     assert!(!cache.exists());
 }
+
+#[test]
+fn lists_of_other_preprocessings_are_read() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let prepared = fixture("synapse/prepared");
+    let copy = |from: &str, to: &str| {
+        let to = folder.path().join(to);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(prepared.join(from), to).expect("copies");
+    };
+    let list = |name: &str, lines: &str| {
+        let file = folder.path().join("lists/lists_Synapse").join(name);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        std::fs::write(file, lines).expect("writes");
+    };
+    for (to, from) in [("case_002_sliceED_3", 0), ("case_002_sliceED_1", 1), ("p7_v2_slice_12", 2)]
+    {
+        let from = format!("train_npz/case0005_slice00{from}.npz");
+        copy(&from, &format!("train_npz/{to}.npz"));
+    }
+    copy("test_vol_h5/case0001.npy.h5", "test_vol_h5/patient9.h5");
+    copy("test_vol_h5/case0001.npy.h5", "test_vol_h5/case10.hdf5");
+    list("train.txt", "case_002_sliceED_3.npz\ncase_002_sliceED_1\n\np7_v2_slice_12\n");
+    list("test_vol.txt", "patient9.h5\ncase10\n");
+    let dataset = Dataset::open(folder.path(), DatasetDescription::synapse_prepared());
+    let dataset = dataset.expect("lists");
+    let names: Vec<(&str, usize)> = dataset
+        .all_cases()
+        .iter()
+        .map(|case| (case.name.as_str(), case.files.paths().len()))
+        .collect();
+    assert_eq!(
+        names,
+        [("002_ED", 2), ("10", 1), ("p7_v2", 1), ("patient9", 1)]
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+    );
+    // Slices are in the order of their numbers.
+    let case = &dataset.all_cases()[0];
+    assert!(case.files.paths()[0].ends_with("case_002_sliceED_1.npz"), "{case:?}");
+}
