@@ -123,11 +123,14 @@ fn invalid_predictions_are_reported() {
     assert!(message.contains("up to 4.000 mm apart"), "{message}");
 }
 
-/// Names of files in folders of predictions and of labels, and the pairs or a part of the message.
+/// Pairs of names, or a part of the message.
+type Expected<'a> = Result<&'a [(&'a str, &'a str)], &'a str>;
+
+/// Names of files in folders of predictions and of labels, and what is expected of them.
 #[test]
 fn files_are_paired_only_where_their_names_are_unambiguous() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let cases: [(&[&str], &[&str], Result<&[(&str, &str)], &str>); 9] = [
+    let cases: [(&[&str], &[&str], Expected<'_>); 9] = [
         (
             &["b.nii", "a.nii"],
             &["a.nii.gz", "b.nii", "c.nii"],

@@ -4,7 +4,7 @@ use crate::arguments::{at_least_one, open_devices};
 use crate::display::{Display, Mode};
 use crate::progress::{Progress, Spinner, note};
 use crate::settings::{check, with_file};
-use crate::training::{check_folders, train, write_report};
+use crate::training::{check_folders, save_random_foundation, train, write_report};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::Args;
@@ -96,13 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     };
     let foundation = match checkpoint {
         Some(checkpoint) => checkpoint.to_owned(),
-        // A ladder is useless without its foundation. Created anew, since training may have rounded
-        // it.
-        None => {
-            let file = folders.run.join("foundation.safetensors");
-            config.model.init(&device)?.save_sam(&file)?;
-            file
-        }
+        None => save_random_foundation(&config.model, &folders.run, &devices[0])?,
     };
     write_report(&trained, &dataset, &folders.run, Some(&foundation), arguments.json)?;
     if let Some(case) = dataset.cases(Split::Test)?.first() {

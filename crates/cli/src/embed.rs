@@ -2,14 +2,14 @@
 
 use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
-use crate::progress::{Spinner, note};
+use crate::progress::note;
 use crate::settings::{DataArguments, SettingsArguments, check};
 use crate::training::check_folders;
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::Args;
 use sam_lst::training::Shard;
-use sam_lst::{SamLst, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{Training, TrainingConfig, TrainingFolders};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
@@ -42,21 +42,15 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     // A precomputation has no run folder.
     let cache = &arguments.settings.cache;
     let folders = TrainingFolders { run: cache.clone(), cache: cache.clone() };
-    check_folders(&folders, &[&arguments.data.data, &arguments.data.sam])?;
+    check_folders(&folders, &arguments.data.inputs())?;
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
     let classes = dataset.description().classes();
-    let preset = TrainingConfig {
-        model: arguments.data.model(classes)?,
-        ..TrainingConfig::released(classes)
-    };
-    let config = arguments.settings.apply(preset)?;
+    let preset = TrainingConfig::released(classes);
+    let config = arguments.settings.apply(arguments.data.over_foundation(preset, classes)?)?;
     check(&config, &dataset)?;
     let config = config.split_across(devices.len())?;
-    let spinner = Spinner::loading(&arguments.data.sam);
-    let device = devices[0].clone().autodiff();
-    let model = SamLst::from_official(&config.model, &arguments.data.sam, None, &device)?;
-    drop(spinner);
+    let model = arguments.data.load(&config, None, &devices[0])?;
     let mut training = Training::new(config, folders).devices(&devices);
     if let Some(shard) = arguments.shard {
         training = training.shard(shard);

@@ -2,6 +2,7 @@
 
 use crate::arguments::{not_negative, open_device, read_description};
 use crate::foundation::{self, Variant};
+use crate::inspect::describe_data;
 use crate::model::{ModelOptions, read_task, untrained_task};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::staging::Staging;
@@ -234,7 +235,7 @@ fn score_model(
         Some(ladder) => {
             read_task(ladder, description.map(DatasetDescription::from_file).transpose()?)?
         }
-        None => untrained_task(read_description(description)?),
+        None => untrained_task(describe_data(data, description)?),
     };
     let classes = task.dataset.classes();
     options.check()?;

@@ -9,6 +9,7 @@ mod display;
 mod embed;
 mod evaluate;
 mod foundation;
+mod inspect;
 mod interrupt;
 mod model;
 mod output;
@@ -55,6 +56,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Arguments),
+    Inspect(inspect::Arguments),
     Train(Box<train::Arguments>),
     Embed(Box<embed::Arguments>),
     Segment(Box<segment::Arguments>),
@@ -100,6 +102,7 @@ impl Command {
     fn run(self) -> Result<Status> {
         match self {
             Self::Demo(arguments) => demo::run(&arguments),
+            Self::Inspect(arguments) => inspect::run(&arguments),
             Self::Train(arguments) => train::run(&arguments),
             Self::Embed(arguments) => embed::run(&arguments),
             Self::Segment(arguments) => segment::run(&arguments),

@@ -1,32 +1,45 @@
 //! Arguments that `train` and `embed` share: the data, the foundation and the settings.
 
-use crate::arguments::{Precision, at_least_one, not_negative, read_description, share};
+use crate::arguments::{Precision, at_least_one, not_negative, share};
 use crate::foundation::{self, Variant};
+use crate::inspect::describe_data;
 use crate::output;
+use crate::progress::Spinner;
 use anyhow::{Result, bail};
-use clap::Args;
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
 use sam_lst::datasets::Validation;
-use sam_lst::{CachedViews, Dataset, SamLstConfig, Split, TrainingConfig};
+use sam_lst::{CachedViews, Dataset, SamLst, Split, TrainingConfig};
 use std::path::{Path, PathBuf};
 
 /// What is trained on, over which foundation.
 #[derive(Args)]
 pub struct DataArguments {
-    /// Folder of the dataset; for Synapse, the one that contains RawData
+    /// Folder of the dataset, in a layout that `sam-lst inspect` recognises
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Dataset description, TOML [default: Synapse as downloaded]
+    /// Dataset description, TOML [default: as `sam-lst inspect` writes it]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     /// Share of the training patients for validation [default: none]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     validation: Option<f64>,
     /// SAM, MedSAM, LiteMedSAM or MobileSAM: .pth or .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub sam: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "foundation")]
+    pub sam: Option<PathBuf>,
+    /// `demo`: a random foundation, to try data without a checkpoint
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    #[arg(conflicts_with = "sam")]
+    foundation: Option<WithoutCheckpoint>,
     /// What --sam must contain; only MedSAM must be named [default: any]
-    #[arg(long, value_name = "NAME", value_enum)]
+    #[arg(long, value_name = "NAME", value_enum, requires = "sam")]
     variant: Option<Variant>,
+}
+
+/// A foundation that needs no checkpoint.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WithoutCheckpoint {
+    Demo,
 }
 
 /// Settings that do not depend on the command.
@@ -62,21 +75,50 @@ impl DataArguments {
     /// Checks that all inputs exist.
     pub fn check_inputs(&self) -> Result<()> {
         output::check_input(&self.data)?;
-        output::check_checkpoint(&self.sam)
+        self.sam.as_deref().map_or(Ok(()), output::check_checkpoint)
+    }
+
+    /// The data and the checkpoint, which no output may replace.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let sam = self.sam.as_deref();
+        std::iter::once(self.data.as_path()).chain(sam).collect()
     }
 
     /// Opens the dataset.
     pub fn open(&self) -> Result<Dataset> {
-        let mut description = read_description(self.dataset.as_deref())?;
+        let mut description = describe_data(&self.data, self.dataset.as_deref())?;
         if let Some(fraction) = self.validation {
             description.split.validation = Validation::Fraction { fraction, seed: 0 };
         }
         Ok(Dataset::open(&self.data, description)?)
     }
 
-    /// The model over the checkpoint's encoder for a number of classes.
-    pub fn model(&self, classes: usize) -> Result<SamLstConfig> {
-        foundation::model(&self.sam, self.variant, classes)
+    /// A preset over the checkpoint's encoder, or the demo's settings.
+    pub fn over_foundation(
+        &self,
+        preset: TrainingConfig,
+        classes: usize,
+    ) -> Result<TrainingConfig> {
+        Ok(match &self.sam {
+            Some(sam) => {
+                let model = foundation::model(sam, self.variant, classes)?;
+                TrainingConfig { model, ..preset }
+            }
+            None => TrainingConfig::demo(classes),
+        })
+    }
+
+    /// The model of a configuration on a device, over the checkpoint or a random foundation.
+    pub fn load(
+        &self,
+        config: &TrainingConfig,
+        resnet: Option<&Path>,
+        device: &Device,
+    ) -> Result<SamLst> {
+        let device = device.clone().autodiff();
+        let Some(sam) = &self.sam else { return Ok(config.model.init(&device)?) };
+        let _spinner = Spinner::loading(sam);
+        Ok(SamLst::from_official(&config.model, sam, resnet, &device)?)
     }
 }
 

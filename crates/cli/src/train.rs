@@ -2,25 +2,25 @@
 
 use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
-use crate::progress::Spinner;
 use crate::settings::{DataArguments, SettingsArguments, check};
-use crate::training::{check_cases, check_folders, show_cases, train, write_report};
+use crate::training::{
+    check_cases, check_folders, save_random_foundation, show_cases, train, write_report,
+};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
-use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use sam_lst::{Fusion, SamLst, Split, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{Dataset, Fusion, Split, Training, TrainingConfig, TrainingFolders};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Presets: `released` is the authors' code (AdamW), `paper` the paper (Adam). --fusion selects a row
-of the paper's Table II. The 5 discrete views are three quarters of all that training sees. The same
-command resumes an interrupted run. Ctrl-C (in the full screen also q) saves and stops.
+of its Table II. Ctrl-C (or q) saves and stops; the same command resumes an interrupted run.
 
 Examples:
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
   sam-lst train --data mri --dataset mri.toml --validation 0.1 --sam sam_vit_b_01ec64.pth \\
-      --run runs/mri --device cuda:0";
+      --run runs/mri --device cuda:0
+  sam-lst train --data Task02_Heart --foundation demo --run runs/heart";
 
 /// Train a ladder on a dataset, score it on the test cases, and draw pictures
 #[derive(Args)]
@@ -29,19 +29,20 @@ pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
     /// torchvision's ResNet18: .pth or .safetensors [default: random]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "foundation")]
     resnet: Option<PathBuf>,
     /// Published settings
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Preset::Released)]
+    #[arg(conflicts_with = "foundation")]
     preset: Preset,
     /// Embedding for the decoder [default: gated]
     #[arg(long, value_name = "NAME", value_enum)]
     fusion: Option<FusionName>,
     #[command(flatten)]
     settings: SettingsArguments,
-    /// Folder of the run: settings, logs, ladder, scores, pictures
-    #[arg(long, value_name = "DIR", default_value = "runs/synapse")]
-    run: PathBuf,
+    /// Folder of the run [default: runs/ and the dataset's name]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
     /// Show lines and a progress bar instead of the full screen
     #[arg(long)]
     plain: bool,
@@ -65,44 +66,65 @@ enum FusionName {
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
-    let folders =
-        TrainingFolders { run: arguments.run.clone(), cache: arguments.settings.cache.clone() };
-    check_inputs(arguments, &folders)?;
+    check_inputs(arguments)?;
+    let folders = |run: &Path| TrainingFolders {
+        run: run.to_owned(),
+        cache: arguments.settings.cache.clone(),
+    };
+    // Before the data is read, if the folder does not depend on it.
+    if let Some(run) = &arguments.run {
+        check_folders(&folders(run), &arguments.inputs())?;
+    }
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
+    let run = arguments.run.clone().unwrap_or_else(|| default_run(&dataset));
+    let folders = folders(&run);
+    check_folders(&folders, &arguments.inputs())?;
     let config = arguments.config(dataset.description().classes())?;
     check(&config, &dataset)?;
     show_cases(&dataset);
     let config = config.split_across(devices.len())?;
     check_cases(&dataset, &[Split::Validation, Split::Test])?;
-    let model = load(arguments, &config, &devices[0])?;
-    let training = Training::new(config, folders).devices(&devices);
+    let model = arguments.data.load(&config, arguments.resnet.as_deref(), &devices[0])?;
+    let training = Training::new(config.clone(), folders).devices(&devices);
     let display = Display::new(Mode::new(arguments.plain || arguments.json));
     let Some(trained) = train(&training, model, &dataset, display)? else {
         return Ok(Status::Stopped);
     };
-    write_report(&trained, &dataset, &arguments.run, None, arguments.json)?;
+    let foundation = match arguments.data.sam {
+        Some(_) => None,
+        None => Some(save_random_foundation(&config.model, &run, &devices[0])?),
+    };
+    write_report(&trained, &dataset, &run, foundation.as_deref(), arguments.json)?;
     Ok(Status::Done)
 }
 
-fn check_inputs(arguments: &Arguments, folders: &TrainingFolders) -> Result<()> {
+fn check_inputs(arguments: &Arguments) -> Result<()> {
     arguments.data.check_inputs()?;
-    let mut inputs: Vec<&Path> = vec![&arguments.data.data, &arguments.data.sam];
-    if let Some(resnet) = &arguments.resnet {
-        output::check_checkpoint(resnet)?;
-        inputs.push(resnet);
-    }
-    check_folders(folders, &inputs)
+    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)
+}
+
+/// A folder that is named after the dataset.
+fn default_run(dataset: &Dataset) -> PathBuf {
+    let name = dataset.description().name.chars();
+    let name: String = name.map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    Path::new("runs").join(name)
 }
 
 impl Arguments {
+    /// What no output may replace.
+    fn inputs(&self) -> Vec<&Path> {
+        let mut inputs = self.data.inputs();
+        inputs.extend(self.resnet.as_deref());
+        inputs
+    }
+
     fn config(&self, classes: usize) -> Result<TrainingConfig> {
         let preset = match self.preset {
             Preset::Released => TrainingConfig::released(classes),
             Preset::Paper => TrainingConfig::paper(classes),
         };
-        let preset = TrainingConfig { model: self.data.model(classes)?, ..preset };
-        let mut config = self.settings.apply(preset)?;
+        let mut config = self.settings.apply(self.data.over_foundation(preset, classes)?)?;
         match self.fusion {
             Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,
             Some(FusionName::SideOnly) => config.model.fusion = Fusion::SideOnly,
@@ -111,11 +133,4 @@ impl Arguments {
         }
         Ok(config)
     }
-}
-
-fn load(arguments: &Arguments, config: &TrainingConfig, device: &Device) -> Result<SamLst> {
-    let _spinner = Spinner::loading(&arguments.data.sam);
-    let device = device.clone().autodiff();
-    let resnet = arguments.resnet.as_deref();
-    Ok(SamLst::from_official(&config.model, &arguments.data.sam, resnet, &device)?)
 }

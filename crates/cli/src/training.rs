@@ -4,12 +4,13 @@ use crate::display::Display;
 use crate::progress::{CaseProgress, Progress, note};
 use crate::{interrupt, output, report};
 use anyhow::Result;
+use burn::tensor::Device;
 use sam_lst::datasets::Case;
 use sam_lst::resnet_side::ResNetSide;
 use sam_lst::training::RunReport;
-use sam_lst::{Dataset, Outcome, SamLst, Split, Trained, Training, TrainingFolders};
+use sam_lst::{Dataset, Outcome, SamLst, SamLstConfig, Split, Trained, Training, TrainingFolders};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads all cases of some splits, so that an unreadable volume or a label that is not in the
 /// description is reported before hours of work. Returns whether all volumes have a voxel spacing.
@@ -80,6 +81,18 @@ pub fn train(
             Ok(None)
         }
     }
+}
+
+/// Saves the random foundation of a model in the run's folder, since a ladder is useless without it.
+/// It is created anew, since training may have rounded it.
+pub fn save_random_foundation(
+    config: &SamLstConfig,
+    run: &Path,
+    device: &Device,
+) -> Result<PathBuf> {
+    let file = run.join("foundation.safetensors");
+    config.init(&device.clone().autodiff())?.save_sam(&file)?;
+    Ok(file)
 }
 
 /// Scores a finished run, writes its report and prints it, with the file of the foundation where the

@@ -8,7 +8,8 @@ use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
+    "inspect",
     "demo",
     "train",
     "embed",
@@ -336,6 +337,56 @@ fn a_model_is_trained_and_evaluated() {
     assert!(stderr.contains("without --ladder") && stderr.contains("without training"), "{stderr}");
     let variant = [&untrained[..], &["--variant", "med-sam"]].concat();
     fails(at, &variant, &["alone.safetensors", "--variant says"]);
+}
+
+#[test]
+fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() {
+    let folder = project();
+    let at = folder.path();
+    for (kind, to) in [("img", "images"), ("label", "masks")] {
+        std::fs::create_dir_all(at.join("mine").join(to)).expect("a folder");
+        for case in ["0001", "0002", "0005", "0006"] {
+            let from = format!("phantoms/RawData/Training/{kind}/{kind}{case}.nii.gz");
+            let to = format!("mine/{to}/patient{case}.nii.gz");
+            std::fs::copy(at.join(from), at.join(to)).expect("copies");
+        }
+    }
+    let [text, _] = run(at, &["inspect", "mine"], 0);
+    for part in [
+        "a folder of images and a folder of labels",
+        "4: patient0001,",
+        "stored as RAS in 4; read as LPS",
+        "6 without a name in 4 of 4 cases",
+        "chosen at random for testing",
+        "mine.toml",
+        "mine.png",
+        "sam-lst train --data mine --dataset mine.toml --foundation demo",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let described = DatasetDescription::from_file(at.join("mine.toml")).expect("a description");
+    let numbers: Vec<u16> = described.organs.iter().map(|organ| organ.labels[0]).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13]);
+    fails(at, &["inspect", "mine"], &["mine.toml: it exists; --force"]);
+    let inspected = run_json(at, &["inspect", "mine", "--force"]);
+    assert_eq!(inspected["cases"].as_array().map(Vec::len), Some(4));
+
+    let small = "epochs = 1\nbatch_size = 4\nmodel.input_size = 64\n";
+    std::fs::write(at.join("small.toml"), small).expect("writes");
+    let without = ["train", "--data", "mine", "--foundation", "demo", "--config", "small.toml"];
+    let trained = run_json(at, &without);
+    assert_eq!(trained["foundation"], "runs/mine/foundation.safetensors");
+    assert_eq!((&trained["split"], &trained["cases"]), (&"test".into(), &1.into()));
+    let image = "mine/images/patient0001.nii.gz";
+    let ladder = trained["ladder"].as_str().expect("a path");
+    let segment = ["segment", image, "out.nii.gz", "--ladder", ladder, "--sam"];
+    run(at, &[&segment[..], &["runs/mine/foundation.safetensors"]].concat(), 0);
+    std::fs::create_dir(at.join("empty")).expect("a folder");
+    fails(
+        at,
+        &["train", "--data", "empty", "--foundation", "demo"],
+        &["cannot recognise the dataset in empty", "no NIfTI file"],
+    );
 }
 
 /// A description with fewer classes than the model.

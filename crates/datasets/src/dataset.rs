@@ -354,7 +354,12 @@ fn nifti_cases(
 ) -> Result<Vec<Case>, DatasetError> {
     let split = &description.split;
     let validation_cases = split.validation.cases();
-    let names = matching_names(root, &layout.images)?;
+    let mut names = matching_names(root, &layout.images)?;
+    // A pattern such as `{case}.nii` also matches the label files beside the images.
+    let file = |pattern: &str, name: &str| pattern.replace(CASE_PLACEHOLDER, name);
+    let label_files: BTreeSet<String> =
+        names.iter().map(|name| file(&layout.labels, name)).collect();
+    names.retain(|name| !label_files.contains(&file(&layout.images, name)));
     if names.is_empty() {
         return Err(DatasetError::NoCases { pattern: root.join(&layout.images) });
     }

@@ -5,6 +5,7 @@
 //!   common preprocessing of Synapse.
 //! - [`DatasetDescription`]: the layout, labels and splits of a dataset, built in for Synapse or a
 //!   TOML file; [`Dataset`]: its cases by split.
+//! - [`inspect`]: recognises the dataset in a folder and describes it.
 //! - [`SliceStore`]: random access to single slices in bounded memory.
 //! - [`View`]: the 44 augmentations of a slice, chosen from (seed, epoch, index).
 //! - [`resample`], [`rotate_nearest`]: the interpolation of scipy and torch.
@@ -17,6 +18,7 @@ mod dataset;
 mod description;
 mod error;
 mod hdf5;
+mod inspection;
 mod intensity;
 mod labels;
 mod nifti_file;
@@ -27,6 +29,7 @@ mod phantom;
 mod prepare;
 mod random;
 mod raw;
+mod recognition;
 mod resample;
 mod store;
 mod view;
@@ -41,6 +44,7 @@ pub use description::{
 };
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
+pub use inspection::{InspectedCase, Inspection, InspectionError, inspect};
 pub use intensity::Intensity;
 pub use labels::{IgnoredLabels, LabelMap, label_ranges};
 pub use ndarray;
@@ -53,6 +57,7 @@ pub use orientation::{Orientation, OrientationError, Side};
 pub use phantom::PhantomConfig;
 pub use prepare::{PreparedCounts, prepare};
 pub use random::epoch_order;
+pub use recognition::{RecognitionError, RecognizedLayout, recognize_layout};
 pub use resample::{Grid, Interpolation, Pixel, resample};
 pub use store::{SliceOrigin, SliceStore};
 pub use view::{Degrees, DegreesError, Reflection, View, rotate_nearest};

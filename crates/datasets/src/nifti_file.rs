@@ -78,6 +78,22 @@ pub(crate) fn read_nifti_mask(
     Ok(volume.with_voxels(volume.voxels().mapv(|label| u8::from(label != 0))))
 }
 
+/// Reads the labels of a file, or a mask for each label, as the files' own numbers.
+pub(crate) fn read_nifti_label_volume(
+    file: &Path,
+    orientation: Orientation,
+) -> Result<Volume<u16>, ReadError> {
+    let reader = NiftiReader::open_labels(file)?;
+    if reader.channels > 1 {
+        let volume = reader.read_one_hot(orientation, &LabelMap::identity(256))?;
+        return Ok(volume.with_voxels(volume.voxels().mapv(u16::from)));
+    }
+    let conversion = LabelNumbers::new(reader.scaling);
+    let volume = reader.read(orientation, &conversion)?;
+    conversion.report(file);
+    Ok(volume)
+}
+
 /// Reads which label numbers a file contains.
 ///
 /// # Errors
@@ -85,14 +101,7 @@ pub(crate) fn read_nifti_mask(
 /// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a voxel that is not a
 /// whole number from 0 to 65,535.
 pub fn read_nifti_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>, ReadError> {
-    let reader = NiftiReader::open_labels(file.as_ref())?;
-    if reader.channels > 1 {
-        let every = LabelMap::identity(256);
-        let volume = reader.read_one_hot(Orientation::Stored, &every)?;
-        return Ok(volume.voxels().iter().map(|&label| label.into()).collect());
-    }
-    let conversion = LabelNumbers::new(reader.scaling);
-    let volume: Volume<u16> = reader.read(Orientation::Stored, &conversion)?;
+    let volume = read_nifti_label_volume(file.as_ref(), Orientation::Stored)?;
     let mut present = vec![false; 1 << 16];
     volume.voxels().iter().for_each(|&label| present[usize::from(label)] = true);
     Ok((0..=u16::MAX).filter(|&label| present[usize::from(label)]).collect())

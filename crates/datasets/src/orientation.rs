@@ -70,6 +70,19 @@ impl Side {
         }
     }
 
+    /// The side in a direction of an axis in NIfTI's world coordinates.
+    pub(crate) fn towards(axis: usize, negative: bool) -> Self {
+        let all = [
+            Self::Right,
+            Self::Left,
+            Self::Anterior,
+            Self::Posterior,
+            Self::Superior,
+            Self::Inferior,
+        ];
+        all[2 * axis + usize::from(negative)]
+    }
+
     fn letter(self) -> char {
         match self {
             Self::Left => 'L',
@@ -85,6 +98,13 @@ impl Side {
         [Self::Left, Self::Right, Self::Posterior, Self::Anterior, Self::Superior, Self::Inferior]
             .into_iter()
             .find(|side| side.letter() == letter)
+    }
+}
+
+/// Its first letter.
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.letter())
     }
 }
 

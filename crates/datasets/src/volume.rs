@@ -1,4 +1,4 @@
-use crate::{Orientation, ReadError};
+use crate::{Orientation, ReadError, Side};
 use ndarray::{Array3, ArrayView3, Axis};
 use nifti::NiftiHeader;
 use std::path::Path;
@@ -243,6 +243,15 @@ impl Geometry {
     /// the front, z to the head.
     pub fn affine_mm(&self) -> [[f64; 4]; 3] {
         self.affine
+    }
+
+    /// The sides of the patient that columns, rows and slices are closest to running towards.
+    pub fn sides(&self) -> [Side; 3] {
+        let axes = closest_axes(&self.affine);
+        std::array::from_fn(|column| {
+            let world = axes.iter().position(|&axis| axis == column).unwrap_or(column);
+            Side::towards(world, self.affine[world][column] < 0.0)
+        })
     }
 
     /// Millimetres between slices, rows and columns: the lengths of the affine's columns.

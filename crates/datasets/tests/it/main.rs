@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod description;
+mod inspection;
 mod nifti;
 mod phantom;
 mod resample;

@@ -1,0 +1,338 @@
+//! Reads all cases of a folder and describes the dataset.
+
+use crate::nifti_file::{read_nifti_label_volume, read_nifti_mask};
+use crate::random::validation_order;
+use crate::recognition::RecognizedLayout;
+use crate::{
+    CaseFiles, Dataset, DatasetDescription, DatasetError, IgnoredLabels, Intensity, Layout, Organ,
+    Orientation, RecognitionError, Split, SplitDescription, Validation, label_ranges,
+    read_nifti_geometry, read_nifti_image, recognize_layout,
+};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What lies in a folder: a description of the dataset, and what was found in each case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// What the layout is.
+    pub layout: String,
+    /// A description that fits, for the user to edit.
+    pub description: DatasetDescription,
+    /// The cases, by name.
+    pub cases: Vec<InspectedCase>,
+    /// Choices that were made, and what looks wrong.
+    pub notes: Vec<String>,
+}
+
+/// What was found in a case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InspectedCase {
+    /// The case's name.
+    pub name: String,
+    /// Columns, rows and slices of the image's file.
+    pub shape: [usize; 3],
+    /// Millimetres between them.
+    pub spacing_mm: [f64; 3],
+    /// The sides towards which the axes of the image's file run, such as `LPS`.
+    pub orientation: String,
+    /// The smallest and the largest intensity.
+    pub range: [f32; 2],
+    /// Number of voxels of each label.
+    pub labels: BTreeMap<u16, usize>,
+    /// Some intensities of the voxels of each label.
+    labelled: BTreeMap<u16, Vec<f32>>,
+}
+
+/// Errors of [`inspect`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectionError {
+    /// The layout is not recognised.
+    #[error(transparent)]
+    Recognition(#[from] RecognitionError),
+    /// A case is wrong.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+}
+
+/// Recognises the dataset in a folder, reads all cases, and describes it.
+///
+/// Labels without a name are called "label 1" and so on. A CT gets a window that reaches 150 HU beyond
+/// the median intensities of all organs, other images percentiles. Where the dataset has no split, a fifth of
+/// the cases become test cases. `progress` receives the number of cases that are read and of all.
+///
+/// # Errors
+///
+/// [`InspectionError`] if the layout is not recognised, or a file cannot be read.
+pub fn inspect(
+    root: impl AsRef<Path>,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Inspection, InspectionError> {
+    let root = root.as_ref();
+    let found = recognize_layout(root)?;
+    let name = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let name = name.file_name().map_or("dataset".to_owned(), |name| name.display().to_string());
+    let draft = draft(&found, name);
+    let dataset = Dataset::open(root, draft.clone())?;
+    let total = dataset.all_cases().len();
+    progress(0, total);
+    let mut cases = Vec::with_capacity(total);
+    let mut notes = found.notes.clone();
+    for (i, case) in dataset.all_cases().iter().enumerate() {
+        match &case.files {
+            CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
+            files => cases.push(inspect_case(&case.name, files, &mut notes)?),
+        }
+        progress(i + 1, total);
+    }
+    let mut description = draft;
+    if found.built_in.is_none() {
+        describe_labels(&mut description, &found, &cases);
+        description.intensity = intensity(found.is_ct, &cases);
+        let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
+        describe_split(&mut description, &found, &names, &mut notes);
+    }
+    check(&description, &dataset, &cases, &mut notes);
+    Ok(Inspection { layout: found.name, description, cases, notes })
+}
+
+/// A description with the layout alone, by which the cases are found.
+fn draft(found: &RecognizedLayout, name: String) -> DatasetDescription {
+    if let Some(description) = &found.built_in {
+        return description.clone();
+    }
+    let organ = |name: &str, label: u16| Organ {
+        name: name.to_owned(),
+        labels: vec![label],
+        color: None,
+        files: Vec::new(),
+    };
+    let organs = if found.organ_files.is_empty() {
+        vec![organ("organ", 1)]
+    } else {
+        let files = found.organ_files.iter().take(255).zip(1..);
+        files
+            .map(|(file, label)| Organ { files: vec![file.clone()], ..organ(file, label) })
+            .collect()
+    };
+    DatasetDescription {
+        name,
+        orientation: Orientation::default(),
+        intensity: Intensity::Stored,
+        ignored_labels: IgnoredLabels::default(),
+        report_order: Vec::new(),
+        layout: found.layout.clone(),
+        organs,
+        split: SplitDescription::default(),
+        ..DatasetDescription::synapse()
+    }
+}
+
+fn inspect_case(
+    name: &str,
+    files: &CaseFiles,
+    notes: &mut Vec<String>,
+) -> Result<InspectedCase, DatasetError> {
+    let paths = files.paths();
+    let image = read_nifti_image(paths[0], Orientation::Stored)?;
+    let geometry = read_nifti_geometry(paths[0], Orientation::Stored)?;
+    let [slices, rows, columns] = image.shape();
+    let [dz, dy, dx] = geometry.spacing_mm();
+    let mut case = InspectedCase {
+        name: name.to_owned(),
+        shape: [columns, rows, slices],
+        spacing_mm: [dx, dy, dz],
+        orientation: geometry.sides().iter().map(ToString::to_string).collect(),
+        range: [f32::MAX, f32::MIN],
+        labels: BTreeMap::new(),
+        labelled: BTreeMap::new(),
+    };
+    for &voxel in image.voxels() {
+        case.range = [case.range[0].min(voxel), case.range[1].max(voxel)];
+    }
+    let mut masks = Vec::new();
+    match files {
+        CaseFiles::Nifti { label, .. } => {
+            masks.push((None, label, read_nifti_label_volume(label, Orientation::Stored)?));
+        }
+        CaseFiles::NiftiOrgans { organs, .. } => {
+            for (class, file) in organs {
+                let mask = read_nifti_mask(file, Orientation::Stored)?;
+                let labels = mask.with_voxels(mask.voxels().mapv(u16::from));
+                masks.push((Some(u16::from(*class)), file, labels));
+            }
+        }
+        CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
+    }
+    for (class, file, mask) in masks {
+        if mask.shape() != image.shape() {
+            notes.push(format!(
+                "case {name}: {} has shape {:?} and the image {:?} (slices, rows, columns); resample one \
+                 to the grid of the other",
+                file.display(),
+                mask.shape(),
+                image.shape()
+            ));
+            continue;
+        }
+        if let Some(of_label) = mask.geometry()
+            && !geometry.is_same_grid(of_label)
+        {
+            notes.push(format!(
+                "case {name}: corners of {} lie up to {:.1} mm from the image's; if the voxels correspond \
+                 in order, set geometry = \"trust_voxels\"",
+                file.display(),
+                geometry.max_corner_distance_mm(of_label)
+            ));
+        }
+        // At most some thousand intensities of a case.
+        let step = (mask.voxels().len() / 20_000).max(1);
+        for (i, (&label, &voxel)) in mask.voxels().iter().zip(image.voxels()).enumerate() {
+            let label = if label == 0 { 0 } else { class.unwrap_or(label) };
+            if label != 0 || class.is_none() {
+                *case.labels.entry(label).or_default() += 1;
+            }
+            if label != 0 && i % step == 0 {
+                case.labelled.entry(label).or_default().push(voxel);
+            }
+        }
+    }
+    Ok(case)
+}
+
+/// Organs by the labels that occur, with the dataset's names.
+fn describe_labels(
+    description: &mut DatasetDescription,
+    found: &RecognizedLayout,
+    cases: &[InspectedCase],
+) {
+    if !found.organ_files.is_empty() {
+        return; // organs are those of the files
+    }
+    let mut names = found.label_names.clone();
+    for &label in cases.iter().flat_map(|case| case.labels.keys()) {
+        if label != 0 && !found.ignored_labels.contains(&label) {
+            names.entry(label).or_insert_with(|| format!("label {label}"));
+        }
+    }
+    description.ignored_labels = IgnoredLabels::Listed(found.ignored_labels.clone());
+    let organ = |(label, name)| Organ { name, labels: vec![label], color: None, files: Vec::new() };
+    description.organs = names.into_iter().map(organ).collect();
+    if description.organs.len() > 255 {
+        description.organs.truncate(255);
+        description.ignored_labels = IgnoredLabels::Others;
+    }
+}
+
+/// A window around the organs for a CT, percentiles for other images.
+fn intensity(is_ct: Option<bool>, cases: &[InspectedCase]) -> Intensity {
+    /// Hounsfield units around the organs' medians, which leave soft tissue a window like the usual
+    /// ones for the abdomen.
+    const MARGIN: f32 = 150.0;
+    /// Below this, only air in Hounsfield units lies.
+    const AIR: f32 = -500.0;
+    let looks_like_ct = || cases.iter().any(|case| case.range[0] < AIR && case.range[1] < 5000.0);
+    if !is_ct.unwrap_or_else(looks_like_ct) {
+        return Intensity::Percentiles([0.5, 99.5]);
+    }
+    let mut of_labels: BTreeMap<u16, Vec<f32>> = BTreeMap::new();
+    for (&label, voxels) in cases.iter().flat_map(|case| &case.labelled) {
+        of_labels.entry(label).or_default().extend(voxels);
+    }
+    // Medians, since masks contain gas and bone at their borders.
+    let medians = of_labels.values_mut().filter_map(|voxels| {
+        let middle = voxels.len() / 2;
+        (!voxels.is_empty()).then(|| *voxels.select_nth_unstable_by(middle, f32::total_cmp).1)
+    });
+    let (low, high) = medians
+        .fold((f32::MAX, f32::MIN), |(low, high), median| (low.min(median), high.max(median)));
+    if low > high {
+        return Intensity::Window([-160.0, 240.0]);
+    }
+    // To whole tens, so that the description is easy to read.
+    let tens = |hounsfield: f32| (hounsfield / 10.0).round() * 10.0;
+    Intensity::Window([tens((low - MARGIN).max(-1000.0)), tens(high + MARGIN)])
+}
+
+/// The dataset's own validation, and a fifth of the other cases for testing.
+fn describe_split(
+    description: &mut DatasetDescription,
+    found: &RecognizedLayout,
+    cases: &[&str],
+    notes: &mut Vec<String>,
+) {
+    let split = &mut description.split;
+    let is_validation = |case: &str| found.validation.iter().any(|name| name == case);
+    let validation: Vec<String> =
+        cases.iter().filter(|case| is_validation(case)).map(|&case| case.to_owned()).collect();
+    if !validation.is_empty() {
+        split.validation = Validation::Cases { cases: validation };
+        return;
+    }
+    let count = match cases.len() {
+        0 | 1 => 0,
+        2..5 => 1,
+        count => count / 5,
+    };
+    let chosen = validation_order(0, cases.len()).into_iter().take(count);
+    split.test = chosen.map(|i| cases[i].to_owned()).collect();
+    split.test.sort();
+    if count > 0 {
+        notes.push(format!(
+            "the dataset has no split, so {count} of {} cases were chosen at random for testing: {}; if \
+             several cases are of one patient, set `patients` in `split`",
+            cases.len(),
+            split.test.join(", ")
+        ));
+    } else {
+        notes.push("one case is too few to test on; it is trained and scored on itself".to_owned());
+    }
+}
+
+/// Notes of what looks wrong.
+fn check(
+    description: &DatasetDescription,
+    dataset: &Dataset,
+    cases: &[InspectedCase],
+    notes: &mut Vec<String>,
+) {
+    if cases.is_empty() {
+        return;
+    }
+    let map = description.label_map();
+    for (class, organ) in (1..).zip(&description.organs) {
+        let has = |case: &&InspectedCase| {
+            case.labels.keys().any(|&label| map.class_of(label) == Some(class))
+        };
+        if !cases.iter().any(|case| has(&case)) {
+            notes.push(format!("no case contains `{}`", organ.name));
+        }
+    }
+    let unknown: std::collections::BTreeSet<u16> = cases
+        .iter()
+        .flat_map(|case| case.labels.keys().copied())
+        .filter(|&label| map.class_of(label).is_none())
+        .collect();
+    if !unknown.is_empty() {
+        let unknown = label_ranges(unknown);
+        notes.push(format!("labels {unknown} occur, but are not described"));
+    }
+    for case in cases {
+        if case.labels.keys().all(|&label| map.class_of(label) == Some(0)) {
+            notes.push(format!("case {} has no labelled voxel", case.name));
+        }
+    }
+    let largest = |case: &InspectedCase| case.spacing_mm.into_iter().fold(0.0, f64::max);
+    if let Some(case) = cases.iter().find(|case| largest(case) > 20.0) {
+        let spacing = case.spacing_mm;
+        notes
+            .push(format!("case {}: voxels are {spacing:.2?} mm apart; is that right?", case.name));
+    }
+    let is_test = dataset.all_cases().iter().any(|case| case.split == Split::Test);
+    if matches!(description.layout, Layout::Nifti(_))
+        && !is_test
+        && description.split.test.is_empty()
+    {
+        notes.push("there are no test cases; scores will be those of the validation".to_owned());
+    }
+}

@@ -1,0 +1,484 @@
+//! Recognises how the files of a dataset are laid out.
+
+use crate::{DatasetDescription, Layout, NiftiLayout, PreparedLayout, ReadError};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A layout that was recognised in a folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecognizedLayout {
+    /// What it is, such as "nnU-Net raw (dataset.json)".
+    pub name: String,
+    /// Where images and labels are.
+    pub layout: Layout,
+    /// Names of labels, where the dataset gives them; without the background.
+    pub label_names: BTreeMap<u16, String>,
+    /// Names of the organs' files, where each organ has its own.
+    pub organ_files: BTreeSet<String>,
+    /// Labels that the dataset says are to be ignored.
+    pub ignored_labels: Vec<u16>,
+    /// Whether the images are CT, where the dataset says so.
+    pub is_ct: Option<bool>,
+    /// Cases that the dataset assigns to validation.
+    pub validation: Vec<String>,
+    /// Choices that were made, for the user to check.
+    pub notes: Vec<String>,
+    /// The whole description, for a dataset that is built in.
+    pub built_in: Option<DatasetDescription>,
+}
+
+/// Why a layout is not recognised.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecognitionError {
+    /// A file or folder cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The layout is known, but cannot be read.
+    #[error("cannot use {}: {reason}", root.display())]
+    Unsupported {
+        /// The folder.
+        root: PathBuf,
+        /// What is not supported, and the remedy.
+        reason: String,
+    },
+    /// The layout is not known.
+    #[error(
+        "cannot recognise the dataset in {}: {found}. Recognised are nnU-Net's and Decathlon's \
+         dataset.json, BTCV's RawData/Training, preprocessed slices with their lists, \
+         TotalSegmentator's folders of organs, and NIfTI images with labels in a folder of their own \
+         (such as images and labels), in a folder for each case, or beside the images with an ending \
+         such as _seg. For others, write a dataset description (--dataset)",
+        root.display()
+    )]
+    Unknown {
+        /// The folder.
+        root: PathBuf,
+        /// What it contains instead.
+        found: String,
+    },
+}
+
+impl RecognizedLayout {
+    fn new(name: impl Into<String>, layout: Layout) -> Self {
+        Self {
+            name: name.into(),
+            layout,
+            label_names: BTreeMap::new(),
+            organ_files: BTreeSet::new(),
+            ignored_labels: Vec::new(),
+            is_ct: None,
+            validation: Vec::new(),
+            notes: Vec::new(),
+            built_in: None,
+        }
+    }
+
+    fn nifti(name: impl Into<String>, images: String, labels: String) -> Self {
+        Self::new(name, Layout::Nifti(NiftiLayout { images, labels }))
+    }
+}
+
+/// Recognises the layout of the dataset in a folder, by names alone.
+///
+/// # Errors
+///
+/// [`RecognitionError`] if the folder cannot be read, or nothing in it is recognised.
+pub fn recognize_layout(root: impl AsRef<Path>) -> Result<RecognizedLayout, RecognitionError> {
+    let root = root.as_ref();
+    // An error if the folder cannot be read.
+    std::fs::read_dir(root).map_err(ReadError::io(root))?;
+    let json = root.join("dataset.json");
+    if json.is_file() {
+        return dataset_json(root, &json);
+    }
+    let synapse = DatasetDescription::synapse();
+    if let Layout::Nifti(layout) = &synapse.layout
+        && root.join(&layout.images).parent().is_some_and(Path::is_dir)
+        && root.join(&layout.labels).parent().is_some_and(Path::is_dir)
+    {
+        let layout = synapse.layout.clone();
+        let mut found = RecognizedLayout::new("BTCV/Synapse as downloaded (RawData)", layout);
+        found.built_in = Some(synapse);
+        return Ok(found);
+    }
+    let prepared = PreparedLayout::default();
+    if [&prepared.train_list, &prepared.test_list].iter().any(|list| root.join(list).is_file()) {
+        let synapse = DatasetDescription::synapse_prepared();
+        let layout = synapse.layout.clone();
+        let mut found = RecognizedLayout::new("preprocessed slices (lists, npz, HDF5)", layout);
+        found.built_in = Some(synapse);
+        return Ok(found);
+    }
+    let tree = Tree::read(root)?;
+    let found = tree.case_folders().or_else(|| tree.two_folders()).or_else(|| tree.one_folder());
+    found.ok_or_else(|| tree.unknown(root))
+}
+
+/// nnU-Net's `dataset.json` of both versions, which Decathlon's is like.
+fn dataset_json(root: &Path, json: &Path) -> Result<RecognizedLayout, RecognitionError> {
+    let unsupported = |reason: String| RecognitionError::Unsupported {
+        root: root.to_owned(),
+        reason: format!("its dataset.json {reason}"),
+    };
+    let text = std::fs::read_to_string(json).map_err(ReadError::io(json))?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| unsupported(format!("is not valid JSON: {error}; correct it")))?;
+    let channels: BTreeMap<String, String> = ["channel_names", "modality"]
+        .iter()
+        .find_map(|key| value.get(key)?.as_object())
+        .map(|names| {
+            let name = |name: &Value| name.as_str().unwrap_or_default().to_owned();
+            names.iter().map(|(number, value)| (number.clone(), name(value))).collect()
+        })
+        .unwrap_or_default();
+    let ending = match value.get("file_ending").and_then(Value::as_str) {
+        Some(ending @ (".nii" | ".nii.gz")) => ending,
+        None => ".nii.gz",
+        Some(other) => {
+            return Err(unsupported(format!(
+                "says that files end in {other}; convert them to .nii.gz"
+            )));
+        }
+    };
+    let has_channel_files = value.get("file_ending").is_some()
+        || has_name(&root.join("imagesTr"), |name| name.ends_with(&format!("_0000{ending}")));
+    let (name, images) = if has_channel_files {
+        ("nnU-Net raw (dataset.json)", format!("imagesTr/{{case}}_0000{ending}"))
+    } else {
+        ("Decathlon (dataset.json)", format!("imagesTr/{{case}}{ending}"))
+    };
+    let mut found = RecognizedLayout::nifti(name, images, format!("labelsTr/{{case}}{ending}"));
+    match (channels.len(), has_channel_files) {
+        (0 | 1, _) => {}
+        (count, true) => {
+            let first = channels.values().next().cloned().unwrap_or_default();
+            found.notes.push(format!(
+                "images have {count} channels; the first ({first}, _0000) is used: choose another in \
+                 `images` of the layout"
+            ));
+        }
+        (count, false) => {
+            return Err(unsupported(format!(
+                "names {count} channels in one file; write the channel to use to files of its own"
+            )));
+        }
+    }
+    found.is_ct = channels.values().next().map(|name| name.eq_ignore_ascii_case("CT"));
+    let labels = value.get("labels").and_then(Value::as_object);
+    let labels = labels.ok_or_else(|| unsupported("has no `labels`".to_owned()))?;
+    add_labels(&mut found, labels).map_err(unsupported)?;
+    add_folds(&mut found, &root.join("splits_final.json"))?;
+    Ok(found)
+}
+
+/// Adds the labels of a `dataset.json`; an error says what is not supported.
+fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Result<(), String> {
+    for (key, value) in labels {
+        // Version 1 maps numbers to names, version 2 names to numbers.
+        let (number, name) = match (key.parse::<u16>(), value) {
+            (Ok(number), Value::String(name)) => (Some(number), name.clone()),
+            (_, Value::Number(number)) => {
+                (number.as_u64().and_then(|number| u16::try_from(number).ok()), key.clone())
+            }
+            (_, Value::Array(_)) => {
+                return Err(format!(
+                    "gives `{key}` several labels, a region; regions overlap, so describe the organs \
+                     in a dataset description (--dataset)"
+                ));
+            }
+            _ => (None, key.clone()),
+        };
+        let number = number.ok_or_else(|| {
+            format!("has a label `{name}` without a number from 0 to 65535; correct it")
+        })?;
+        if name == "ignore" {
+            found.ignored_labels.push(number);
+        } else if number != 0 {
+            found.label_names.insert(number, name);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the validation cases of nnU-Net's first fold.
+fn add_folds(found: &mut RecognizedLayout, splits: &Path) -> Result<(), RecognitionError> {
+    if !splits.is_file() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(splits).map_err(ReadError::io(splits))?;
+    let folds: Value = serde_json::from_str(&text).unwrap_or_default();
+    let validation = folds.get(0).and_then(|fold| fold.get("val")).and_then(Value::as_array);
+    let names = validation.into_iter().flatten().filter_map(Value::as_str);
+    found.validation = names.map(str::to_owned).collect();
+    found.notes.push(match found.validation.len() {
+        0 => format!("{} has no validation cases and is ignored", splits.display()),
+        _ => "validation cases are those of fold 0 of splits_final.json".to_owned(),
+    });
+    Ok(())
+}
+
+fn has_name(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| is_wanted(&entry.file_name().to_string_lossy()))
+}
+
+/// The files below a folder.
+struct Tree {
+    /// Paths of NIfTI files relative to the folder, with `/`.
+    nifti: Vec<String>,
+    /// Endings of other files, with their number.
+    others: BTreeMap<String, usize>,
+    /// One of the other files.
+    other: Option<PathBuf>,
+}
+
+const MAX_FILES: usize = 100_000;
+const MAX_DEPTH: usize = 4;
+
+impl Tree {
+    fn read(root: &Path) -> Result<Self, ReadError> {
+        let mut tree = Self { nifti: Vec::new(), others: BTreeMap::new(), other: None };
+        tree.read_below(root, "", 0)?;
+        tree.nifti.sort();
+        Ok(tree)
+    }
+
+    fn read_below(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<(), ReadError> {
+        let io = ReadError::io(folder);
+        for entry in std::fs::read_dir(folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') || self.nifti.len() >= MAX_FILES {
+                continue;
+            }
+            let path = format!("{prefix}{name}");
+            if entry.path().is_dir() {
+                if depth < MAX_DEPTH {
+                    self.read_below(&entry.path(), &format!("{path}/"), depth + 1)?;
+                }
+            } else if name.ends_with(".nii") || name.ends_with(".nii.gz") {
+                self.nifti.push(path);
+            } else {
+                let ending = Path::new(&name).extension().unwrap_or_default().to_string_lossy();
+                *self.others.entry(ending.to_lowercase()).or_default() += 1;
+                self.other.get_or_insert_with(|| entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder for each case, in which files have the same names but for the case's.
+    fn case_folders(&self) -> Option<RecognizedLayout> {
+        let mut cases: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for path in &self.nifti {
+            let (case, below) = path.split_once('/')?;
+            let pattern = below.replace(case, "{case}");
+            cases.entry(case).or_default().push(pattern);
+        }
+        if cases.len() < 2 {
+            return None;
+        }
+        let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+        cases.values().flatten().for_each(|pattern| *counts.entry(pattern).or_default() += 1);
+        let in_most = |count: usize| 2 * count > cases.len();
+        let (labels, images): (Vec<&String>, Vec<&String>) = counts
+            .iter()
+            .filter(|(_, count)| in_most(**count))
+            .map(|(pattern, _)| *pattern)
+            .partition(|pattern| is_label(pattern));
+        let image = images.first()?;
+        let images_pattern = format!("{{case}}/{image}");
+        let organs = |pattern: &str| Some(pattern.rsplit_once('/')?.0.to_owned());
+        let label_folders: BTreeSet<String> =
+            labels.iter().filter_map(|label| organs(label)).collect();
+        let mut found = match (labels.as_slice(), label_folders.first()) {
+            // Several files in one folder of labels: one per organ.
+            ([_, _, ..], Some(folder)) if label_folders.len() == 1 => {
+                let ending = if labels[0].ends_with(".gz") { ".nii.gz" } else { ".nii" };
+                let labels_pattern = format!("{{case}}/{folder}/{{organ}}{ending}");
+                let name = "a folder for each case, a file for each organ";
+                let mut found = RecognizedLayout::nifti(name, images_pattern, labels_pattern);
+                let below = format!("{folder}/");
+                found.organ_files = counts
+                    .keys()
+                    .filter_map(|pattern| pattern.strip_prefix(&below)?.strip_suffix(ending))
+                    .map(str::to_owned)
+                    .collect();
+                found
+            }
+            ([label, ..], _) => {
+                let labels_pattern = format!("{{case}}/{label}");
+                let name = "a folder for each case";
+                RecognizedLayout::nifti(name, images_pattern, labels_pattern)
+            }
+            ([], _) => return None,
+        };
+        note_others(&mut found, "images", &images);
+        if found.organ_files.is_empty() {
+            note_others(&mut found, "labels", &labels);
+        }
+        Some(found)
+    }
+
+    /// Images in one folder, labels in another.
+    fn two_folders(&self) -> Option<RecognizedLayout> {
+        let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for path in &self.nifti {
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+            folders.entry(folder).or_default().push(name);
+        }
+        let label_folders = folders.keys().filter(|folder| is_label(folder));
+        for &label_folder in label_folders {
+            for (&image_folder, images) in &folders {
+                if is_label(image_folder) {
+                    continue;
+                }
+                let labels = &folders[label_folder];
+                let Some((image, label)) = patterns(images, labels) else { continue };
+                let below = |folder: &str, pattern: String| match folder {
+                    "" => pattern,
+                    folder => format!("{folder}/{pattern}"),
+                };
+                return Some(RecognizedLayout::nifti(
+                    "a folder of images and a folder of labels",
+                    below(image_folder, image),
+                    below(label_folder, label),
+                ));
+            }
+        }
+        None
+    }
+
+    /// Images and labels in one folder, told apart by an ending.
+    fn one_folder(&self) -> Option<RecognizedLayout> {
+        let names: Vec<&str> =
+            self.nifti.iter().map(String::as_str).filter(|path| !path.contains('/')).collect();
+        let (labels, images): (Vec<&str>, Vec<&str>) =
+            names.into_iter().partition(|name| is_label(name));
+        let (image, label) = patterns(&images, &labels)?;
+        Some(RecognizedLayout::nifti("images with labels beside them", image, label))
+    }
+
+    fn unknown(&self, root: &Path) -> RecognitionError {
+        let count = |ending: &str| self.others.get(ending).copied().unwrap_or(0);
+        let pictures: usize = ["png", "jpg", "jpeg", "tif", "tiff", "bmp"].map(count).iter().sum();
+        let found = if !self.nifti.is_empty() {
+            let first = &self.nifti[0];
+            format!(
+                "it has {} NIfTI files, such as {first}, but no images with labels",
+                self.nifti.len()
+            )
+        } else if count("dcm") > 0 || self.other.as_deref().is_some_and(is_dicom) {
+            "it has DICOM files; convert them to NIfTI, as with dcm2niix".to_owned()
+        } else if pictures > 0 {
+            format!("it has {pictures} pictures (PNG, JPEG, TIFF) and no NIfTI file")
+        } else {
+            "it has no NIfTI file (.nii, .nii.gz)".to_owned()
+        };
+        RecognitionError::Unknown { root: root.to_owned(), found }
+    }
+}
+
+fn is_dicom(file: &Path) -> bool {
+    let mut start = [0; 132];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start.ends_with(b"DICM")
+}
+
+fn note_others(found: &mut RecognizedLayout, key: &str, patterns: &[&String]) {
+    if let [used, others @ ..] = patterns
+        && !others.is_empty()
+    {
+        let others: Vec<&str> = others.iter().map(|other| other.as_str()).collect();
+        let others = others.join(", ");
+        found.notes.push(format!(
+            "{used} is taken as `{key}`; there are also {others}: choose another in the layout"
+        ));
+    }
+}
+
+/// Whether the name of a file or folder is one of labels.
+fn is_label(path: &str) -> bool {
+    const WORDS: [&str; 9] =
+        ["label", "seg", "mask", "gt", "truth", "annotation", "roi", "organs", "contour"];
+    let path = path.to_lowercase();
+    // Words of a path: "case1_seg.nii.gz" has "seg", "segmentations" begins with it.
+    let words = path.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    words.into_iter().any(|word| {
+        WORDS.iter().any(|label| {
+            let is_long = label.len() > 3;
+            word == *label || (word.starts_with(label) && (is_long || *label == "seg"))
+        })
+    })
+}
+
+/// The patterns of the names of images and of labels, such that each label has an image.
+fn patterns(images: &[&str], labels: &[&str]) -> Option<(String, String)> {
+    if images.is_empty() || labels.is_empty() {
+        return None;
+    }
+    let equal = labels.iter().all(|label| images.contains(label));
+    if equal {
+        let ending = if labels[0].ends_with(".gz") { ".nii.gz" } else { ".nii" };
+        let all = labels.iter().all(|label| label.ends_with(ending));
+        return all.then(|| (format!("{{case}}{ending}"), format!("{{case}}{ending}")));
+    }
+    let [of_images, of_labels] = [images, labels].map(common_parts);
+    let cases = |names: &[&str], (prefix, suffix): &(String, String)| -> Option<BTreeSet<String>> {
+        names
+            .iter()
+            .map(|name| {
+                let case = name.strip_prefix(prefix.as_str())?.strip_suffix(suffix.as_str())?;
+                (!case.is_empty()).then(|| case.to_owned())
+            })
+            .collect()
+    };
+    let (image_cases, label_cases) = (cases(images, &of_images)?, cases(labels, &of_labels)?);
+    let pattern = |(prefix, suffix): (String, String)| format!("{prefix}{{case}}{suffix}");
+    label_cases.is_subset(&image_cases).then(|| (pattern(of_images), pattern(of_labels)))
+}
+
+/// What all names begin and end with, without the digits next to the part that differs.
+fn common_parts(names: &[&str]) -> (String, String) {
+    let first = names[0];
+    let ending = if first.ends_with(".nii.gz") { ".nii.gz" } else { ".nii" };
+    let common = |name: &str, reversed: bool, length: usize| {
+        let pairs: Box<dyn Iterator<Item = (char, char)>> = if reversed {
+            Box::new(name.chars().rev().zip(first.chars().rev()))
+        } else {
+            Box::new(name.chars().zip(first.chars()))
+        };
+        pairs.take(length).take_while(|(a, b)| a == b).count()
+    };
+    let length = first.chars().count();
+    let (mut prefix, mut suffix) = (length, length);
+    for name in &names[1..] {
+        prefix = common(name, false, prefix);
+        suffix = common(name, true, suffix);
+    }
+    if names.len() == 1 {
+        // One name: the case is its first number, or all of it up to a label's word.
+        let start = first.find(|c: char| c.is_ascii_digit());
+        let Some(start) = start else { return (String::new(), single_suffix(first, ending)) };
+        let end =
+            first[start..].find(|c: char| !c.is_ascii_digit()).map_or(first.len(), |n| start + n);
+        return (first[..start].to_owned(), first[end..].to_owned());
+    }
+    let is_digit = |c: &char| c.is_ascii_digit();
+    let prefix: String = first.chars().take(prefix).collect();
+    let prefix = prefix.trim_end_matches(|c| is_digit(&c)).to_owned();
+    let suffix: String = first.chars().skip(length - suffix).collect();
+    let suffix = suffix.trim_start_matches(|c| is_digit(&c)).to_owned();
+    (prefix, suffix)
+}
+
+/// The ending of a single name from its label's word on.
+fn single_suffix(name: &str, ending: &str) -> String {
+    let stem = name.strip_suffix(ending).unwrap_or(name);
+    let from = stem.rfind(['_', '-']).filter(|&at| is_label(&stem[at..]));
+    name[from.unwrap_or(stem.len())..].to_owned()
+}
