@@ -194,8 +194,8 @@ fn describe(plan: &TrainingPlan, mode: Mode) -> String {
     if mode != Mode::Embeddings {
         let organs = plan.organs.iter().zip(&plan.organ_cases);
         let organs: Vec<String> =
-            organs.map(|(organ, cases)| format!("{organ} in {cases}")).collect();
-        lines.push(format!("organs      {} of these cases", organs.join(", ")));
+            organs.map(|(organ, cases)| format!("{organ} {cases}")).collect();
+        lines.push(format!("organs      in training cases: {}", organs.join(", ")));
         lines.push(format!(
             "training    {} in {}, {}",
             plural(plan.total_steps as usize, "step"),
