@@ -193,8 +193,7 @@ fn describe(plan: &TrainingPlan, mode: Mode) -> String {
     )];
     if mode != Mode::Embeddings {
         let organs = plan.organs.iter().zip(&plan.organ_cases);
-        let organs: Vec<String> =
-            organs.map(|(organ, cases)| format!("{organ} {cases}")).collect();
+        let organs: Vec<String> = organs.map(|(organ, cases)| format!("{organ} {cases}")).collect();
         lines.push(format!("organs      in training cases: {}", organs.join(", ")));
         lines.push(format!(
             "training    {} in {}, {}",

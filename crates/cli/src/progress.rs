@@ -156,8 +156,9 @@ impl Spinner {
 
     /// Shows that a file is being loaded.
     pub fn loading(file: &Path) -> Self {
-        let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-        Self::new(format!("loading {} ({})", file.display(), HumanBytes(bytes)))
+        let metadata = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file);
+        let size = metadata.map(|metadata| format!(" ({})", HumanBytes(metadata.len())));
+        Self::new(format!("loading {}{}", file.display(), size.unwrap_or_default()))
     }
 }
 

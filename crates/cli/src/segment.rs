@@ -9,7 +9,7 @@ use crate::staging::Staging;
 use crate::{Status, output, report};
 use anyhow::Result;
 use clap::Args;
-use sam_lst::datasets::{read_nifti_geometry, write_nifti_labels};
+use sam_lst::datasets::{read_geometry, write_nifti_labels};
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -30,7 +30,7 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The volume to segment: .nii or .nii.gz
+    /// The volume to segment: a NIfTI file, or the folder of a DICOM series
     input: PathBuf,
     /// The label volume to write, on the same grid: .nii or .nii.gz
     output: PathBuf,
@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let device = open_device(&options.device)?;
     let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
     let task = read_task(ladder, description)?;
-    read_nifti_geometry(input, task.dataset.orientation)?;
+    read_geometry(input, task.dataset.orientation)?;
     let model = options.load(sam, ladder, &device)?;
     let image = read_image(input, &task)?;
     let cache = options.open_cache(&model, &task)?;

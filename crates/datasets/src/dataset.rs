@@ -1,6 +1,7 @@
 //! The cases in a dataset's folder, by split, and their volumes.
 
 use crate::description::{CASE_PLACEHOLDER, ORGAN_PLACEHOLDER};
+use crate::dicom::list_files;
 use crate::intensity::IntensityRange;
 use crate::nifti_file::read_nifti_mask;
 use crate::random::validation_order;
@@ -76,6 +77,19 @@ impl CaseFiles {
         }
     }
 
+    /// All files, those of folders in the order of their names.
+    fn files(&self) -> Result<Vec<PathBuf>, ReadError> {
+        let mut files = Vec::new();
+        for path in self.paths() {
+            if path.is_dir() {
+                list_files(path, 0, &mut files)?;
+            } else {
+                files.push(path.to_owned());
+            }
+        }
+        Ok(files)
+    }
+
     /// The SHA-256, in hexadecimal, of the concatenated contents of all files, which identifies the
     /// case wherever its files lie and whatever their times.
     ///
@@ -85,9 +99,9 @@ impl CaseFiles {
     pub fn sha256(&self) -> Result<String, ReadError> {
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
-        for path in self.paths() {
-            let io = ReadError::io(path);
-            let mut file = File::open(path).map_err(io)?;
+        for path in self.files()? {
+            let io = ReadError::io(&path);
+            let mut file = File::open(&path).map_err(io)?;
             loop {
                 match file.read(&mut buffer) {
                     Ok(0) => break,
@@ -433,7 +447,7 @@ fn matching_names(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadEr
         };
         let name = file_name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
         let exists = |name: &str| match below {
-            Some(below) => entry.path().join(below.replace(CASE_PLACEHOLDER, name)).is_file(),
+            Some(below) => entry.path().join(below.replace(CASE_PLACEHOLDER, name)).exists(),
             None => true,
         };
         match name {

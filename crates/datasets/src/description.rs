@@ -1,7 +1,7 @@
 //! Dataset descriptions: file layout, labels, intensities and splits.
 
+use crate::image_file::read_image_filled;
 use crate::intensity::IntensityRange;
-use crate::nifti_file::read_nifti_image_filled;
 use crate::{
     DatasetError, DescriptionError, IgnoredLabels, Intensity, LabelMap, Orientation, ReadError,
     Volume,
@@ -165,7 +165,7 @@ pub enum Layout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NiftiLayout {
-    /// Pattern of the images, such as `img/img{case}.nii.gz`.
+    /// Pattern of the images, such as `img/img{case}.nii.gz`; of folders, if each has a DICOM series.
     pub images: String,
     /// Pattern of the labels, such as `label/label{case}.nii.gz`. With `{organ}`, each organ has files
     /// of its own, in which every voxel that is not 0 belongs to it: `{case}/organs/{organ}.nii.gz`.
@@ -419,7 +419,7 @@ impl DatasetDescription {
     ///
     /// # Errors
     ///
-    /// [`ReadError`], as [`read_nifti_image`](crate::read_nifti_image).
+    /// [`ReadError`], as [`read_image`](crate::read_image).
     pub fn read_image(&self, file: impl AsRef<Path>) -> Result<Volume<f32>, ReadError> {
         let file = file.as_ref();
         let image = self.read_stored_image(file)?;
@@ -429,7 +429,7 @@ impl DatasetDescription {
 
     /// Reads an image in the description's orientation, with the intensities of its file.
     pub(crate) fn read_stored_image(&self, file: &Path) -> Result<Volume<f32>, ReadError> {
-        read_nifti_image_filled(file, self.orientation, self.fill_nan)
+        read_image_filled(file, self.orientation, self.fill_nan)
     }
 
     /// Normalises the image of a file and logs a warning if its intensities do not fit.

@@ -129,6 +129,16 @@ pub enum ReadError {
         /// Why the geometry is not usable.
         found: String,
     },
+    /// A DICOM file or folder is not a series of slices that make a volume.
+    #[error("cannot read {}: {found}; {remedy}", path.display())]
+    Dicom {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A voxel is NaN or infinite.
     #[error(
         "cannot read {}: voxel ({}, {}, {}) is {value}, but image voxels must be finite; {}",

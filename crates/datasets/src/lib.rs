@@ -16,8 +16,10 @@
 
 mod dataset;
 mod description;
+mod dicom;
 mod error;
 mod hdf5;
+mod image_file;
 mod inspection;
 mod intensity;
 mod labels;
@@ -42,8 +44,10 @@ pub use description::{
     Color, ColorError, DatasetDescription, GeometryCheck, Layout, NiftiLayout, Organ,
     PreparedLayout, Split, SplitDescription, Validation,
 };
+pub use dicom::{read_dicom_geometry, read_dicom_image};
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
+pub use image_file::{read_geometry, read_image};
 pub use inspection::{InspectedCase, Inspection, InspectionError, inspect};
 pub use intensity::Intensity;
 pub use labels::{IgnoredLabels, LabelMap, label_ranges};

@@ -373,7 +373,9 @@ impl Tree {
                 self.nifti.len()
             )
         } else if count("dcm") > 0 || self.other.as_deref().is_some_and(is_dicom) {
-            "it has DICOM files; convert them to NIfTI, as with dcm2niix".to_owned()
+            "it has DICOM files and no labels in NIfTI. `sam-lst segment` reads a series; to train on \
+             series, write their labels as NIfTI and describe where both are"
+                .to_owned()
         } else if pictures > 0 {
             format!("it has {pictures} pictures (PNG, JPEG, TIFF) and no NIfTI file")
         } else {

@@ -183,14 +183,27 @@ impl Geometry {
     /// If an axis has no voxels or more than NIfTI supports (32,767), or the affine is not
     /// invertible.
     pub fn new(shape: [usize; 3], affine_mm: [[f64; 4]; 3]) -> Self {
-        let [slices, rows, columns] = shape.map(|axis| {
-            u16::try_from(axis)
-                .ok()
-                .filter(|axis| (1..=i16::MAX as u16).contains(axis))
-                .unwrap_or_else(|| {
-                    panic!("each axis must have 1 to {} voxels, found {shape:?}", i16::MAX)
-                })
+        Self::oriented(shape, affine_mm, Orientation::Stored, Path::new("geometry"))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Creates a geometry from that of the voxels in their stored order, turned to an orientation.
+    pub(crate) fn oriented(
+        shape: [usize; 3],
+        affine_mm: [[f64; 4]; 3],
+        orientation: Orientation,
+        file: &Path,
+    ) -> Result<Self, ReadError> {
+        let axes = shape.map(|axis| {
+            u16::try_from(axis).ok().filter(|axis| (1..=i16::MAX as u16).contains(axis))
         });
+        let [Some(slices), Some(rows), Some(columns)] = axes else {
+            return Err(ReadError::Axes {
+                file: file.to_owned(),
+                found: shape.map(|axis| axis as u64).into(),
+                expected: "each axis must have 1 to 32767 voxels",
+            });
+        };
         let mut header = NiftiHeader {
             dim: [3, columns, rows, slices, 1, 1, 1, 1],
             qform_code: 0,
@@ -203,8 +216,7 @@ impl Geometry {
         for axis in 0..3 {
             header.pixdim[axis + 1] = column_length(&affine_mm, axis) as f32;
         }
-        Self::from_header(header, Orientation::Stored, Path::new("geometry"))
-            .unwrap_or_else(|error| panic!("{error}"))
+        Self::from_header(header, orientation, file)
     }
 
     /// Creates the geometry of a header's file in an orientation.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod description;
+mod dicom;
 mod inspection;
 mod nifti;
 mod phantom;
