@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use sam_lst::datasets::ndarray::{Array3, ArrayView2, Axis};
+use sam_lst::datasets::{Intensity, Orientation};
 use sam_lst::image::{DynamicImage, GrayImage};
 use sam_lst::inference::{ImagePrompts, Predictor, VolumeBox};
 use sam_lst::metrics::{dice, mean};
@@ -55,7 +56,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     sam_lst::compute_on_current_thread();
     let mut description = DatasetDescription::synapse();
-    description.intensity = sam_lst::datasets::Intensity::Window(WINDOW);
+    description.intensity = Intensity::Window(WINDOW);
+    // The slices of the files, as the program in PyTorch reads them.
+    description.orientation = Orientation::Stored;
     let dataset = Dataset::open(&arguments.data, description)?;
     let mut predictor = Predictor::load(&arguments.sam, &Device::flex())?;
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {eta} left")?;

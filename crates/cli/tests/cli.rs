@@ -87,7 +87,7 @@ fn project() -> tempfile::TempDir {
 fn write_demo_phantoms(folder: &Path) {
     let phantoms = folder.join("runs/cache/phantoms");
     write_phantoms(&phantoms);
-    std::fs::write(phantoms.join("complete-2"), "").expect("writes");
+    std::fs::write(phantoms.join("complete-3"), "").expect("writes");
 }
 
 fn write_phantoms(root: &Path) {
@@ -355,7 +355,7 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
     for part in [
         "a folder of images and a folder of labels",
         "4: patient0001,",
-        "stored as RAS in 4; read as LPS",
+        "stored as LAS in 4; read as LPS",
         "6 without a name in 4 of 4 cases",
         "chosen at random for testing",
         "mine.toml",

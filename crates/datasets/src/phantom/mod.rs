@@ -70,9 +70,14 @@ impl PhantomConfig {
         });
         let centred = |axis: usize| -self.spacing_mm[axis] * (self.shape[axis] as f64 - 1.0) / 2.0;
         let [dz, dy, dx] = self.spacing_mm;
+        // Columns run to the left, as in Synapse's files.
+        image.invert_axis(Axis(2));
+        label.invert_axis(Axis(2));
         let affine =
-            [[dx, 0.0, 0.0, centred(2)], [0.0, dy, 0.0, centred(1)], [0.0, 0.0, dz, centred(0)]];
+            [[-dx, 0.0, 0.0, -centred(2)], [0.0, dy, 0.0, centred(1)], [0.0, 0.0, dz, centred(0)]];
         let geometry = Geometry::new([slices, rows, columns], affine);
+        let image = image.as_standard_layout().into_owned();
+        let label = label.as_standard_layout().into_owned();
         (Volume::new(image, Some(geometry.clone())), Volume::new(label, Some(geometry)))
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 const PATIENTS: [usize; 2] = [15, 4];
 /// File that marks a folder of phantoms as complete. Its name changes with the phantoms, so that
 /// those of an earlier version are replaced.
-const MARKER: &str = "complete-2";
+const MARKER: &str = "complete-3";
 
 /// Opens the dataset of the demo: 19 synthetic phantoms, of which 4 are test cases. Writes them to
 /// `folder` unless they are there. `progress` receives the number of written cases and of all.
