@@ -67,7 +67,7 @@ try:
         for _ in range(arguments.kills):
             process = start(name)
             try:
-                process.wait(random.uniform(0.1, 0.8 * seconds))
+                process.wait(random.uniform(0.1, 0.4 * seconds))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
