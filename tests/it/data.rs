@@ -130,7 +130,7 @@ type Expected<'a> = Result<&'a [(&'a str, &'a str)], &'a str>;
 #[test]
 fn files_are_paired_only_where_their_names_are_unambiguous() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let cases: [(&[&str], &[&str], Expected<'_>); 9] = [
+    let cases: [(&[&str], &[&str], Expected<'_>); 10] = [
         (
             &["b.nii", "a.nii"],
             &["a.nii.gz", "b.nii", "c.nii"],
@@ -148,6 +148,7 @@ fn files_are_paired_only_where_their_names_are_unambiguous() {
             &["q12_visit2.nii", "q13_visit1.nii"],
             Err("no label file for"),
         ),
+        (&["p10_1.nii", "p10_2.nii"], &["q11_1.nii", "q11_2.nii"], Err("no label file for")),
         // An old and a new file.
         (&["a.nii", "a.nii.gz"], &["a.nii"], Err("are files of one case")),
         (&["a.nii"], &["a.nii", "a.nii.gz"], Err("are files of one case")),
@@ -189,22 +190,25 @@ fn classes_are_not_scored_as_labels() {
     };
     let (btcv, of_organs) = ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [0, 1, 2, 3, 6, 11]);
     let classes = [0, 1, 2, 3, 4, 5, 6, 7, 8];
-    for (predicted, truth, is_assumed, fits) in [
-        (&of_organs[..], &btcv[..], true, true),
-        (&btcv, &btcv, true, true),
-        (&classes, &btcv, true, false),
-        (&classes, &btcv, false, false),
-        (&classes, &classes, true, false),
+    for (predicted, truth, fits) in [
+        (&of_organs[..], &btcv[..], true),
+        (&btcv, &btcv, true),
+        (&classes, &btcv, false),
         // The user says that these are numbers of Synapse.
-        (&classes, &classes, false, true),
+        (&classes, &classes, true),
     ] {
-        let checked = numbers(predicted, truth).check(&synapse, is_assumed);
-        assert_eq!(checked.is_ok(), fits, "{predicted:?} {truth:?} {is_assumed}");
+        let checked = numbers(predicted, truth).check(&synapse);
+        assert_eq!(checked.is_ok(), fits, "{predicted:?} {truth:?}");
         if let Err(error) = checked {
             let error = error.to_string();
             assert!(error.contains("numbered 0 to 8") && error.contains("--dataset"), "{error}");
         }
     }
+    // Without a description, every number is a label of its own.
+    let unnamed = numbers(&[0, 1, 9], &[0, 1, 300]).description();
+    assert_eq!(unnamed.check(), Ok(()));
+    let names: Vec<&str> = unnamed.organs.iter().map(|organ| organ.name.as_str()).collect();
+    assert_eq!(names, ["label 1", "label 9", "label 300"]);
 }
 
 #[test]

@@ -654,3 +654,20 @@ fn a_killed_run_resumes_with_the_same_weights() {
     let checkpoints = names_containing(&killed, &["checkpoint-"]);
     assert_eq!(checkpoints.len(), 1, "older checkpoints are removed: {checkpoints:?}");
 }
+
+#[test]
+fn folders_that_only_look_like_checkpoints_are_left_alone() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (config, dataset, folders) = one_epoch(folder.path());
+    let model = || config.model.init(&Device::flex().autodiff()).expect("valid");
+    let training = Training::new(config.clone(), folders.clone());
+    let stop = |event: TrainingEvent<'_>| match event {
+        TrainingEvent::Step(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    training.run(model(), &dataset, stop).expect("stopped after a step");
+    let mine = folders.run.join("checkpoint-mine");
+    std::fs::create_dir(&mine).expect("a folder");
+    let outcome = training.run(model(), &dataset, ignore_event).expect("resumed");
+    assert!(outcome.finished().is_some() && mine.is_dir());
+}

@@ -51,12 +51,12 @@ pub fn open_devices(names: &[String]) -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// The description in a file, or that of Synapse.
-pub fn read_description(file: Option<&Path>) -> Result<DatasetDescription> {
-    Ok(match file {
-        Some(file) => DatasetDescription::from_file(file)?,
-        None => DatasetDescription::synapse(),
-    })
+/// The description in a file, or that of Synapse by its name.
+pub fn read_description(file: &Path) -> Result<DatasetDescription> {
+    if file == Path::new("synapse") && !file.exists() {
+        return Ok(DatasetDescription::synapse());
+    }
+    Ok(DatasetDescription::from_file(file)?)
 }
 
 /// Parses a share: a number between 0 and 1, both excluded.

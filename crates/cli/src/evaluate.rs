@@ -23,10 +23,9 @@ Protocols: `reference` is that of the published tables (medpy; HD95 in voxels); 
 in mm; an organ in only one of the volumes scores a DSC of 0. Files pair by name, else by number.
 
 Examples:
-  sam-lst evaluate --pred predictions --label Synapse/RawData/Training/label --output scores/mine
+  sam-lst evaluate --pred predictions --label labels --dataset synapse --output scores/mine
   sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth \\
-      --ladder runs/synapse/ladder.safetensors --protocol strict
-  sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth";
+      --ladder runs/synapse/ladder.safetensors --protocol strict";
 
 /// Score predicted label volumes, or a model on a dataset's test cases
 #[derive(Args)]
@@ -51,7 +50,7 @@ pub struct Arguments {
     /// What --sam must contain without --ladder; only MedSAM must be named [default: any]
     #[arg(long, value_name = "NAME", value_enum, requires = "sam", conflicts_with = "ladder")]
     variant: Option<Variant>,
-    /// Dataset description, TOML [default: that in the ladder, or Synapse]
+    /// Dataset description, TOML, or `synapse` [default: the ladder's, or numbers]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     /// How cases are scored
@@ -181,15 +180,16 @@ fn score_folders(
     labels: &Path,
     protocols: &[Protocol],
 ) -> Result<Evaluation> {
-    let description = read_description(arguments.dataset.as_deref())?;
+    let description = arguments.dataset.as_deref().map(read_description).transpose()?;
     let folders = FolderPairs::find(predictions, labels)?;
     show_pairs(&folders);
     let mut progress = Progress::new();
     let numbers = folders.label_numbers(|done, total| {
         progress.count("reading", done, total, "cases");
     })?;
+    let description = description.unwrap_or_else(|| numbers.description());
     show_label_numbers(&numbers, &description);
-    numbers.check(&description, arguments.dataset.is_none())?;
+    numbers.check(&description)?;
     let reports = folders.evaluate(&description, protocols, |done, total| {
         progress.count("scoring", done, total, "cases");
     })?;
@@ -220,6 +220,11 @@ fn show_label_numbers(numbers: &LabelNumbers, description: &DatasetDescription) 
         .map(|organ| format!("{} {}", label_ranges(organ.labels.iter().copied()), organ.name))
         .collect();
     note(&format!("labels      of {}: {}", description.name, organs.join(", ")));
+    let missing: Vec<u16> = numbers.truth.difference(&numbers.predicted).copied().collect();
+    if !missing.is_empty() {
+        let missing = label_ranges(missing);
+        note(&format!("warning: no prediction has {missing}, which the ground truth has"));
+    }
 }
 
 fn score_model(

@@ -1,5 +1,6 @@
 //! `sam-lst inspect`.
 
+use crate::arguments::read_description;
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::{Status, output};
@@ -92,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let _ = writeln!(
         text,
         "\nTo train on it, after a look at the description:\n  sam-lst train --data {} --dataset {} \
-         --foundation demo",
+         --foundation demo --run runs/try",
         arguments.data.display(),
         toml.display()
     );
@@ -270,7 +271,7 @@ fn picture(dataset: &Dataset, case: &Case) -> Result<RgbImage> {
 /// The description in a file, or of the dataset that is recognised in a folder.
 pub fn describe_data(data: &Path, file: Option<&Path>) -> Result<DatasetDescription> {
     if let Some(file) = file {
-        return Ok(DatasetDescription::from_file(file)?);
+        return read_description(file);
     }
     let layout = sam_lst::datasets::recognize_layout(data)?;
     if let Some(description) = layout.built_in {

@@ -1,6 +1,6 @@
 //! `sam-lst prepare`.
 
-use crate::arguments::read_description;
+use crate::inspect::describe_data;
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::{Status, output};
@@ -25,7 +25,7 @@ pub struct Arguments {
     data: PathBuf,
     /// Folder to write to
     destination: PathBuf,
-    /// Dataset description, TOML [default: Synapse as downloaded]
+    /// Dataset description, TOML [default: as `sam-lst inspect` writes it]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     /// Overwrite files in the destination if it is not empty
@@ -36,7 +36,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Status> {
     let Arguments { data, destination, .. } = arguments;
     output::check_input(data)?;
-    let description = read_description(arguments.dataset.as_deref())?;
+    let description = describe_data(data, arguments.dataset.as_deref())?;
     let dataset = Dataset::open(data, description)?;
     check_destination(&dataset, destination)?;
     output::check_folder(destination, &[data], arguments.force)?;

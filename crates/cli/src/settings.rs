@@ -3,8 +3,8 @@
 use crate::arguments::{Precision, at_least_one, not_negative, share};
 use crate::foundation::{self, Variant};
 use crate::inspect::describe_data;
-use crate::output;
 use crate::progress::Spinner;
+use crate::{WrongUsage, output};
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
@@ -25,7 +25,7 @@ pub struct DataArguments {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     validation: Option<f64>,
     /// SAM, MedSAM, LiteMedSAM or MobileSAM: .pth or .safetensors
-    #[arg(long, value_name = "FILE", required_unless_present = "foundation")]
+    #[arg(long, value_name = "FILE")]
     pub sam: Option<PathBuf>,
     /// `demo`: a random foundation, to try data without a checkpoint
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
@@ -48,10 +48,10 @@ pub struct SettingsArguments {
     /// Settings that differ from the preset, TOML, as in a run's config.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Passes over all slices [default: 200]
+    /// Passes over all slices [default: 200, with --foundation demo 16]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     epochs: Option<usize>,
-    /// Slices in a batch [default: 24]
+    /// Slices in a batch [default: 24, with --foundation demo 8]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
     /// Cached views: all, discrete, identity or 0 to 44 [default: discrete]
@@ -74,6 +74,13 @@ pub struct SettingsArguments {
 impl DataArguments {
     /// Checks that all inputs exist.
     pub fn check_inputs(&self) -> Result<()> {
+        if self.sam.is_none() && self.foundation.is_none() {
+            bail!(WrongUsage(
+                "no foundation: give --sam FILE (`sam-lst weights` says how to get one), or \
+                 --foundation demo to try the data without a checkpoint"
+                    .to_owned()
+            ));
+        }
         output::check_input(&self.data)?;
         self.sam.as_deref().map_or(Ok(()), output::check_checkpoint)
     }

@@ -137,11 +137,10 @@ fn help_fits_on_a_screen_and_ends_with_examples() {
 #[test]
 fn wrong_usage_exits_with_2() {
     let folder = tempfile::tempdir().expect("a folder");
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["frobnicate"],
         &["train"],
-        &["train", "--data", "d"],
         &["train", "--data", "d", "--sam", "s", "--validation", "1.5"],
         &["embed", "--data", "d", "--sam", "s", "--shard", "4/4"],
         &["embed", "--data", "d", "--sam", "s", "--cache-views", "some"],
@@ -311,7 +310,11 @@ fn a_model_is_trained_and_evaluated() {
     fails(at, &other, &["9 masks", "2 classes"]);
 
     let labels = "phantoms/RawData/Training/label";
-    let folders = ["evaluate", "--pred", "pred", "--label", labels, "--output", "scores/mine"];
+    let folders = ["evaluate", "--pred", "pred", "--label", labels];
+    // Without a description, labels have their numbers as names.
+    let [text, _] = run(at, &folders, 0);
+    assert!(text.contains("label 11") && !text.contains("pancreas"), "{text}");
+    let folders = [&folders[..], &["--dataset", "synapse", "--output", "scores/mine"]].concat();
     let [text, stderr] = run(at, &folders, 0);
     assert!(text.contains("1 case;") && text.contains("scores/mine-strict.json"), "{text}");
     assert!(stderr.contains("5 label files are not scored"), "{stderr}");
@@ -360,7 +363,7 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
         "chosen at random for testing",
         "mine.toml",
         "mine.png",
-        "sam-lst train --data mine --dataset mine.toml --foundation demo",
+        "sam-lst train --data mine --dataset mine.toml --foundation demo --run runs/try",
     ] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }

@@ -412,14 +412,21 @@ fn organ_files(
     case: &str,
 ) -> Result<Vec<(u8, PathBuf)>, DatasetError> {
     let pattern = pattern.to_string_lossy();
-    let mut found = Vec::new();
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for class in 1..description.classes() as u8 {
+        let before = found.len();
         for name in description.organ_file_names(class) {
             let file = PathBuf::from(pattern.replace(ORGAN_PLACEHOLDER, &name));
             if file.is_file() {
                 found.push((class, file));
             }
         }
+        if found.len() == before {
+            missing.push(description.organ(class).name.as_str());
+        }
+    }
+    if !missing.is_empty() && !found.is_empty() {
+        log::warn!("case {case} has no file of {}; taken as absent", missing.join(", "));
     }
     if found.is_empty() {
         let first = description.organ_file_names(1).swap_remove(0);

@@ -5,7 +5,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Reads the series of CT or MR slices in a folder, or below it. Slices are sorted by their position;
@@ -56,6 +56,8 @@ struct Slice {
     file: PathBuf,
     /// UID, number and description of its series.
     series: [String; 3],
+    /// ID of the patient and UID of the study.
+    patient: [String; 2],
     /// Rows and columns.
     shape: [usize; 2],
     /// Of the first pixel in mm, x to the patient's left, y to the back, z to the head.
@@ -66,6 +68,19 @@ struct Slice {
     spacing: [f64; 2],
     /// Millimetres that a single slice stands for.
     thickness: Option<f64>,
+}
+
+/// What a file is.
+enum Found {
+    Slice(Slice),
+    /// Not DICOM, or without an image.
+    Nothing,
+    /// An image that is not a slice of a volume.
+    Unusable {
+        series: String,
+        error: ReadError,
+    },
+    Damaged(ReadError),
 }
 
 /// Levels of folders below the given one.
@@ -79,15 +94,29 @@ impl Series {
     fn find(folder: &Path) -> Result<Self, ReadError> {
         let mut files = Vec::new();
         list_files(folder, 0, &mut files)?;
-        let slices: Vec<Slice> = files
-            .par_iter()
-            .filter_map(|file| Slice::read(file).transpose())
-            .collect::<Result<_, _>>()?;
-        let mut series: BTreeMap<String, Vec<Slice>> = BTreeMap::new();
-        for slice in slices {
-            series.entry(slice.group()).or_default().push(slice);
+        let found: Vec<Found> = files.par_iter().map(|file| Slice::read(file)).collect();
+        let mut groups: Vec<Vec<Slice>> = Vec::new();
+        let mut unusable = Vec::new();
+        for found in found {
+            match found {
+                Found::Nothing => {}
+                Found::Damaged(error) => return Err(error),
+                Found::Unusable { series, error } => unusable.push((series, error)),
+                Found::Slice(slice) => {
+                    match groups.iter_mut().find(|group| group[0].is_of_one_volume_with(&slice)) {
+                        Some(group) => group.push(slice),
+                        None => groups.push(vec![slice]),
+                    }
+                }
+            }
         }
-        let mut groups: Vec<Vec<Slice>> = series.into_values().collect();
+        // Folders also contain reports, doses and screenshots, which are series of their own.
+        let of_series = |series: &String| {
+            groups.is_empty() || groups.iter().any(|group| group[0].series[0] == *series)
+        };
+        if let Some((_, error)) = unusable.into_iter().find(|(series, _)| of_series(series)) {
+            return Err(error);
+        }
         match groups.len() {
             0 => {
                 let found = "it contains no DICOM image of a CT, MR or other series of slices";
@@ -141,6 +170,26 @@ impl Series {
         Ok(self)
     }
 
+    /// Checks that the slices lie on one line, so that one affine places them all.
+    fn check_line(&self, folder: &Path, step: [f64; 3]) -> Result<(), ReadError> {
+        let first = &self.slices[0];
+        let tolerance = 0.1 * first.spacing[0].min(first.spacing[1]).max(0.1);
+        for (i, slice) in self.slices.iter().enumerate() {
+            let off =
+                |axis: usize| slice.position[axis] - first.position[axis] - i as f64 * step[axis];
+            let off: [f64; 3] = std::array::from_fn(off);
+            let distance = dot(off, off).sqrt();
+            if distance > tolerance {
+                return Err(error(
+                    &slice.file,
+                    format!("its slice lies {distance:.2} mm beside the line of the others"),
+                    format!("resample the series in {} to one grid", folder.display()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn geometry(&self, folder: &Path, orientation: Orientation) -> Result<Geometry, ReadError> {
         let first = &self.slices[0];
         let [rows, columns] = first.shape;
@@ -153,6 +202,7 @@ impl Series {
             }
             _ => first.normal().map(|value| value * first.thickness.unwrap_or(1.0)),
         };
+        self.check_line(folder, step)?;
         let cosine = dot(step, first.normal()) / dot(step, step).sqrt();
         let tilt = cosine.clamp(-1.0, 1.0).acos().to_degrees();
         if tilt > 0.5 {
@@ -185,6 +235,11 @@ pub(crate) fn list_files(
     let io = ReadError::io(folder);
     let entries = std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>();
     let mut paths: Vec<PathBuf> = entries.map_err(io)?.iter().map(|entry| entry.path()).collect();
+    // Hidden files, which some systems leave in every folder, belong to no series.
+    let is_hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
+    paths.retain(|path| !is_hidden(path));
     paths.sort();
     for path in paths {
         if path.is_dir() {
@@ -209,43 +264,67 @@ fn describe(folder: &Path, slices: &[Slice]) -> String {
 }
 
 impl Slice {
-    /// Reads the header of a file; `None` if it is not a DICOM image, or a localizer.
-    fn read(file: &Path) -> Result<Option<Self>, ReadError> {
-        let opened = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(file);
-        // Folders of series also contain other files.
-        let Ok(object) = opened else { return Ok(None) };
-        let [Some(rows), Some(columns)] =
-            [tags::ROWS, tags::COLUMNS].map(|tag| numbers(&object, tag).and_then(first))
-        else {
-            return Ok(None);
+    /// Reads the header of a file.
+    fn read(file: &Path) -> Found {
+        let object = match OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(file) {
+            Ok(object) => object,
+            Err(source) if is_dicom(file) => {
+                let found = format!("it is damaged: {}", report(&source));
+                return Found::Damaged(error(file, found, "copy it again, or remove it"));
+            }
+            // Folders of series also contain other files.
+            Err(_) => return Found::Nothing,
         };
-        let image_type = text(&object, tags::IMAGE_TYPE).to_uppercase();
-        if image_type.contains("LOCALIZER") {
-            return Ok(None);
+        let is_other = text(&object, tags::IMAGE_TYPE).to_uppercase().contains("LOCALIZER")
+            || text(&object, tags::MODALITY) == "SEG";
+        if numbers(&object, tags::ROWS).is_none() || is_other {
+            return Found::Nothing;
         }
-        if text(&object, tags::MODALITY) == "SEG" {
-            return Ok(None);
+        match Self::of_object(file, &object) {
+            Ok(slice) => Found::Slice(slice),
+            Err(error) => {
+                Found::Unusable { series: text(&object, tags::SERIES_INSTANCE_UID), error }
+            }
         }
-        let frames = numbers(&object, tags::NUMBER_OF_FRAMES).and_then(first).unwrap_or(1.0);
+    }
+
+    fn of_object(file: &Path, object: &DefaultDicomObject) -> Result<Self, ReadError> {
+        let number = |tag| numbers(object, tag).and_then(first);
+        let frames = number(tags::NUMBER_OF_FRAMES).unwrap_or(1.0);
         if frames > 1.0 {
             let found =
                 format!("it has {frames} frames in one file (enhanced or multi-frame DICOM)");
             return Err(error(file, found, "convert it to NIfTI, as with dcm2niix"));
         }
-        let samples = numbers(&object, tags::SAMPLES_PER_PIXEL).and_then(first).unwrap_or(1.0);
-        let photometric = text(&object, tags::PHOTOMETRIC_INTERPRETATION);
-        if samples != 1.0 || photometric == "MONOCHROME1" {
+        let samples = number(tags::SAMPLES_PER_PIXEL).unwrap_or(1.0);
+        let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION);
+        if samples != 1.0 || photometric != "MONOCHROME2" {
             let found = format!("its pixels are {photometric} with {samples} samples");
             return Err(error(file, found, "expected grey values (MONOCHROME2); convert it"));
         }
+        let allocated = number(tags::BITS_ALLOCATED).unwrap_or(0.0);
+        let stored = number(tags::BITS_STORED).unwrap_or(allocated);
+        if ![8.0, 16.0].contains(&allocated) || !(1.0..=allocated).contains(&stored) {
+            let found = format!("its pixels have {stored} of {allocated} bits");
+            return Err(error(file, found, "expected at most 8 of 8 or 16 of 16; convert it"));
+        }
+        if object.element_opt(tags::MODALITY_LUT_SEQUENCE).is_ok_and(|found| found.is_some()) {
+            let found =
+                "its intensities follow from a table (Modality LUT), which is not supported";
+            return Err(error(file, found, "convert it to NIfTI, as with dcm2niix"));
+        }
         let vector = |tag, length: usize| {
-            let found = numbers(&object, tag).filter(|found| found.len() == length);
+            let found = numbers(object, tag).filter(|found| found.len() == length);
             found.filter(|found| found.iter().all(|value| value.is_finite()))
         };
         let missing = |name: &str| {
-            let found = format!("it has no {name}, so its place in the patient is not known");
+            let found = format!("it has no valid {name}, so its place in the patient is not known");
             error(file, found, "choose a series of slices, or remove the file")
         };
+        let shape = [tags::ROWS, tags::COLUMNS].map(|tag| number(tag).unwrap_or(0.0) as usize);
+        if shape.contains(&0) {
+            return Err(missing("Rows and Columns"));
+        }
         let position = vector(tags::IMAGE_POSITION_PATIENT, 3);
         let position = position.ok_or_else(|| missing("Image Position (Patient)"))?;
         let directions = vector(tags::IMAGE_ORIENTATION_PATIENT, 6);
@@ -255,28 +334,37 @@ impl Slice {
         let spacing = spacing.ok_or_else(|| missing("Pixel Spacing"))?;
         let thickness = [tags::SPACING_BETWEEN_SLICES, tags::SLICE_THICKNESS]
             .into_iter()
-            .find_map(|tag| numbers(&object, tag).and_then(first).filter(|&value| value > 0.0));
+            .find_map(|tag| number(tag).filter(|&value| value > 0.0));
         let series = [tags::SERIES_INSTANCE_UID, tags::SERIES_NUMBER, tags::SERIES_DESCRIPTION];
-        let [a, b, c, d, e, f] = *directions.as_slice() else { return Ok(None) };
-        Ok(Some(Self {
+        let patient = [tags::PATIENT_ID, tags::STUDY_INSTANCE_UID];
+        let d = directions;
+        let slice = Self {
             file: file.to_owned(),
-            series: series.map(|tag| text(&object, tag)),
-            shape: [rows, columns].map(|number| number as usize),
+            series: series.map(|tag| text(object, tag)),
+            patient: patient.map(|tag| text(object, tag)),
+            shape,
             position: [position[0], position[1], position[2]],
-            directions: [[a, b, c], [d, e, f]],
+            directions: [[d[0], d[1], d[2]], [d[3], d[4], d[5]]],
             spacing: [spacing[0], spacing[1]],
             thickness,
-        }))
+        };
+        let normal = slice.normal();
+        // Of two unit vectors at a right angle.
+        if (dot(normal, normal) - 1.0).abs() > 0.01 {
+            return Err(missing("Image Orientation (Patient)"));
+        }
+        Ok(slice)
     }
 
-    /// What the slices of one volume have in common.
-    fn group(&self) -> String {
-        let Self { series, shape, directions, spacing, .. } = self;
-        // Directions and spacings of one series differ by rounding.
-        let round = |value: f64| (value * 1e3).round() + 0.0;
-        let directions = directions.as_flattened().iter().map(|&value| round(value) as i64);
-        let directions: Vec<i64> = directions.collect();
-        format!("{} {shape:?} {directions:?} {:?}", series[0], spacing.map(round))
+    /// Whether two slices are of one patient, series and grid. Directions and spacings of one series
+    /// differ by rounding.
+    fn is_of_one_volume_with(&self, other: &Self) -> bool {
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3);
+        self.series[0] == other.series[0]
+            && self.patient == other.patient
+            && self.shape == other.shape
+            && close(self.directions.as_flattened(), other.directions.as_flattened())
+            && close(&self.spacing, &other.spacing)
     }
 
     fn normal(&self) -> [f64; 3] {
@@ -314,6 +402,14 @@ impl Slice {
         }
         Ok(voxels)
     }
+}
+
+/// Whether a file is DICOM by its first bytes or its name.
+pub(crate) fn is_dicom(file: &Path) -> bool {
+    let mut start = [0; 132];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
+    let is_named = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dcm"));
+    is_named || (read.is_ok() && start.ends_with(b"DICM"))
 }
 
 /// An error with its causes in one line.

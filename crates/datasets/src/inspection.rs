@@ -6,7 +6,7 @@ use crate::recognition::RecognizedLayout;
 use crate::{
     CaseFiles, Dataset, DatasetDescription, DatasetError, IgnoredLabels, Intensity, Layout, Organ,
     Orientation, RecognitionError, Split, SplitDescription, Validation, label_ranges,
-    read_nifti_geometry, read_nifti_image, recognize_layout,
+    read_geometry, read_image, recognize_layout,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,6 +50,24 @@ pub enum InspectionError {
     /// The layout is not recognised.
     #[error(transparent)]
     Recognition(#[from] RecognitionError),
+    /// No case can be read.
+    #[error("cannot read any case; the last: {reason}")]
+    NoCases {
+        /// The error of the last case.
+        reason: String,
+    },
+    /// No label file has a voxel that is not 0.
+    #[error(
+        "cannot describe {}: no label file of its {cases} cases has a voxel that is not 0; check that \
+         the label files are the right ones",
+        root.display()
+    )]
+    NoLabels {
+        /// The folder.
+        root: std::path::PathBuf,
+        /// Number of cases.
+        cases: usize,
+    },
     /// A case is wrong.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -81,12 +99,25 @@ pub fn inspect(
     for (i, case) in dataset.all_cases().iter().enumerate() {
         match &case.files {
             CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
-            files => cases.push(inspect_case(&case.name, files, &mut notes)?),
+            files => match inspect_case(&case.name, files, &mut notes) {
+                Ok(case) => cases.push(case),
+                // The other cases are described nevertheless.
+                Err(error) => notes.push(format!("case {}: {error}", case.name)),
+            },
         }
         progress(i + 1, total);
     }
     let mut description = draft;
     if found.built_in.is_none() {
+        if cases.is_empty()
+            && let Some(error) = notes.last()
+        {
+            return Err(InspectionError::NoCases { reason: error.clone() });
+        }
+        let is_labelled = |case: &InspectedCase| case.labels.keys().any(|&label| label != 0);
+        if !cases.is_empty() && !cases.iter().any(is_labelled) {
+            return Err(InspectionError::NoLabels { root: root.to_owned(), cases: cases.len() });
+        }
         describe_labels(&mut description, &found, &cases);
         description.intensity = intensity(found.is_ct, &cases);
         let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
@@ -134,8 +165,8 @@ fn inspect_case(
     notes: &mut Vec<String>,
 ) -> Result<InspectedCase, DatasetError> {
     let paths = files.paths();
-    let image = read_nifti_image(paths[0], Orientation::Stored)?;
-    let geometry = read_nifti_geometry(paths[0], Orientation::Stored)?;
+    let image = read_image(paths[0], Orientation::Stored)?;
+    let geometry = read_geometry(paths[0], Orientation::Stored)?;
     let [slices, rows, columns] = image.shape();
     let [dz, dy, dx] = geometry.spacing_mm();
     let mut case = InspectedCase {
@@ -173,9 +204,7 @@ fn inspect_case(
                 mask.shape(),
                 image.shape()
             ));
-            continue;
-        }
-        if let Some(of_label) = mask.geometry()
+        } else if let Some(of_label) = mask.geometry()
             && !geometry.is_same_grid(of_label)
         {
             notes.push(format!(
@@ -187,13 +216,16 @@ fn inspect_case(
         }
         // At most some thousand intensities of a case.
         let step = (mask.voxels().len() / 20_000).max(1);
-        for (i, (&label, &voxel)) in mask.voxels().iter().zip(image.voxels()).enumerate() {
+        let fits = mask.shape() == image.shape();
+        for &label in mask.voxels() {
             let label = if label == 0 { 0 } else { class.unwrap_or(label) };
             if label != 0 || class.is_none() {
                 *case.labels.entry(label).or_default() += 1;
             }
-            if label != 0 && i % step == 0 {
-                case.labelled.entry(label).or_default().push(voxel);
+        }
+        for (&label, &voxel) in mask.voxels().iter().zip(image.voxels()).step_by(step) {
+            if label != 0 && fits {
+                case.labelled.entry(class.unwrap_or(label)).or_default().push(voxel);
             }
         }
     }
@@ -251,7 +283,8 @@ fn intensity(is_ct: Option<bool>, cases: &[InspectedCase]) -> Intensity {
     }
     // To whole tens, so that the description is easy to read.
     let tens = |hounsfield: f32| (hounsfield / 10.0).round() * 10.0;
-    Intensity::Window([tens((low - MARGIN).max(-1000.0)), tens(high + MARGIN)])
+    let (low, high) = (tens((low - MARGIN).max(-1000.0)), tens(high + MARGIN));
+    if low < high { Intensity::Window([low, high]) } else { Intensity::Percentiles([0.5, 99.5]) }
 }
 
 /// The dataset's own validation, and a fifth of the other cases for testing.

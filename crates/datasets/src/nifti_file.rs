@@ -43,7 +43,8 @@ pub(crate) fn read_nifti_image_filled(
 /// Reads the labels of a file as classes, as [`read_nifti_image`].
 ///
 /// A file may have a mask for each label instead (one-hot), along a fourth axis or a fifth after one of
-/// length 1. If every voxel is in exactly one mask, the first is label 0, otherwise it is label 1. A
+/// length 1. If the first mask fills more than half of the
+/// volume, or every voxel is in exactly one mask, the first is label 0, otherwise it is label 1. A
 /// warning is logged that says which, and where masks overlap, the first stays.
 ///
 /// # Errors
@@ -230,8 +231,21 @@ impl NiftiReader<'_> {
         let dim = [columns, rows, slices / channels];
         let voxels = dim.iter().product::<usize>();
         let masks: Vec<&[u16]> = masks.chunks_exact(voxels).collect();
+        for mask in &masks {
+            let value = mask.iter().find(|&&value| value != 0);
+            if mask.iter().any(|label| *label != 0 && Some(label) != value) {
+                return Err(ReadError::Axes {
+                    file: file.to_owned(),
+                    found: [columns, rows, slices / channels, channels].map(|n| n as u64).into(),
+                    expected: "one volume of labels, or a mask of zeros and ones for each label",
+                });
+            }
+        }
         let of_voxel = |voxel: usize| masks.iter().filter(move |mask| mask[voxel] != 0).count();
-        let has_background = (0..voxels).all(|voxel| of_voxel(voxel) == 1);
+        // No organ fills half of a volume, so a first mask that does is the background, even if some
+        // voxels are in no mask.
+        let has_background = 2 * masks[0].iter().filter(|&&label| label != 0).count() > voxels
+            || (0..voxels).all(|voxel| of_voxel(voxel) == 1);
         let first = if has_background { 0 } else { 1 };
         let mut classes = Vec::with_capacity(voxels);
         for voxel in 0..voxels {

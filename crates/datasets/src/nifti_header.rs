@@ -93,6 +93,10 @@ pub(crate) fn read(file: &Path, stream: &mut impl Read) -> Result<ParsedHeader, 
     if bytes.len() < version.header_bytes() {
         return Err(invalid(format!("it ends after {} bytes", bytes.len())));
     }
+    if bytes.get(128..132) == Some(b"DICM") {
+        let found = "it is a DICOM file".to_owned();
+        return Err(format_error(file, found, "give the folder of its series"));
+    }
     let unknown = || {
         format_error(
             file,

@@ -1,10 +1,9 @@
 //! Recognises how the files of a dataset are laid out.
 
+use crate::dicom::is_dicom;
 use crate::{DatasetDescription, Layout, NiftiLayout, PreparedLayout, ReadError};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A layout that was recognised in a folder.
@@ -115,7 +114,9 @@ pub fn recognize_layout(root: impl AsRef<Path>) -> Result<RecognizedLayout, Reco
     }
     let tree = Tree::read(root)?;
     let found = tree.case_folders().or_else(|| tree.two_folders()).or_else(|| tree.one_folder());
-    found.ok_or_else(|| tree.unknown(root))
+    let mut found = found.ok_or_else(|| tree.unknown(root))?;
+    tree.note_unused(&mut found);
+    Ok(found)
 }
 
 /// nnU-Net's `dataset.json` of both versions, which Decathlon's is like.
@@ -197,8 +198,15 @@ fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Resu
         })?;
         if name == "ignore" {
             found.ignored_labels.push(number);
-        } else if number != 0 {
-            found.label_names.insert(number, name);
+            found.notes.push(format!(
+                "label {number}, which the dataset says to ignore, is trained as background"
+            ));
+        } else if number != 0
+            && let Some(other) = found.label_names.insert(number, name.clone())
+        {
+            return Err(format!(
+                "gives label {number} two names, `{other}` and `{name}`; correct it"
+            ));
         }
     }
     Ok(())
@@ -228,7 +236,7 @@ fn has_name(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> bool {
 
 /// The files below a folder.
 struct Tree {
-    /// Paths of NIfTI files relative to the folder, with `/`.
+    /// Paths of NIfTI files and of folders of DICOM series relative to the folder, with `/`.
     nifti: Vec<String>,
     /// Endings of other files, with their number.
     others: BTreeMap<String, usize>,
@@ -249,6 +257,7 @@ impl Tree {
 
     fn read_below(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<(), ReadError> {
         let io = ReadError::io(folder);
+        let mut is_series = false;
         for entry in std::fs::read_dir(folder).map_err(io)? {
             let entry = entry.map_err(io)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -262,7 +271,11 @@ impl Tree {
                 }
             } else if name.ends_with(".nii") || name.ends_with(".nii.gz") {
                 self.nifti.push(path);
-            } else {
+            } else if !is_series && !prefix.is_empty() && is_dicom(&entry.path()) {
+                // The folder of a series is an image.
+                is_series = true;
+                self.nifti.push(prefix.trim_end_matches('/').to_owned());
+            } else if !is_series {
                 let ending = Path::new(&name).extension().unwrap_or_default().to_string_lossy();
                 *self.others.entry(ending.to_lowercase()).or_default() += 1;
                 self.other.get_or_insert_with(|| entry.path());
@@ -276,11 +289,8 @@ impl Tree {
         let mut cases: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for path in &self.nifti {
             let (case, below) = path.split_once('/')?;
-            let pattern = below.replace(case, "{case}");
+            let pattern = with_placeholder(below, case);
             cases.entry(case).or_default().push(pattern);
-        }
-        if cases.len() < 2 {
-            return None;
         }
         let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
         cases.values().flatten().for_each(|pattern| *counts.entry(pattern).or_default() += 1);
@@ -291,23 +301,31 @@ impl Tree {
             .map(|(pattern, _)| *pattern)
             .partition(|pattern| is_label(pattern));
         let image = images.first()?;
+        let name_of = |path: &&String| path.rsplit('/').next().unwrap_or(path).to_owned();
+        let [image_names, label_names] =
+            [&images, &labels].map(|paths| paths.iter().map(name_of).collect::<BTreeSet<_>>());
+        if images.len() > 1 && !label_names.is_disjoint(&image_names) {
+            return None; // folders of a split, each with cases of equal names
+        }
         let images_pattern = format!("{{case}}/{image}");
-        let organs = |pattern: &str| Some(pattern.rsplit_once('/')?.0.to_owned());
-        let label_folders: BTreeSet<String> =
-            labels.iter().filter_map(|label| organs(label)).collect();
+        let folder_of = |path: &&String| Some(path.rsplit_once('/')?.0.to_owned());
+        let label_folders: BTreeSet<String> = labels.iter().filter_map(folder_of).collect();
         let mut found = match (labels.as_slice(), label_folders.first()) {
             // Several files in one folder of labels: one per organ.
-            ([_, _, ..], Some(folder)) if label_folders.len() == 1 => {
-                let ending = if labels[0].ends_with(".gz") { ".nii.gz" } else { ".nii" };
-                let labels_pattern = format!("{{case}}/{folder}/{{organ}}{ending}");
+            ([first, _, ..], Some(folder)) if label_folders.len() == 1 => {
+                let ending = if first.ends_with(".gz") { ".nii.gz" } else { ".nii" };
+                // The names may begin with the case's.
+                let case = format!("{folder}/{{case}}_");
+                let has_case = labels.iter().all(|label| label.starts_with(&case));
+                let before = if has_case { case } else { format!("{folder}/") };
+                let labels_pattern = format!("{{case}}/{before}{{organ}}{ending}");
                 let name = "a folder for each case, a file for each organ";
                 let mut found = RecognizedLayout::nifti(name, images_pattern, labels_pattern);
-                let below = format!("{folder}/");
-                found.organ_files = counts
-                    .keys()
-                    .filter_map(|pattern| pattern.strip_prefix(&below)?.strip_suffix(ending))
-                    .map(str::to_owned)
-                    .collect();
+                let organ = |pattern: &&&String| {
+                    let organ = pattern.strip_prefix(&before)?.strip_suffix(ending)?;
+                    (!organ.ends_with(".nii")).then(|| organ.to_owned())
+                };
+                found.organ_files = counts.keys().filter_map(|pattern| organ(&pattern)).collect();
                 found
             }
             ([label, ..], _) => {
@@ -331,26 +349,28 @@ impl Tree {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             folders.entry(folder).or_default().push(name);
         }
-        let label_folders = folders.keys().filter(|folder| is_label(folder));
-        for &label_folder in label_folders {
-            for (&image_folder, images) in &folders {
-                if is_label(image_folder) {
-                    continue;
+        let mut pairs = Vec::new();
+        for (&label_folder, labels) in folders.iter().filter(|(folder, _)| is_label(folder)) {
+            for (&image_folder, images) in folders.iter().filter(|(folder, _)| !is_label(folder)) {
+                if let Some(names) = patterns(images, labels) {
+                    pairs.push((image_folder, label_folder, names));
                 }
-                let labels = &folders[label_folder];
-                let Some((image, label)) = patterns(images, labels) else { continue };
-                let below = |folder: &str, pattern: String| match folder {
-                    "" => pattern,
-                    folder => format!("{folder}/{pattern}"),
-                };
-                return Some(RecognizedLayout::nifti(
-                    "a folder of images and a folder of labels",
-                    below(image_folder, image),
-                    below(label_folder, label),
-                ));
             }
         }
-        None
+        // Of several candidates, one whose name says that it has images.
+        if pairs.len() > 1 && pairs.iter().filter(|(folder, ..)| is_image(folder)).count() == 1 {
+            pairs.retain(|(folder, ..)| is_image(folder));
+        }
+        let [(image_folder, label_folder, (image, label))] = pairs.as_slice() else { return None };
+        let below = |folder: &str, pattern: &str| match folder {
+            "" => pattern.to_owned(),
+            folder => format!("{folder}/{pattern}"),
+        };
+        Some(RecognizedLayout::nifti(
+            "a folder of images and a folder of labels",
+            below(image_folder, image),
+            below(label_folder, label),
+        ))
     }
 
     /// Images and labels in one folder, told apart by an ending.
@@ -363,32 +383,55 @@ impl Tree {
         Some(RecognizedLayout::nifti("images with labels beside them", image, label))
     }
 
+    /// Notes images that no pattern of the layout has, as where a folder holds several datasets.
+    fn note_unused(&self, found: &mut RecognizedLayout) {
+        let Layout::Nifti(layout) = &found.layout else { return };
+        let ends = |pattern: &str| {
+            let (before, _) = pattern.split_once("{case}").unwrap_or((pattern, ""));
+            let after = pattern.rsplit('}').next().unwrap_or_default();
+            (before.to_owned(), after.to_owned())
+        };
+        let patterns = [ends(&layout.images), ends(&layout.labels)];
+        let is_used = |path: &&String| {
+            patterns.iter().any(|(before, after)| {
+                path.starts_with(before.as_str()) && path.ends_with(after.as_str())
+            })
+        };
+        let unused: Vec<&String> = self.nifti.iter().filter(|path| !is_used(path)).collect();
+        if let Some(first) = unused.first() {
+            found.notes.push(format!(
+                "{} images are not part of this layout, such as {first}; if the folder holds several \
+                 datasets, give the folder of one",
+                unused.len()
+            ));
+        }
+    }
+
     fn unknown(&self, root: &Path) -> RecognitionError {
         let count = |ending: &str| self.others.get(ending).copied().unwrap_or(0);
         let pictures: usize = ["png", "jpg", "jpeg", "tif", "tiff", "bmp"].map(count).iter().sum();
         let found = if !self.nifti.is_empty() {
             let first = &self.nifti[0];
             format!(
-                "it has {} NIfTI files, such as {first}, but no images with labels",
-                self.nifti.len()
+                "it has {}, such as {first}, but no images with labels, or several possible folders of them",
+                match self.nifti.len() {
+                    1 => "one image".to_owned(),
+                    count => format!("{count} images"),
+                }
             )
         } else if count("dcm") > 0 || self.other.as_deref().is_some_and(is_dicom) {
             "it has DICOM files and no labels in NIfTI. `sam-lst segment` reads a series; to train on \
              series, write their labels as NIfTI and describe where both are"
                 .to_owned()
         } else if pictures > 0 {
-            format!("it has {pictures} pictures (PNG, JPEG, TIFF) and no NIfTI file")
+            format!(
+                "it has {pictures} pictures (PNG, JPEG, TIFF), which are not read, and no NIfTI file"
+            )
         } else {
             "it has no NIfTI file (.nii, .nii.gz)".to_owned()
         };
         RecognitionError::Unknown { root: root.to_owned(), found }
     }
-}
-
-fn is_dicom(file: &Path) -> bool {
-    let mut start = [0; 132];
-    let read = File::open(file).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start.ends_with(b"DICM")
 }
 
 fn note_others(found: &mut RecognizedLayout, key: &str, patterns: &[&String]) {
@@ -401,6 +444,32 @@ fn note_others(found: &mut RecognizedLayout, key: &str, patterns: &[&String]) {
             "{used} is taken as `{key}`; there are also {others}: choose another in the layout"
         ));
     }
+}
+
+/// A path below the folder of a case, with `{case}` for the case's name where it is a word of its own.
+fn with_placeholder(path: &str, case: &str) -> String {
+    let mut pattern = String::new();
+    let mut rest = path;
+    while let Some(at) = rest.find(case) {
+        let (before, after) = (&rest[..at], &rest[at + case.len()..]);
+        let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let previous = before.chars().next_back().or_else(|| pattern.chars().next_back());
+        pattern.push_str(before);
+        let whole = !is_part(previous) && !is_part(after.chars().next());
+        pattern.push_str(if whole { "{case}" } else { case });
+        rest = after;
+    }
+    pattern + rest
+}
+
+/// Whether the name of a folder is one of images.
+fn is_image(path: &str) -> bool {
+    const WORDS: [&str; 6] = ["image", "img", "ct", "scan", "volume", "mr"];
+    let path = path.to_lowercase();
+    let mut words = path.split(|c: char| !c.is_ascii_alphabetic());
+    words.any(|word| {
+        WORDS.iter().any(|image| word == *image || (image.len() > 2 && word.starts_with(image)))
+    })
 }
 
 /// Whether the name of a file or folder is one of labels.

@@ -197,8 +197,13 @@ fn cache_file_name(dataset: &Dataset, case: &Case, files_sha256: &str) -> String
         description.intensity,
         description.label_map()
     ));
+    digest.update(format!(" {:?} {:?}", description.geometry, description.fill_nan));
     for organ in &description.organs {
         digest.update(format!("{:?}", organ.labels));
+    }
+    if let CaseFiles::NiftiOrgans { organs, .. } = &case.files {
+        let classes: Vec<u8> = organs.iter().map(|(class, _)| *class).collect();
+        digest.update(format!("{classes:?}"));
     }
     digest.update(files_sha256);
     let hash: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -4,7 +4,7 @@ use crate::support::{collect_warnings, warnings_with};
 use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{
     Color, Dataset, DatasetDescription, DatasetError, DescriptionError, Geometry, IgnoredLabels,
-    Intensity, PhantomConfig, Split, Validation, Volume, write_nifti,
+    Intensity, PhantomConfig, SliceStore, Split, Validation, Volume, write_nifti,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -357,4 +357,44 @@ fn organs_with_files_of_their_own_become_classes() {
     let image = a.files.paths()[0].display().to_string();
     let warnings = warnings_with(&image);
     assert!(warnings.iter().any(|text| text.contains("1 voxels are in the masks")), "{warnings:?}");
+}
+
+/// What a description changes about the slices of equal files is part of the name of their cache.
+#[test]
+fn cached_slices_depend_on_all_that_a_description_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let geometry = || Some(Geometry::new([1, 2, 4], identity));
+    let write = |name: &str, voxels: Array3<f32>| {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        write_nifti(&file, &Volume::new(voxels, geometry())).expect("writes");
+    };
+    let mut image = Array3::from_elem((1, 2, 4), 50.0);
+    image[(0, 0, 0)] = f32::NAN;
+    write("a/ct.nii", image);
+    for (i, organ) in ["x", "y", "z"].into_iter().enumerate() {
+        let mut mask = Array3::zeros((1, 2, 4));
+        mask[(0, 1, i)] = 1.0;
+        write(&format!("a/{organ}.nii"), mask);
+    }
+    let slices = |fill: &str, organs: &str| {
+        let text = format!(
+            "name = \"a\"\nfill_nan = {fill}\nintensity = {{ window = [0, 100] }}\n\
+             layout.nifti = {{ images = \"{{case}}/ct.nii\", labels = \"{{case}}/{{organ}}.nii\" }}\n\
+             organs = [{organs}]"
+        );
+        let description = DatasetDescription::from_toml(&text).expect("a valid description");
+        let dataset = Dataset::open(folder.path(), description).expect("one case");
+        let cases: Vec<_> = dataset.all_cases().iter().collect();
+        let store = SliceStore::open(&dataset, &cases, folder.path().join("cache"), |_| {});
+        let slice = store.expect("cached").slice(0).expect("a slice");
+        let label = |class: u8| slice.label.iter().filter(|&&found| found == class).count();
+        (slice.image.iter().copied().fold(0.0, f32::max), label(1), label(2))
+    };
+    let two = "{ name = \"p\", files = [\"x\", \"y\"] }, { name = \"q\", files = [\"z\"] }";
+    let other = "{ name = \"p\", files = [\"x\"] }, { name = \"q\", files = [\"y\", \"z\"] }";
+    assert_eq!(slices("50", two), (0.5, 2, 1));
+    assert_eq!(slices("50", other), (0.5, 1, 2));
+    assert_eq!(slices("100", two), (1.0, 2, 1));
 }

@@ -119,7 +119,7 @@ fn series_that_are_no_volume_are_refused_by_their_cause() {
     );
     refused(
         &with(&|at| replace(&at.join("IM7"), "0.75\\0.8", "0.00\\0.0")),
-        &["IM7", "it has no Pixel Spacing"],
+        &["IM7", "it has no valid Pixel Spacing"],
     );
     let cut = with(&|at| {
         let bytes = std::fs::read(at.join("IM0")).expect("a file");
@@ -141,6 +141,38 @@ fn a_missing_slice_is_counted() {
     std::fs::copy(folder.path().join("IM3"), folder.path().join("IM9")).expect("copies");
     replace(&folder.path().join("IM9"), "100.000000", "97.5000000");
     refused(&folder, &["1 slices are missing between IM0 and IM7", "add the missing slices"]);
+}
+
+#[test]
+fn damaged_displaced_and_foreign_files_are_told_apart() {
+    let with = |change: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy_series(folder.path(), "plain");
+        change(folder.path());
+        folder
+    };
+    let cut = |at: &Path, length: usize| {
+        let bytes = std::fs::read(at.join("IM7")).expect("a file");
+        std::fs::write(at.join("IM7"), &bytes[..length]).expect("writes");
+    };
+    refused(&with(&|at| cut(at, 200)), &["IM7", "it is damaged"]);
+    refused(
+        &with(&|at| replace(&at.join("IM0"), "-60.250000\\102", "-61.250000\\102")),
+        &["IM0", "beside the line of the others"],
+    );
+    refused(
+        &with(&|at| replace(&at.join("IM7"), "\\0.93969262", "\\0.00000000")),
+        &["IM7", "no valid Image Orientation"],
+    );
+    // A picture in the series is refused; hidden files are skipped.
+    let folder = with(&|at| {
+        std::fs::copy(at.join("IM3"), at.join("screen")).expect("copies");
+        replace(&at.join("screen"), "MONOCHROME2", "RGB        ");
+        std::fs::write(at.join(".DS_Store"), "x").expect("writes");
+    });
+    refused(&folder, &["screen", "its pixels are RGB"]);
+    std::fs::remove_file(folder.path().join("screen")).expect("removes");
+    assert!(read_dicom_image(folder.path(), Orientation::Stored).is_ok());
 }
 
 #[test]

@@ -185,10 +185,10 @@ fn totalsegmentator_s_folders_have_a_file_for_each_organ() {
 #[test]
 fn what_is_not_recognised_is_named() {
     for (file, bytes, expected) in [
-        ("a.png", b"".to_vec(), "1 pictures (PNG, JPEG, TIFF)"),
+        ("a.png", b"".to_vec(), "1 pictures (PNG, JPEG, TIFF), which are not read"),
         ("IM0001", [vec![0; 128], b"DICM".to_vec()].concat(), "DICOM files"),
         ("readme.txt", b"text".to_vec(), "no NIfTI file"),
-        ("alone.nii", b"".to_vec(), "1 NIfTI files, such as alone.nii"),
+        ("alone.nii", b"".to_vec(), "one image, such as alone.nii"),
     ] {
         let folder = folder();
         std::fs::write(folder.path().join(file), bytes).expect("writes");
@@ -207,16 +207,103 @@ fn suspicious_cases_are_noted() {
         write(root, &format!("images/{case}.nii"), &format!("labels/{case}.nii"), labels);
     }
     // Another shape.
+    let mut voxels = Array3::<u8>::zeros((1, 3, 4));
+    voxels[(0, 0, 0)] = 4;
     let small = Volume::new(
-        Array3::<u8>::zeros((1, 3, 4)),
+        voxels,
         Some(Geometry::new(
             [1, 3, 4],
             [[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0]],
         )),
     );
     write_nifti(root.join("labels/c.nii"), &small).expect("writes");
+    write(root, "other/images/z.nii", "other/notes/z.nii", &[1]);
     let inspection = inspect(root, |_, _| {}).expect("readable");
     let notes = inspection.notes.join("\n");
+    assert!(notes.contains("2 images are not part of this layout"), "{notes}");
+    // A label counts even where its volume does not fit.
+    assert_eq!(
+        inspection.cases[2].labels.iter().map(|(&l, &n)| (l, n)).collect::<Vec<_>>(),
+        [(0, 11), (4, 1)]
+    );
+    assert_eq!(inspection.description.organs.len(), 2);
     assert!(notes.contains("case b has no labelled voxel"), "{notes}");
     assert!(notes.contains("case c: ") && notes.contains("has shape [1, 3, 4]"), "{notes}");
+}
+
+#[test]
+fn folders_without_any_label_are_refused() {
+    let folder = folder();
+    write(folder.path(), "images/a.nii", "labels/a.nii", &[]);
+    let error = inspect(folder.path(), |_, _| {}).expect_err("no labels").to_string();
+    assert!(error.contains("no label file of its 1 cases has a voxel that is not 0"), "{error}");
+}
+
+#[test]
+fn a_single_patient_and_series_of_dicom_are_recognised() {
+    let folder = folder();
+    let series = crate::support::fixture("dicom/plain");
+    let copy = |case: &str| {
+        let ct = folder.path().join(case).join("ct");
+        std::fs::create_dir_all(&ct).expect("a folder");
+        for file in ["IM0", "IM3", "IM7"] {
+            std::fs::copy(series.join(file), ct.join(file)).expect("copies");
+        }
+        let image = sam_lst_datasets::read_image(&ct, Default::default()).expect("a series");
+        let labels = image.with_voxels(image.voxels().mapv(|voxel| u8::from(voxel > 0.0)));
+        write_nifti(folder.path().join(case).join("seg.nii.gz"), &labels).expect("writes");
+    };
+    copy("p1");
+    assert_eq!(patterns(&inspected(folder.path())), ["{case}/ct", "{case}/seg.nii.gz"]);
+    copy("p2");
+    let inspection = inspected(folder.path());
+    assert_eq!(patterns(&inspection), ["{case}/ct", "{case}/seg.nii.gz"]);
+    assert_eq!((inspection.cases.len(), inspection.cases[0].shape), (2, [36, 34, 3]));
+}
+
+#[test]
+fn folders_that_could_mean_several_things_are_not_guessed() {
+    let labels: &[u16] = &[1];
+    // Folders of a split with equal names; two candidates for images; a file of another ending.
+    for files in [
+        &[
+            ("train/images/1.nii", "train/labels/1.nii"),
+            ("train/images/2.nii", "train/labels/2.nii"),
+            ("test/images/1.nii", "test/labels/1.nii"),
+            ("test/images/2.nii", "test/labels/2.nii"),
+        ][..],
+        &[("adc/1.nii", "mask/1.nii"), ("t2/1.nii", "mask/1.nii")],
+    ] {
+        let folder = folder();
+        files.iter().for_each(|(image, label)| write(folder.path(), image, label, labels));
+        let error = recognize_layout(folder.path()).expect_err("ambiguous").to_string();
+        assert!(error.contains("several possible folders"), "{error}");
+    }
+    // Of several, the one that is named after images; a case's name as a word of its own only.
+    for (files, expected) in [
+        (
+            &[("predictions/1.nii", "labels/1.nii"), ("scans/1.nii", "labels/1.nii")][..],
+            ["scans/{case}.nii", "labels/{case}.nii"],
+        ),
+        (
+            &[
+                ("1/t1.nii", "1/seg.nii"),
+                ("1/t2.nii", "1/seg.nii"),
+                ("2/t1.nii", "2/seg.nii"),
+                ("2/t2.nii", "2/seg.nii"),
+            ],
+            ["{case}/t1.nii", "{case}/seg.nii"],
+        ),
+        (
+            &[
+                ("p01/ct.nii", "p01/masks/p01_liver.nii"),
+                ("p01/ct.nii", "p01/masks/p01_spleen.nii"),
+            ],
+            ["{case}/ct.nii", "{case}/masks/{case}_{organ}.nii"],
+        ),
+    ] {
+        let folder = folder();
+        files.iter().for_each(|(image, label)| write(folder.path(), image, label, labels));
+        assert_eq!(patterns(&inspected(folder.path())), expected);
+    }
 }

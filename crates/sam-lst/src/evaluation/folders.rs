@@ -1,7 +1,7 @@
 use super::scores::{EvaluationError, empty_reports, score};
 use sam_lst_datasets::{
-    DatasetDescription, Orientation, ReadError, check_one_grid, read_nifti_label_numbers,
-    read_nifti_labels,
+    DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError, check_one_grid,
+    read_nifti_label_numbers, read_nifti_labels,
 };
 use sam_lst_metrics::{Protocol, Report};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 ///
 /// A prediction is paired with the label file of the same name. Where there is none and all such
 /// predictions have names of one pattern, as have the label files that are left, it is paired with the
-/// label file of the same number: `case0001_pred.nii.gz` with `label0001.nii.gz`. Numbers that all
-/// names of a folder share do not count; of several others, each must agree.
+/// label file of the same number: `case0001_pred.nii.gz` with `label0001.nii.gz`. Numbers at the end
+/// that all names of a folder share do not count; of several others, each must agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderPairs {
     predictions: PathBuf,
@@ -140,35 +140,46 @@ impl FolderPairs {
 }
 
 impl LabelNumbers {
+    /// A description for labels of which nothing is known but their numbers: every label of either side
+    /// is an organ, "label 1" and so on.
+    pub fn description(&self) -> DatasetDescription {
+        let labels: BTreeSet<u16> = self.truth.union(&self.predicted).copied().collect();
+        let organ = |label: u16| Organ {
+            name: format!("label {label}"),
+            labels: vec![label],
+            color: None,
+            files: Vec::new(),
+        };
+        DatasetDescription {
+            name: "the files".to_owned(),
+            organs: labels.into_iter().filter(|&label| label != 0).take(255).map(organ).collect(),
+            ignored_labels: IgnoredLabels::Others,
+            report_order: Vec::new(),
+            ..DatasetDescription::synapse()
+        }
+    }
+
     /// Checks that both sides may have the numbers of `description`.
     ///
     /// Programs that train on classes 1 to K often write these, whatever the numbers of the dataset's
-    /// files are. Such numbers would be scored as other organs: they are recognised where a side has
-    /// no number above K, but one that the description ignores. If ground truth alone has such
-    /// numbers, it may be a part of the dataset; if `is_assumed`, that is an error as well.
+    /// files are. Such numbers would be scored as other organs: they are recognised where predictions
+    /// have no number above K, but one that the description ignores, and the ground truth has others.
     ///
     /// # Errors
     ///
     /// [`EvaluationError::Numbering`].
-    pub fn check(
-        &self,
-        description: &DatasetDescription,
-        is_assumed: bool,
-    ) -> Result<(), EvaluationError> {
+    pub fn check(&self, description: &DatasetDescription) -> Result<(), EvaluationError> {
         let organs = description.organs.len();
         let is_renumbered = |numbers: &BTreeSet<u16>| {
             numbers.iter().all(|&number| usize::from(number) <= organs)
                 && numbers.iter().any(|number| description.ignored_labels.listed().contains(number))
         };
         let [predicted, truth] = [&self.predicted, &self.truth].map(is_renumbered);
-        let differs = predicted && !truth;
-        if differs || (is_assumed && (predicted || truth)) {
-            let numbers = if predicted { &self.predicted } else { &self.truth };
-            let side = if predicted { "predictions" } else { "ground truth" };
+        if predicted && !truth {
+            let numbers = &self.predicted;
             let listed = description.ignored_labels.listed();
             let ignored = numbers.iter().find(|number| listed.contains(number));
             return Err(EvaluationError::Numbering {
-                side,
                 numbers: numbers.iter().copied().collect(),
                 description: description.name.clone(),
                 ignored: ignored.copied().unwrap_or_default(),
@@ -184,20 +195,13 @@ fn by_numbers(
 ) -> Result<BTreeMap<Vec<String>, PathBuf>, EvaluationError> {
     let mut names: Vec<(Vec<String>, &PathBuf)> =
         files.iter().map(|(name, file)| (numbers(name), file)).collect();
-    // Numbers that all names share, such as a version, do not tell cases apart.
-    if let Some((first, _)) = names.first().cloned().filter(|_| names.len() > 1) {
-        let shared: Vec<bool> = first
-            .iter()
-            .enumerate()
-            .map(|(i, number)| names.iter().all(|(numbers, _)| numbers.get(i) == Some(number)))
-            .collect();
-        for (numbers, _) in &mut names {
-            let mut position = 0;
-            numbers.retain(|_| {
-                position += 1;
-                !shared.get(position - 1).is_some_and(|&shared| shared)
-            });
-        }
+    // Numbers at the end that all names share, such as a version, do not tell cases apart. Those
+    // before others may be a patient's.
+    while names.len() > 1
+        && let Some(last) = names[0].0.last().cloned()
+        && names.iter().all(|(numbers, _)| numbers.len() > 1 && numbers.last() == Some(&last))
+    {
+        names.iter_mut().for_each(|(numbers, _)| _ = numbers.pop());
     }
     let mut by_numbers: BTreeMap<Vec<String>, PathBuf> = BTreeMap::new();
     for (numbers, file) in names {

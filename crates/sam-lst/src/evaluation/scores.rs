@@ -73,16 +73,14 @@ pub enum EvaluationError {
     },
     /// The label numbers are not those of the dataset description.
     #[error(
-        "the {side} are numbered {}, but in the description `{description}` label {ignored} is no \
+        "the predictions are numbered {}, but in the description `{description}` label {ignored} is no \
          organ and there are organs above {}: these look like the classes of a program, which would \
          be scored as other organs; give a --dataset whose `labels` are the numbers in the files, or \
          renumber the files",
         label_ranges(numbers.iter().copied()), numbers.last().copied().unwrap_or_default()
     )]
     Numbering {
-        /// `predictions` or `ground truth`.
-        side: &'static str,
-        /// All label numbers of that side.
+        /// All label numbers of the predictions.
         numbers: Vec<u16>,
         /// Name of the description.
         description: String,

@@ -312,7 +312,8 @@ impl RunFolder {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(CHECKPOINT) {
+            // Others may be copies that the user made.
+            if is_checkpoint(&entry.file_name().to_string_lossy()) {
                 found.push(entry.path());
             }
         }
@@ -375,14 +376,54 @@ impl RunFolder {
     }
 }
 
+/// Whether a folder's name is `checkpoint-`, the number of steps in ten digits and that of epochs in six.
+fn is_checkpoint(name: &str) -> bool {
+    let digits = |text: &str, count: usize| {
+        text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let numbers = name.strip_prefix(CHECKPOINT).and_then(|numbers| numbers.split_once('-'));
+    numbers.is_some_and(|(steps, epochs)| digits(steps, 10) && digits(epochs, 6))
+}
+
 /// The error of a file of which the first different line is shown.
 fn other_settings(file: PathBuf, found: &str, requested: &str) -> TrainingError {
+    if let (Ok(before), Ok(now)) = (found.parse::<toml::Table>(), requested.parse::<toml::Table>())
+        && let Some((found, requested)) = different_setting("", &before, &now)
+    {
+        return TrainingError::OtherSettings { file, found, requested };
+    }
     let mut lines = found.lines().zip(requested.lines());
     let (found, requested) = lines
         .find(|(found, requested)| found != requested)
         .unwrap_or(("another number of lines", "all of its lines"));
     let (found, requested) = (found.to_owned(), requested.to_owned());
     TrainingError::OtherSettings { file, found, requested }
+}
+
+/// The first setting in which two tables differ, in both of them.
+fn different_setting(
+    path: &str,
+    found: &toml::Table,
+    requested: &toml::Table,
+) -> Option<(String, String)> {
+    let keys = found.keys().chain(requested.keys().filter(|key| !found.contains_key(*key)));
+    for key in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let shown = |value: Option<&toml::Value>| match value {
+            Some(value) => format!("{path} = {value}"),
+            None => format!("no {path}"),
+        };
+        match (found.get(key), requested.get(key)) {
+            (a, b) if a == b => {}
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                if let Some(different) = different_setting(&path, a, b) {
+                    return Some(different);
+                }
+            }
+            (a, b) => return Some((shown(a), shown(b))),
+        }
+    }
+    None
 }
 
 /// A CSV file whose rows are written immediately.
