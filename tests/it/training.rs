@@ -125,6 +125,13 @@ fn ignore_event(_: TrainingEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+fn stop_after_a_step(event: TrainingEvent<'_>) -> ControlFlow<()> {
+    match event {
+        TrainingEvent::Step(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    }
+}
+
 /// Asserts equal names and bits. The order of the metadata in the file may differ.
 #[track_caller]
 fn assert_same_weights(actual: &TrainingFolders, expected: &TrainingFolders, name: &str) {
@@ -293,11 +300,7 @@ fn a_run_is_not_resumed_on_other_data() {
     let (config, dataset, folders) = one_epoch(folder.path());
     let model = || config.model.init(&Device::flex().autodiff()).expect("valid");
     let training = Training::new(config.clone(), folders.clone());
-    let stop = |event: TrainingEvent<'_>| match event {
-        TrainingEvent::Step(_) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    };
-    training.run(model(), &dataset, stop).expect("stopped after a step");
+    training.run(model(), &dataset, stop_after_a_step).expect("stopped after a step");
 
     // Another patient's label of the same size, with the same time of modification.
     let case = &dataset.cases(Split::Train).expect("three cases")[0];
@@ -308,7 +311,8 @@ fn a_run_is_not_resumed_on_other_data() {
     std::fs::copy(label(other), label(case)).expect("replaces the label");
     let replaced = std::fs::File::options().write(true).open(label(case)).expect("opens");
     replaced.set_modified(time).expect("sets the time");
-    let error = training.run(model(), &dataset, stop).expect_err("refused").to_string();
+    let error =
+        training.run(model(), &dataset, stop_after_a_step).expect_err("refused").to_string();
     assert!(error.contains(&format!("files of case {} are not", case.name)), "{error}");
 
     std::fs::write(label(case), original).expect("restores the label");
@@ -661,11 +665,7 @@ fn folders_that_only_look_like_checkpoints_are_left_alone() {
     let (config, dataset, folders) = one_epoch(folder.path());
     let model = || config.model.init(&Device::flex().autodiff()).expect("valid");
     let training = Training::new(config.clone(), folders.clone());
-    let stop = |event: TrainingEvent<'_>| match event {
-        TrainingEvent::Step(_) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    };
-    training.run(model(), &dataset, stop).expect("stopped after a step");
+    training.run(model(), &dataset, stop_after_a_step).expect("stopped after a step");
     let mine = folders.run.join("checkpoint-mine");
     std::fs::create_dir(&mine).expect("a folder");
     let outcome = training.run(model(), &dataset, ignore_event).expect("resumed");

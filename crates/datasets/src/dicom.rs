@@ -6,6 +6,7 @@ use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
 use rayon::prelude::*;
 use std::io::Read;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 /// Reads the series of CT or MR slices in a folder, or below it. Slices are sorted by their position;
@@ -379,12 +380,16 @@ impl Slice {
                 "decompress it with another program (such as gdcmconv --raw), or copy it again";
             error(&self.file, found, remedy)
         };
-        let object = OpenFileOptions::new().open_file(&self.file);
-        let object = object.map_err(|source| failed(report(&source)))?;
-        let pixels = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
-        let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default);
-        let voxels: Vec<f32> =
-            pixels.to_vec_with_options(&options).map_err(|source| failed(report(&source)))?;
+        let decode = || -> Result<Vec<f32>, ReadError> {
+            let object = OpenFileOptions::new().open_file(&self.file);
+            let object = object.map_err(|source| failed(report(&source)))?;
+            let pixels = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
+            let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default);
+            pixels.to_vec_with_options(&options).map_err(|source| failed(report(&source)))
+        };
+        // Decoders of compressed pixels panic on some damaged ones, as that of RLE where they end early.
+        let voxels = std::panic::catch_unwind(AssertUnwindSafe(decode))
+            .unwrap_or_else(|_| Err(failed("its compressed pixels are damaged".to_owned())))?;
         let [rows, columns] = self.shape;
         if voxels.len() != rows * columns {
             return Err(failed(format!(

@@ -4,7 +4,7 @@ use crate::support::fixture;
 use proptest::prelude::*;
 use sam_lst_datasets::{
     Dataset, DatasetDescription, DatasetError, Intensity, LabelMap, Orientation, ReadError, Split,
-    prepare, read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
+    prepare, read_dicom_image, read_h5_volume, read_nifti_image, read_nifti_labels, read_npz_slice,
 };
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -518,6 +518,12 @@ proptest! {
                 let _ = read_nifti_labels(&path, orientation, &map);
             }
         }
+        for name in ["nifti2_big.nii", "one_hot.nii.gz"] {
+            let whole = std::fs::read(fixture("nifti").join(name)).expect("fixture");
+            let path = file(&folder, "odd.nii", &damaged(whole, &changes, cut));
+            let _ = read_nifti_image(&path, Orientation::default());
+            let _ = read_nifti_labels(&path, Orientation::default(), &map);
+        }
         for name in ["compressed.npz", "train_npz/case0005_slice000.npz"] {
             let whole = std::fs::read(fixture("synapse/prepared").join(name)).expect("fixture");
             let path = file(&folder, "damaged.npz", &damaged(whole, &changes, cut));
@@ -530,5 +536,31 @@ proptest! {
         }
         let text = damaged(DatasetDescription::synapse().to_toml().into_bytes(), &changes, cut);
         let _ = DatasetDescription::from_toml(&String::from_utf8_lossy(&text));
+    }
+}
+
+proptest! {
+    // Each case decodes eight slices.
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn the_reader_of_dicom_series_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let folder = folder();
+        for name in ["implicit", "rle", "jpeg_lossless", "jpeg_2000"] {
+            let series = folder.path().join(name);
+            std::fs::create_dir_all(&series).expect("a folder");
+            for slice in ["IM0", "IM3"] {
+                let whole = std::fs::read(fixture("dicom").join(name).join(slice));
+                let mut bytes = whole.expect("fixture");
+                if slice == "IM3" {
+                    bytes = damaged(bytes, &changes, cut);
+                }
+                std::fs::write(series.join(slice), bytes).expect("writes");
+            }
+            let _ = read_dicom_image(&series, Orientation::default());
+        }
     }
 }
