@@ -3,7 +3,7 @@
 use crate::arguments::read_description;
 use crate::progress::Progress;
 use crate::staging::Staging;
-use crate::{Status, output};
+use crate::{Status, output, report};
 use anyhow::{Context, Result};
 use clap::Args;
 use sam_lst::datasets::ndarray::Axis;
@@ -133,12 +133,12 @@ fn describe(inspection: &Inspection, dataset: &Dataset) -> String {
     let mut line = |name: &str, value: String| _ = writeln!(text, "{name:<12} {value}");
     line("layout", layout.clone());
     let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
-    line("cases", format!("{}: {}", names.len(), shortened(&names)));
+    line("cases", format!("{}: {}", names.len(), report::shortened(&names, 8)));
     for split in [Split::Validation, Split::Test] {
         let of_split = dataset.all_cases().iter().filter(|case| case.split == split);
         let names: Vec<&str> = of_split.map(|case| case.name.as_str()).collect();
         if !names.is_empty() {
-            line(&split.to_string(), format!("{}: {}", names.len(), shortened(&names)));
+            line(&split.to_string(), format!("{}: {}", names.len(), report::shortened(&names, 8)));
         }
     }
     if !cases.is_empty() {
@@ -206,12 +206,6 @@ fn between(
         if low == high { low } else { format!("{low} to {high}") }
     };
     [0, 1, 2].map(range).join(" x ")
-}
-
-fn shortened(names: &[&str]) -> String {
-    const SHOWN: usize = 8;
-    let more = if names.len() > SHOWN { ", ..." } else { "" };
-    format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
 }
 
 fn case_json(case: &InspectedCase) -> serde_json::Value {

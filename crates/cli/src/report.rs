@@ -43,3 +43,14 @@ pub fn file_line(text: &mut String, name: &str, file: &Path) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{name:<16} {}", file.display());
 }
+
+/// A list of names, of which the middle is left out if there are more than `shown`.
+pub fn shortened(names: &[&str], shown: usize) -> String {
+    match names {
+        [_, .., last] if names.len() > shown => {
+            let left_out = names.len() - shown;
+            format!("{}, ... ({left_out} more), {last}", names[..shown - 1].join(", "))
+        }
+        _ => names.join(", "),
+    }
+}

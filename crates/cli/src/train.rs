@@ -79,7 +79,9 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let dataset = arguments.data.open()?;
     let run = arguments.run.clone().unwrap_or_else(|| default_run(&dataset));
     let folders = folders(&run);
-    check_folders(&folders, &arguments.inputs())?;
+    if arguments.run.is_none() {
+        check_folders(&folders, &arguments.inputs())?;
+    }
     let config = arguments.config(dataset.description().classes())?;
     check(&config, &dataset)?;
     show_cases(&dataset);

@@ -32,20 +32,8 @@ pub fn show_cases(dataset: &Dataset) {
         let cases = dataset.all_cases().iter().filter(|case| case.split == split);
         let names: Vec<&str> = cases.map(|case| case.name.as_str()).collect();
         if !names.is_empty() {
-            note(&format!("{:<11} {}", format!("{split}:"), shortened(&names)));
+            note(&format!("{:<11} {}", format!("{split}:"), report::shortened(&names, 40)));
         }
-    }
-}
-
-/// A list of names, of which the middle is left out if it is long.
-fn shortened(names: &[&str]) -> String {
-    const SHOWN: usize = 40;
-    match names {
-        [_, .., last] if names.len() > SHOWN => {
-            let left_out = names.len() - SHOWN;
-            format!("{}, ... ({left_out} more), {last}", names[..SHOWN - 1].join(", "))
-        }
-        _ => names.join(", "),
     }
 }
 

@@ -7,14 +7,11 @@ use crate::nifti_file::read_nifti_mask;
 use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, GeometryCheck, LabelMap, Layout, NiftiLayout, Orientation,
-    PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation, Volume, read_h5_volume,
-    read_nifti_labels, read_npz_slice,
+    PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation, Volume, files_sha256,
+    read_h5_volume, read_nifti_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// A folder of cases with its description.
@@ -95,23 +92,9 @@ impl CaseFiles {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Io`], naming the file that cannot be read.
+    /// [`ReadError::Io`] if a file cannot be read.
     pub fn sha256(&self) -> Result<String, ReadError> {
-        let mut digest = Sha256::new();
-        let mut buffer = vec![0; 1 << 16];
-        for path in self.files()? {
-            let io = ReadError::io(&path);
-            let mut file = File::open(&path).map_err(io)?;
-            loop {
-                match file.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(bytes) => digest.update(&buffer[..bytes]),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(io(error)),
-                }
-            }
-        }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        files_sha256(self.files()?).map_err(|(file, source)| ReadError::Io { file, source })
     }
 }
 

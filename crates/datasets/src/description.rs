@@ -112,6 +112,13 @@ pub struct Organ {
     pub color: Option<Color>,
 }
 
+impl Organ {
+    /// An organ with one label, without a colour or files of its own.
+    pub fn new(name: impl Into<String>, label: u16) -> Self {
+        Self { name: name.into(), labels: vec![label], color: None, files: Vec::new() }
+    }
+}
+
 /// An sRGB colour: `"#rrggbb"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 ///
-/// [`ReadError`], naming the folder or file: if there is no series or more than one; if slices are
-/// missing, doubled or unevenly spaced; if they are colour pictures or several frames in one file; or if
-/// a file cannot be read or decoded.
+/// [`ReadError`], with the folder or file, if there is no series or more than one; if slices are
+/// missing, duplicated or unevenly spaced; if they are colour images or several frames in one file;
+/// or if a file cannot be read or decoded.
 pub fn read_dicom_image(
     folder: impl AsRef<Path>,
     orientation: Orientation,

@@ -5,8 +5,8 @@ use crate::random::validation_order;
 use crate::recognition::RecognizedLayout;
 use crate::{
     CaseFiles, Dataset, DatasetDescription, DatasetError, IgnoredLabels, Intensity, Layout, Organ,
-    Orientation, RecognitionError, Split, SplitDescription, Validation, label_ranges,
-    read_geometry, read_image, recognize_layout,
+    Orientation, RecognitionError, Split, SplitDescription, Validation, label_ranges, read_image,
+    recognize_layout,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -132,18 +132,12 @@ fn draft(found: &RecognizedLayout, name: String) -> DatasetDescription {
     if let Some(description) = &found.built_in {
         return description.clone();
     }
-    let organ = |name: &str, label: u16| Organ {
-        name: name.to_owned(),
-        labels: vec![label],
-        color: None,
-        files: Vec::new(),
-    };
     let organs = if found.organ_files.is_empty() {
-        vec![organ("organ", 1)]
+        vec![Organ::new("organ", 1)]
     } else {
         let files = found.organ_files.iter().take(255).zip(1..);
         files
-            .map(|(file, label)| Organ { files: vec![file.clone()], ..organ(file, label) })
+            .map(|(file, label)| Organ { files: vec![file.clone()], ..Organ::new(file, label) })
             .collect()
     };
     DatasetDescription {
@@ -166,7 +160,7 @@ fn inspect_case(
 ) -> Result<InspectedCase, DatasetError> {
     let paths = files.paths();
     let image = read_image(paths[0], Orientation::Stored)?;
-    let geometry = read_geometry(paths[0], Orientation::Stored)?;
+    let geometry = image.geometry().expect("NIfTI files and DICOM series have one");
     let [slices, rows, columns] = image.shape();
     let [dz, dy, dx] = geometry.spacing_mm();
     let mut case = InspectedCase {
@@ -248,8 +242,7 @@ fn describe_labels(
         }
     }
     description.ignored_labels = IgnoredLabels::Listed(found.ignored_labels.clone());
-    let organ = |(label, name)| Organ { name, labels: vec![label], color: None, files: Vec::new() };
-    description.organs = names.into_iter().map(organ).collect();
+    description.organs = names.into_iter().map(|(label, name)| Organ::new(name, label)).collect();
     if description.organs.len() > 255 {
         description.organs.truncate(255);
         description.ignored_labels = IgnoredLabels::Others;

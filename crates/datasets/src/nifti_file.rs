@@ -42,10 +42,10 @@ pub(crate) fn read_nifti_image_filled(
 
 /// Reads the labels of a file as classes, as [`read_nifti_image`].
 ///
-/// A file may have a mask for each label instead (one-hot), along a fourth axis or a fifth after one of
-/// length 1. If the first mask fills more than half of the
-/// volume, or every voxel is in exactly one mask, the first is label 0, otherwise it is label 1. A
-/// warning is logged that says which, and where masks overlap, the first stays.
+/// A file may have a mask for each label instead (one-hot), along a fourth axis or a fifth after one
+/// of length 1. If the first mask fills more than half of the volume, or every voxel is in exactly
+/// one mask, the first is label 0, otherwise it is label 1. A warning is logged that says which, and
+/// where masks overlap, the first stays.
 ///
 /// # Errors
 ///
@@ -72,10 +72,7 @@ pub(crate) fn read_nifti_mask(
     file: &Path,
     orientation: Orientation,
 ) -> Result<Volume<u8>, ReadError> {
-    let reader = NiftiReader::open(file)?;
-    let conversion = LabelNumbers::new(reader.scaling);
-    let volume: Volume<u16> = reader.read(orientation, &conversion)?;
-    conversion.report(file);
+    let volume = NiftiReader::open(file)?.read_labels(orientation)?;
     Ok(volume.with_voxels(volume.voxels().mapv(|label| u8::from(label != 0))))
 }
 
@@ -89,10 +86,7 @@ pub(crate) fn read_nifti_label_volume(
         let volume = reader.read_one_hot(orientation, &LabelMap::identity(256))?;
         return Ok(volume.with_voxels(volume.voxels().mapv(u16::from)));
     }
-    let conversion = LabelNumbers::new(reader.scaling);
-    let volume = reader.read(orientation, &conversion)?;
-    conversion.report(file);
-    Ok(volume)
+    reader.read_labels(orientation)
 }
 
 /// Reads which label numbers a file contains.
@@ -217,6 +211,14 @@ impl<'a> NiftiReader<'a> {
 }
 
 impl NiftiReader<'_> {
+    /// Reads one volume of labels as the file's own numbers.
+    fn read_labels(self, orientation: Orientation) -> Result<Volume<u16>, ReadError> {
+        let (file, conversion) = (self.file, LabelNumbers::new(self.scaling));
+        let volume = self.read(orientation, &conversion)?;
+        conversion.report(file);
+        Ok(volume)
+    }
+
     /// Reads a mask for each label into classes.
     fn read_one_hot(
         self,
@@ -276,8 +278,8 @@ impl NiftiReader<'_> {
     }
 }
 
-/// The error of a compressed file that cannot be decompressed. Damage also alters the header, about
-/// which an error would mislead.
+/// The error of a compressed file that cannot be decompressed. A corrupted stream also corrupts the
+/// header, so an error about the header would be misleading.
 fn damage(file: &Path) -> Option<ReadError> {
     nifti_header::files(file).iter().find_map(|file| {
         let (mut stream, compressed) = nifti_header::open(file).ok()?;

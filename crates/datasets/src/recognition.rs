@@ -373,7 +373,7 @@ impl Tree {
         ))
     }
 
-    /// Images and labels in one folder, told apart by an ending.
+    /// Images and labels in one folder, distinguished by a suffix.
     fn one_folder(&self) -> Option<RecognizedLayout> {
         let names: Vec<&str> =
             self.nifti.iter().map(String::as_str).filter(|path| !path.contains('/')).collect();

@@ -118,12 +118,7 @@ fn read_image(arguments: &Arguments) -> Result<Volume<f32>> {
 
 /// Describes the objects for pictures.
 fn description(objects: usize) -> DatasetDescription {
-    let object = |number: usize| Organ {
-        name: format!("object {number}"),
-        labels: vec![number as u16],
-        files: Vec::new(),
-        color: None,
-    };
+    let object = |number: usize| Organ::new(format!("object {number}"), number as u16);
     DatasetDescription {
         organs: (1..=objects).map(object).collect(),
         report_order: Vec::new(),

@@ -107,9 +107,8 @@ impl<'a> Embedder<'a> {
             return embeddings;
         }
         let (shape, device) = (embeddings.dims(), embeddings.device());
-        let values = embeddings.into_data().convert::<f32>().try_into_vec();
-        let values: Vec<f32> = values.unwrap_or_else(|error| panic!("converted: {error:?}"));
-        Tensor::from_data(TensorData::new(self.precision.rounded(&values), shape), &device)
+        let values = self.precision.rounded(&values(embeddings));
+        Tensor::from_data(TensorData::new(values, shape), &device)
     }
 
     fn write(&mut self, cache: &EmbeddingCache, key: EmbeddingKey, values: &[f32]) {
@@ -128,6 +127,10 @@ impl<'a> Embedder<'a> {
 pub(crate) fn flat_values(cache: &EmbeddingCache, embeddings: Tensor<4>) -> Vec<f32> {
     let [_, channels, rows, columns] = embeddings.dims();
     assert_eq!([channels, rows, columns], cache.shape(), "a cache for embeddings of another shape");
+    values(embeddings)
+}
+
+fn values(embeddings: Tensor<4>) -> Vec<f32> {
     let values = embeddings.into_data().convert::<f32>().try_into_vec();
     values.unwrap_or_else(|error| panic!("converted to f32: {error:?}"))
 }

@@ -144,12 +144,7 @@ impl LabelNumbers {
     /// is an organ, "label 1" and so on.
     pub fn description(&self) -> DatasetDescription {
         let labels: BTreeSet<u16> = self.truth.union(&self.predicted).copied().collect();
-        let organ = |label: u16| Organ {
-            name: format!("label {label}"),
-            labels: vec![label],
-            color: None,
-            files: Vec::new(),
-        };
+        let organ = |label: u16| Organ::new(format!("label {label}"), label);
         DatasetDescription {
             name: "the files".to_owned(),
             organs: labels.into_iter().filter(|&label| label != 0).take(255).map(organ).collect(),

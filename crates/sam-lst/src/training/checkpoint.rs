@@ -8,7 +8,7 @@ use crate::model::{Ladder, SideEncoder};
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
-use sam_lst_datasets::{Dataset, DatasetError, SliceStore, Split, replace_file};
+use sam_lst_datasets::{Case, DatasetError, SliceStore, Split, replace_file};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
@@ -75,33 +75,33 @@ pub(super) struct Identity<'a> {
 /// A training or validation case of a run.
 #[derive(Debug, Clone)]
 pub(super) struct IdentifiedCase<'a> {
-    pub split: Split,
-    pub name: &'a str,
+    pub case: &'a Case,
     /// The SHA-256 of its files; `None` if they have not been read yet.
     pub files_sha256: Option<String>,
 }
 
+impl IdentifiedCase<'_> {
+    /// Split and name, as in the run's list of cases.
+    fn name_in_list(&self) -> String {
+        format!("{}: {}", self.case.split, self.case.name)
+    }
+}
+
 impl Identity<'_> {
     /// Adds the hashes of the cases' files, of training cases as the store read them.
-    pub fn add_hashes(
-        &mut self,
-        dataset: &Dataset,
-        store: &SliceStore<'_>,
-    ) -> Result<(), TrainingError> {
-        for identified in &mut self.cases {
-            let case = dataset.all_cases().iter().find(|case| case.name == identified.name);
-            identified.files_sha256 = match (store.case_sha256(identified.name), case) {
-                (Some(hash), _) => Some(hash.to_owned()),
-                (None, Some(case)) => Some(case.files.sha256().map_err(DatasetError::from)?),
-                (None, None) => None,
-            };
+    pub fn add_hashes(&mut self, store: &SliceStore<'_>) -> Result<(), TrainingError> {
+        for IdentifiedCase { case, files_sha256 } in &mut self.cases {
+            *files_sha256 = Some(match store.case_sha256(&case.name) {
+                Some(hash) => hash.to_owned(),
+                None => case.files.sha256().map_err(DatasetError::from)?,
+            });
         }
         Ok(())
     }
 
     /// The cases of a split.
     pub fn cases(&self, split: Split) -> impl Iterator<Item = &IdentifiedCase<'_>> {
-        self.cases.iter().filter(move |case| case.split == split)
+        self.cases.iter().filter(move |identified| identified.case.split == split)
     }
 }
 
@@ -149,9 +149,9 @@ impl RunFolder {
     /// Writes the files that identify the run. A run is begun when nothing is left that could refuse
     /// it, so that a mistake does not occupy the folder.
     pub fn begin(&self, identity: &Identity<'_>) -> Result<(), TrainingError> {
-        let line = |case: &IdentifiedCase<'_>| {
-            let hash = case.files_sha256.as_deref().unwrap_or_default();
-            format!("{}: {} {hash}", case.split, case.name).trim_end().to_owned() + "\n"
+        let line = |identified: &IdentifiedCase<'_>| {
+            let hash = identified.files_sha256.as_deref().unwrap_or_default();
+            format!("{} {hash}", identified.name_in_list()).trim_end().to_owned() + "\n"
         };
         let cases: String = identity.cases.iter().map(line).collect();
         for (name, contents) in [
@@ -176,8 +176,8 @@ impl RunFolder {
         let (mut names, mut requested) = (String::new(), String::new());
         let mut changed = None;
         let mut lines = found.lines();
-        for case in cases {
-            let name = format!("{}: {}", case.split, case.name);
+        for identified in cases {
+            let name = identified.name_in_list();
             let line = lines.next().unwrap_or_default();
             // A hash has 64 digits, and names may contain spaces.
             let is_hash =
@@ -186,12 +186,12 @@ impl RunFolder {
                 Some((found, hash)) if is_hash(hash) => (found, Some(hash)),
                 _ => (line, None),
             };
-            if let (Some(hash), Some(requested)) = (hash, &case.files_sha256)
+            if let (Some(hash), Some(requested)) = (hash, &identified.files_sha256)
                 && found == name
                 && hash != requested
                 && changed.is_none()
             {
-                changed = Some(case.name.to_owned());
+                changed = Some(identified.case.name.clone());
             }
             names += &format!("{found}\n");
             requested += &format!("{name}\n");

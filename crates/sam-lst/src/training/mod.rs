@@ -196,7 +196,7 @@ impl Training {
             embedding_precision: self.config.cache.precision,
         });
         let store = self.open_store(dataset, &cases, &mut events)?;
-        identity.add_hashes(dataset, &store)?;
+        identity.add_hashes(&store)?;
         folder.check_identity(&identity)?;
         let batches = self.config.batches(&store);
         let cache = self.config.embedding_cache(&model, &self.folders)?;
@@ -338,11 +338,9 @@ impl Training {
         dataset: &'a Dataset,
     ) -> Identity<'a> {
         let of = |split| dataset.all_cases().iter().filter(move |case| case.split == split);
-        let cases = of(Split::Train).chain(of(Split::Validation)).map(|case| IdentifiedCase {
-            split: case.split,
-            name: &case.name,
-            files_sha256: None,
-        });
+        let cases = of(Split::Train)
+            .chain(of(Split::Validation))
+            .map(|case| IdentifiedCase { case, files_sha256: None });
         Identity {
             config: &self.config,
             dataset: dataset.description().to_toml(),

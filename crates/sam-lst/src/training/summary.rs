@@ -54,8 +54,9 @@ struct CaseSummary<'a> {
 }
 
 impl<'a> CaseSummary<'a> {
-    fn of(case: &'a IdentifiedCase<'_>) -> Self {
-        Self { case: case.name, files_sha256: case.files_sha256.as_deref() }
+    fn of(identified: &'a IdentifiedCase<'_>) -> Self {
+        let files_sha256 = identified.files_sha256.as_deref();
+        Self { case: &identified.case.name, files_sha256 }
     }
 }
 

@@ -3,9 +3,6 @@ use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io;
-use std::path::Path;
 
 /// Returns a module's tensors in PyTorch's layout, named `prefix` followed by the official name.
 /// The values are read lazily.
@@ -34,23 +31,6 @@ pub(crate) fn sha256(mut tensors: Vec<PackTensor>) -> String {
         digest.update(&bytes[..]);
     }
     hex(digest)
-}
-
-/// Computes the SHA-256 of a file.
-pub(crate) fn file_sha256(file: &Path) -> io::Result<String> {
-    struct HashWriter(Sha256);
-    impl io::Write for HashWriter {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut digest = HashWriter(Sha256::new());
-    io::copy(&mut File::open(file)?, &mut digest)?;
-    Ok(hex(digest.0))
 }
 
 fn hex(digest: Sha256) -> String {

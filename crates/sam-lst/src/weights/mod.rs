@@ -54,7 +54,7 @@ pub use keys::official_name;
 pub use state_dict::{StateDict, TensorInfo};
 
 pub(crate) use batch_norms::fold_batch_norms;
-pub(crate) use fingerprint::{collect, file_sha256, sha256};
+pub(crate) use fingerprint::{collect, sha256};
 pub(crate) use keys::{
     CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET, TINY_VIT,
 };

@@ -1,4 +1,5 @@
 use super::WeightsError;
+use sam_lst_datasets::files_sha256;
 use std::path::Path;
 
 /// A published file, whose name contains the first digits of its SHA-256.
@@ -40,8 +41,8 @@ impl OfficialFile {
 
     /// Checks that the SHA-256 of the file at `path` begins with the digits in its name.
     pub(super) fn verify(&'static self, path: &Path) -> Result<(), WeightsError> {
-        let found = super::file_sha256(path)
-            .map_err(|source| WeightsError::Read { path: path.into(), source })?;
+        let found = files_sha256([path])
+            .map_err(|(_, source)| WeightsError::Read { path: path.into(), source })?;
         if found.starts_with(self.sha256_prefix) {
             return Ok(());
         }
