@@ -7,7 +7,7 @@ both and the DSC of the test phantoms.
 PyTorch runs segment-anything's and torchvision's modules as the method was published, with the
 frozen encoder in each step. Both start from the same random SAM, each with its own random side
 network, and see the same slices in views of the same distribution. The weights after the last step
-are scored, both by `sam-lst evaluate`. sam-lst validates six times during training, PyTorch never.
+are scored, both by `sam-lst evaluate`. sam-lst validates four times during training, PyTorch never.
 
 Needs the packages of tests/it/fixtures/requirements.txt, and an otherwise idle machine.
 """
@@ -177,7 +177,9 @@ def compare(folder, seed, device):
 
     torch.manual_seed(seed)
     data = phantoms / "RawData/Training"
-    cases = [line.split(": ")[1] for line in (run / "cases.txt").read_text().splitlines() if line.startswith("training: ")]
+    # Lines such as "training: 0005 <SHA-256 of its files>".
+    lines = (run / "cases.txt").read_text().splitlines()
+    cases = [line.split()[1] for line in lines if line.startswith("training: ")]
     pytorch_seconds, predict = train_in_pytorch(data, cases, checkpoint, device)
     predictions = folder / f"predictions{seed}"
     predictions.mkdir()
@@ -187,7 +189,7 @@ def compare(folder, seed, device):
         labels = np.stack([predict(pixels) for pixels in image]).astype(np.uint8)
         affine = nib.load(data / "img" / f"img{case}.nii.gz").affine
         nib.save(nib.Nifti1Image(labels.transpose(2, 1, 0), affine), predictions / f"label{case}.nii.gz")
-    pytorch_dsc = score(folder, "--pred", predictions, "--label", data / "label")
+    pytorch_dsc = score(folder, "--dataset", "synapse", "--pred", predictions, "--label", data / "label")
     return seconds, dsc, pytorch_seconds, pytorch_dsc
 
 
