@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     let mut scores = Scores::default();
     for case in dataset.all_cases() {
         let volumes = dataset.read(case)?;
-        let image = volumes.image.voxels().mapv(|voxel| (255.0 * voxel) as u8);
+        let image = volumes.image.channel(0).mapv(|voxel| (255.0 * voxel) as u8);
         let label = volumes.label.voxels();
         let organs: Vec<(u8, String)> = (1..dataset.description().classes() as u8)
             .filter(|class| label.iter().any(|found| found == class))

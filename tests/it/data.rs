@@ -57,7 +57,7 @@ fn folders_of_predictions_are_scored() {
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(progress, [(0, 2), (1, 2), (2, 2)]);
         let [reference, strict] = reports.as_slice() else { panic!("two reports") };
-        let subject = format!("{} beside {}", predictions.display(), labels.display());
+        let subject = format!("{} compared with {}", predictions.display(), labels.display());
         assert!(reference.to_markdown().starts_with(&subject));
         assert_eq!(reference.organs()[4], "liver");
         let cases: Vec<&str> = strict.cases().iter().map(|case| case.case.as_str()).collect();

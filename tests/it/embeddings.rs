@@ -4,7 +4,7 @@ use crate::support::{config, process_argument, test_process};
 use burn::tensor::{Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use sam_lst::datasets::View;
-use sam_lst::datasets::ndarray::{Array2, Array3, Axis};
+use sam_lst::datasets::ndarray::{Array3, Axis};
 use sam_lst::embeddings::{
     CacheError, Embedder, EmbeddingKey, EmbeddingKind, Insertion, SliceHash, SliceView,
 };
@@ -453,8 +453,8 @@ fn cached_views_are_named() {
     }
 }
 
-fn slice(number: usize) -> Array2<f32> {
-    Array2::from_shape_fn((40, 36), |(row, column)| {
+fn slice(number: usize) -> Array3<f32> {
+    Array3::from_shape_fn((1, 40, 36), |(_, row, column)| {
         let wave = (row as f32 * 0.3 + number as f32).sin() * (column as f32 * 0.2).cos();
         0.5 + 0.5 * wave
     })
@@ -470,7 +470,7 @@ fn an_embedding_is_computed_once_and_equals_the_foundations() {
     let model = config().init(&device).expect("a valid configuration");
     let geometry = SliceGeometry::released();
     let size = model.config().input_size;
-    let slices: Vec<Array2<f32>> = (0..3).map(slice).collect();
+    let slices: Vec<Array3<f32>> = (0..3).map(slice).collect();
     let inputs: Vec<f32> = slices
         .iter()
         .flat_map(|slice| {
@@ -528,20 +528,23 @@ fn round_to_half(value: f32) -> f32 {
 fn different_inputs_have_different_keys() {
     let (a, b) = (slice(0), slice(1));
     let released = SliceGeometry::released();
-    let of = |slice: &Array2<f32>, view, geometry, size| {
+    let of = |slice: &Array3<f32>, view, geometry, size| {
         SliceView::new(SliceHash::new(slice.view()), view, geometry, size).key()
     };
     let base = of(&a, View::Identity, released, 128);
     assert_eq!(base, of(&a.clone(), View::Identity, released, 128));
     let rows: View = View::all().nth(1).expect("44 views");
     let reshaped =
-        Array2::from_shape_vec((36, 40), a.iter().copied().collect()).expect("the same size");
+        Array3::from_shape_vec((1, 36, 40), a.iter().copied().collect()).expect("the same size");
+    // Of three channels, the others count, too.
+    let colors = Array3::from_shape_fn((3, 40, 36), |(_, row, column)| a[(0, row, column)]);
     for other in [
         of(&b, View::Identity, released, 128),
         of(&a, rows, released, 128),
         of(&a, View::Identity, SliceGeometry::direct(), 128),
         of(&a, View::Identity, released, 256),
         of(&reshaped, View::Identity, released, 128),
+        of(&colors, View::Identity, released, 128),
     ] {
         assert_ne!(base, other);
     }
@@ -550,7 +553,7 @@ fn different_inputs_have_different_keys() {
 fn volume() -> Volume<f32> {
     let mut voxels = Array3::zeros((5, 40, 36));
     for (number, mut plane) in voxels.axis_iter_mut(Axis(0)).enumerate() {
-        plane.assign(&slice(number));
+        plane.assign(&slice(number).index_axis(Axis(0), 0));
     }
     Volume::new(voxels, None)
 }
@@ -559,7 +562,7 @@ fn volume() -> Volume<f32> {
 fn segmentation_does_not_depend_on_batches_or_the_cache() {
     let device = Device::flex();
     let model = config().init(&device).expect("a valid configuration");
-    let image = volume();
+    let image = volume().into();
     for output in [OutputResampling::Reference, OutputResampling::Logits] {
         let segment = |precision, batch_size: usize, cache: Option<&EmbeddingCache>| {
             let config = SegmentationConfig {

@@ -54,7 +54,7 @@ fn metrics_equal_medpys() {
             }
         }
     }
-    assert_eq!(compared, 8 * 2 * 5);
+    assert_eq!(compared, 9 * 2 * 5);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_reference_protocol_equals_medpys_dc_hd95_and_asd() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 8);
+    assert_eq!(compared, 9);
 }
 
 #[test]

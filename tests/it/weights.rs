@@ -4,7 +4,7 @@ use crate::support::{Cases, config, fixture, pattern, relative_error, resnet_pth
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, TensorData};
 use sam_lst::datasets::View;
-use sam_lst::datasets::ndarray::Array2;
+use sam_lst::datasets::ndarray::Array3;
 use sam_lst::embeddings::{Embedder, SliceHash, SliceView};
 use sam_lst::model::{EmbeddingPrecision, LadderMetadata, ModelError, Task};
 use sam_lst::weights::{StateDict, WeightsError};
@@ -231,7 +231,7 @@ fn an_offloaded_foundation_is_loaded_again_when_needed() {
     std::fs::remove_file(&file).expect("remove file");
     embed(&clone).assert_eq(&expected, true);
     model.foundation.offload();
-    let slice = SliceHash::new(Array2::zeros((4, 4)).view());
+    let slice = SliceHash::new(Array3::zeros((1, 4, 4)).view());
     let view = SliceView::new(slice, View::Identity, SliceGeometry::released(), 64);
     let error = |foundation: &Foundation| {
         let result =

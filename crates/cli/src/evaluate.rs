@@ -10,8 +10,8 @@ use crate::training::check_cases;
 use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
-use sam_lst::datasets::label_ranges;
-use sam_lst::evaluation::{FolderPairs, LabelNumbers, write_reports};
+use sam_lst::datasets::{label_ranges, read_label_numbers};
+use sam_lst::evaluation::{CasePairs, FolderPairs, LabelNumbers, write_reports};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
 use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split};
 use serde_json::json;
@@ -24,22 +24,23 @@ in mm; an organ in only one of the volumes scores a DSC of 0. Files pair by name
 
 Examples:
   sam-lst evaluate --pred predictions --label labels --dataset synapse --output scores/mine
-  sam-lst evaluate --data Synapse --sam sam_vit_b_01ec64.pth \\
-      --ladder runs/synapse/ladder.safetensors --protocol strict";
+  sam-lst evaluate --pred predictions --data mri --dataset mri.toml
+  sam-lst evaluate --data mri --sam lite_medsam.pth --ladder runs/mri/best.safetensors";
 
 /// Score predicted label volumes, or a model on a dataset's test cases
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("mode").args(["pred", "data"]).required(true))]
+#[command(group = ArgGroup::new("scored").args(["pred", "sam"]).required(true))]
+#[command(group = ArgGroup::new("truth").args(["label", "data"]).required(true))]
 pub struct Arguments {
-    /// Folder of predictions: .nii or .nii.gz
-    #[arg(long, value_name = "DIR", requires = "label", conflicts_with_all = ["sam", "ladder"])]
+    /// Folder of predictions: NIfTI, NRRD, MetaImage or pictures
+    #[arg(long, value_name = "DIR", conflicts_with = "ladder")]
     pred: Option<PathBuf>,
-    /// Folder of ground truth: .nii or .nii.gz
-    #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "data")]
+    /// Folder of ground truth, of the same formats
+    #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "sam")]
     label: Option<PathBuf>,
-    /// Folder of a dataset, whose test cases are segmented and scored
-    #[arg(long, value_name = "DIR", requires = "sam")]
+    /// Folder of a dataset, whose test cases are scored
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
@@ -88,10 +89,10 @@ enum Hd95 {
     Pooled,
 }
 
-/// Scores, and label files without a prediction.
+/// Scores, and label files or cases without a prediction.
 struct Evaluation {
     reports: Vec<Report>,
-    unpredicted: Vec<PathBuf>,
+    unpredicted: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
@@ -102,8 +103,11 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         (Some(predictions), Some(labels), _) => {
             score_folders(arguments, predictions, labels, &protocols)?
         }
-        (_, _, Some(data)) => score_model(arguments, data, protocols)?,
-        _ => bail!("no input; give --pred and --label, or --data and --sam"),
+        (Some(predictions), None, Some(data)) => {
+            score_cases(arguments, predictions, data, protocols)?
+        }
+        (None, _, Some(data)) => score_model(arguments, data, protocols)?,
+        _ => bail!("no input; give --pred and --label, --pred and --data, or --data and --sam"),
     };
     let mut files = Vec::new();
     if let (Some(prefix), Some(staging)) = (&arguments.output, staging) {
@@ -193,7 +197,61 @@ fn score_folders(
     let reports = folders.evaluate(&description, protocols, |done, total| {
         progress.count("scoring", done, total, "cases");
     })?;
-    Ok(Evaluation { reports, unpredicted: folders.unpredicted().to_vec() })
+    let unpredicted = folders.unpredicted().iter().map(|file| file.display().to_string());
+    Ok(Evaluation { reports, unpredicted: unpredicted.collect() })
+}
+
+/// Scores predictions for the test cases of a dataset.
+fn score_cases(
+    arguments: &Arguments,
+    predictions: &Path,
+    data: &Path,
+    mut protocols: Vec<Protocol>,
+) -> Result<Evaluation> {
+    let description = describe_data(data, arguments.dataset.as_deref())?;
+    let dataset = Dataset::open(data, description)?;
+    let cases = dataset.cases(Split::Test)?;
+    let pairs = CasePairs::find(&dataset, &cases, predictions)?;
+    let name = |file: &Path| file.file_name().unwrap_or_default().display().to_string();
+    for (case, prediction) in pairs.pairs() {
+        note(&format!("pair        {} with case {}", name(prediction), case.name));
+    }
+    let mut numbers = LabelNumbers::default();
+    for (_, prediction) in pairs.pairs() {
+        numbers.predicted.extend(read_label_numbers(prediction)?);
+    }
+    let list = label_ranges(numbers.predicted.iter().copied());
+    note(&format!("labels      predictions have {list}"));
+    numbers.check(dataset.description())?;
+    restrict_protocols(arguments, &dataset, data, &mut protocols)?;
+    let mut progress = Progress::new();
+    let reports = pairs.evaluate(&protocols, |done, total| {
+        progress.count("scoring", done, total, "cases");
+    })?;
+    let unpredicted = pairs.unpredicted().iter().map(|case| case.name.clone()).collect();
+    Ok(Evaluation { reports, unpredicted })
+}
+
+/// Checks the test cases, and leaves out the strict protocol where they have no voxel spacing.
+fn restrict_protocols(
+    arguments: &Arguments,
+    dataset: &Dataset,
+    data: &Path,
+    protocols: &mut Vec<Protocol>,
+) -> Result<()> {
+    let has_spacing = check_cases(dataset, &[Split::Test])?;
+    if !has_spacing && arguments.protocol == Scoring::Strict {
+        bail!(
+            "cannot use the strict protocol: the volumes of {} have no voxel spacing in mm; use \
+             --protocol reference",
+            data.display()
+        );
+    }
+    if !has_spacing && arguments.protocol == Scoring::Both {
+        note("the volumes have no voxel spacing in mm; only the reference protocol is used");
+        protocols.retain(|protocol| *protocol == Protocol::Reference);
+    }
+    Ok(())
 }
 
 /// Shows which prediction is scored against which label file. Equal names need no list.
@@ -249,18 +307,7 @@ fn score_model(
     let cases = dataset.cases(Split::Test)?;
     let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     note(&format!("test:       {}", names.join(", ")));
-    let has_spacing = check_cases(&dataset, &[Split::Test])?;
-    if !has_spacing && arguments.protocol == Scoring::Strict {
-        bail!(
-            "cannot use the strict protocol: the volumes of {} have no voxel spacing in mm; use \
-             --protocol reference",
-            data.display()
-        );
-    }
-    if !has_spacing && arguments.protocol == Scoring::Both {
-        note("the volumes have no voxel spacing in mm; only the reference protocol is used");
-        protocols.retain(|protocol| *protocol == Protocol::Reference);
-    }
+    restrict_protocols(arguments, &dataset, data, &mut protocols)?;
     let model = match &arguments.ladder {
         Some(ladder) => options.load(sam, ladder, &device)?,
         None => {
@@ -295,16 +342,16 @@ fn print_result(evaluation: &Evaluation, files: &[PathBuf], json: bool) -> Resul
     };
     if !unpredicted.is_empty() {
         note(&format!(
-            "{} label files are not scored because they have no prediction: {}",
+            "{} label files or cases are not scored because they have no prediction: {}",
             unpredicted.len(),
-            names(unpredicted).join(", ")
+            unpredicted.join(", ")
         ));
     }
     if json {
         return output::print_json(&json!({
             "reports": report::json(reports)?,
             "files": names(files),
-            "unpredicted": names(unpredicted),
+            "unpredicted": unpredicted,
         }));
     }
     let mut text = report::tables(reports);

@@ -146,13 +146,26 @@ fn describe(inspection: &Inspection, dataset: &Dataset) -> String {
             "voxels",
             between(cases, |case| case.shape.map(|n| n as f64), 0) + ", in the files' order",
         );
-        line("spacing", between(cases, |case| case.spacing_mm, 2) + " mm");
+        let colored = cases.iter().filter(|case| case.channels > 1).count();
+        if colored > 0 {
+            line("channels", format!("3 in {colored} of {} cases", cases.len()));
+        }
+        if cases.iter().all(|case| case.spacing_mm.is_some()) {
+            let spacing = |case: &InspectedCase| case.spacing_mm.unwrap_or_default();
+            line("spacing", between(cases, spacing, 2) + " mm");
+        } else {
+            line("spacing", "none in pictures; distances are in pixels".to_owned());
+        }
         let mut orientations: BTreeMap<&str, usize> = BTreeMap::new();
-        cases.iter().for_each(|case| *orientations.entry(&case.orientation).or_default() += 1);
-        let stored: Vec<String> =
-            orientations.iter().map(|(code, count)| format!("{code} in {count}")).collect();
-        let read = description.orientation;
-        line("orientation", format!("stored as {}; read as {read}", stored.join(", ")));
+        for orientation in cases.iter().filter_map(|case| case.orientation.as_deref()) {
+            *orientations.entry(orientation).or_default() += 1;
+        }
+        if !orientations.is_empty() {
+            let stored: Vec<String> =
+                orientations.iter().map(|(code, count)| format!("{code} in {count}")).collect();
+            let read = description.orientation;
+            line("orientation", format!("stored as {}; read as {read}", stored.join(", ")));
+        }
         let min = cases.iter().map(|case| case.range[0]).fold(f32::MAX, f32::min);
         let max = cases.iter().map(|case| case.range[1]).fold(f32::MIN, f32::max);
         let becomes = match description.intensity {
@@ -212,6 +225,7 @@ fn case_json(case: &InspectedCase) -> serde_json::Value {
     json!({
         "case": case.name,
         "shape": case.shape,
+        "channels": case.channels,
         "spacing_mm": case.spacing_mm,
         "orientation": case.orientation,
         "range": case.range,
@@ -245,7 +259,7 @@ fn montage(dataset: &Dataset) -> Result<Option<RgbImage>> {
 
 fn picture(dataset: &Dataset, case: &Case) -> Result<RgbImage> {
     let volumes = dataset.read(case)?;
-    let (image, label) = (volumes.image.voxels(), volumes.label.voxels());
+    let label = volumes.label.voxels();
     let organs = |slice: usize| {
         let mut voxels = [0_usize; 256];
         let slice = label.index_axis(Axis(0), slice);
@@ -253,12 +267,16 @@ fn picture(dataset: &Dataset, case: &Case) -> Result<RgbImage> {
         (voxels[1..].iter().filter(|&&count| count > 0).count(), voxels[1..].iter().sum::<usize>())
     };
     let slice = (0..label.shape()[0]).max_by_key(|&slice| organs(slice)).unwrap_or(0);
-    let pixels = image.index_axis(Axis(0), slice);
-    let background = pixels.mapv(|_| 0);
-    let title = format!("case {}, slice {slice}", case.name);
+    let pixels = volumes.image.slice(slice);
+    let labels = label.index_axis(Axis(0), slice);
+    let background = labels.mapv(|_| 0);
+    let title = match label.shape()[0] {
+        1 => format!("case {}", case.name),
+        _ => format!("case {}, slice {slice}", case.name),
+    };
     Ok(Picture::new(title, dataset.description(), volumes.image.geometry())
         .panel("image", pixels, background.view())
-        .panel("labels", pixels, label.index_axis(Axis(0), slice))
+        .panel("labels", pixels, labels)
         .render())
 }
 

@@ -1,26 +1,26 @@
 //! Pictures of the slices of a segmented volume.
 
-use crate::progress::Progress;
 use anyhow::{Context, Result};
+use sam_lst::datasets::Image;
 use sam_lst::datasets::ndarray::Axis;
 use sam_lst::evaluation::{Picture, write_png};
 use sam_lst::{DatasetDescription, Volume};
 use std::path::Path;
 
 /// Writes one picture of each slice with an organ: the slice alone, and with outlines. Returns
-/// their number.
+/// their number. `progress` receives the number of slices that are done and of all.
 pub fn write_overlays(
     folder: &Path,
-    image: &Volume<f32>,
+    image: &Image,
     classes: &Volume<u8>,
     dataset: &DatasetDescription,
-    progress: &mut Progress,
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<usize> {
     let mut count = 0;
     let total = image.shape()[0];
-    let slices = image.voxels().axis_iter(Axis(0)).zip(classes.voxels().axis_iter(Axis(0)));
+    let slices = image.slices().zip(classes.voxels().axis_iter(Axis(0)));
     for (slice, (pixels, label)) in slices.enumerate() {
-        progress.count("drawing", slice, total, "slices");
+        progress(slice, total);
         if label.iter().all(|&class| class == 0) {
             continue;
         }

@@ -28,13 +28,16 @@ pub struct LabelVolume {
 pub fn label_volumes(labels: &Volume<u8>) -> [LabelVolume; 256] {
     let mut voxels = [0_usize; 256];
     labels.voxels().iter().for_each(|&label| voxels[usize::from(label)] += 1);
-    // Every NIfTI file has a spacing.
+    // Not a number for a picture without spacing.
     let voxel_ml = labels.spacing_mm().map_or(f64::NAN, |mm| mm.iter().product::<f64>() / 1000.0);
     voxels.map(|voxels| LabelVolume { voxels, volume_ml: voxels as f64 * voxel_ml })
 }
 
 /// A line with the volume of an organ or object.
 pub fn volume_line(name: &str, volume: &LabelVolume) -> String {
+    if volume.volume_ml.is_nan() {
+        return format!("{name:<16} {:8} pixels\n", volume.voxels);
+    }
     format!("{name:<16} {:8.1} ml\n", volume.volume_ml)
 }
 

@@ -3,8 +3,9 @@
 
 use assert_cmd::Command;
 use burn::tensor::Device;
+use sam_lst::datasets::{Orientation, read_nifti_labels};
 use sam_lst::model::EncoderConfig;
-use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig};
+use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig, Volume};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -167,6 +168,56 @@ fn devices_and_completions_are_printed() {
     assert!(script.contains("sam-lst") && script.contains("--overlays"));
 }
 
+/// Segments the cases of a split, a folder and a list, and scores the labels of the cases.
+fn segment_many(at: &Path, model: &[&str]) {
+    let test = [&["segment", "phantoms", "many", "--cases", "test"], model].concat();
+    let [text, _] = run(at, &test, 0);
+    assert!(text.contains("2 label files") && text.contains("many/volumes.csv"), "{text}");
+    assert_eq!(names(&at.join("many")), ["0001.nii.gz", "0002.nii.gz", "volumes.csv"]);
+    fails(at, &test, &["many/0001.nii.gz", "--force"]);
+    let volumes = std::fs::read_to_string(at.join("many/volumes.csv")).expect("readable");
+    assert_eq!(volumes.lines().count(), 1 + 2 * 8, "{volumes}");
+    assert!(volumes.starts_with("image,organ,label,voxels,volume_ml\n0001,aorta,8,"), "{volumes}");
+    // The same labels as of one image.
+    assert_eq!(classes(&at.join("many/0001.nii.gz")), classes(&at.join("pred/img0001.nii.gz")));
+    let cases = ["evaluate", "--pred", "many", "--data", "phantoms", "--dataset", "synapse"];
+    let scored = run_json(at, &cases);
+    let evaluated = run_json(at, &[&["evaluate", "--data", "phantoms"], model].concat());
+    let scores = |report: &Value| report["reports"][1]["mean_of_organs"].clone();
+    assert_eq!(scores(&scored), scores(&evaluated));
+
+    let images = at.join("phantoms/RawData/Training/img");
+    std::fs::write(at.join("broken.nii.gz"), "no NIfTI file").expect("writes");
+    let image = images.join("img0002.nii.gz");
+    std::fs::write(at.join("list.txt"), format!("{}\nbroken.nii.gz\n", image.display()))
+        .expect("writes");
+    let list = [&["segment", "list.txt", "listed"], model].concat();
+    // One broken image does not keep the others from being segmented.
+    let [text, stderr] = run(at, &list, 1);
+    assert!(text.contains("1 label files"), "{text}");
+    assert!(stderr.contains("cannot read") && stderr.contains("broken.nii.gz"), "{stderr}");
+    assert!(stderr.contains("1 of 2 images could not be segmented"), "{stderr}");
+    assert_eq!(names(&at.join("listed")), ["img0002.nii.gz", "volumes.csv"]);
+
+    let folder = ["segment", "phantoms/RawData/Training/img", "listed", "--skip-existing"];
+    let count = std::fs::read_dir(&images).expect("images").count();
+    let result = run_json(at, &[&folder[..], model].concat());
+    assert_eq!(result["images"].as_array().map(Vec::len), Some(count - 1));
+    let volumes = std::fs::read_to_string(at.join("listed/volumes.csv")).expect("readable");
+    assert_eq!(volumes.lines().count(), 1 + 8 * count, "{volumes}");
+    std::fs::write(at.join("list.txt"), "missing.nii\n").expect("writes");
+    fails(at, &list, &["missing.nii", "list.txt"]);
+    std::fs::create_dir(at.join("nothing")).expect("a folder");
+    let empty = [&["segment", "nothing", "out"], model].concat();
+    fails_with(2, at, &empty, &["nothing has no image"]);
+}
+
+/// The classes of a file with Synapse's labels.
+fn classes(file: &Path) -> Volume<u8> {
+    let map = DatasetDescription::synapse().label_map();
+    read_nifti_labels(file, Orientation::Stored, &map).expect("labels")
+}
+
 #[test]
 fn unusable_paths_are_reported_before_anything_is_read() {
     let folder = project();
@@ -317,10 +368,10 @@ fn a_model_is_trained_and_evaluated() {
     let folders = [&folders[..], &["--dataset", "synapse", "--output", "scores/mine"]].concat();
     let [text, stderr] = run(at, &folders, 0);
     assert!(text.contains("1 case;") && text.contains("scores/mine-strict.json"), "{text}");
-    assert!(stderr.contains("5 label files are not scored"), "{stderr}");
+    assert!(stderr.contains("5 label files or cases are not scored"), "{stderr}");
     assert!(stderr.contains("img0001.nii.gz with label0001.nii.gz"), "{stderr}");
     assert!(stderr.contains("ground truth has 0") && stderr.contains("11 pancreas"), "{stderr}");
-    assert!(text.contains(&format!("pred beside {labels}; 1 case;")), "{text}");
+    assert!(text.contains(&format!("pred compared with {labels}; 1 case;")), "{text}");
     assert_eq!(names(&at.join("scores")).len(), 6);
     fails(at, &folders, &["scores/mine-reference.csv", "--force"]);
     let cases = [&["evaluate", "--data", "phantoms", "--protocol", "strict"], &model[..]].concat();
@@ -328,6 +379,8 @@ fn a_model_is_trained_and_evaluated() {
     let reports = evaluated["reports"].as_array().expect("reports");
     assert_eq!((reports.len(), reports[0]["cases"].as_array().map(Vec::len)), (1, Some(2)));
     assert_eq!(reports[0]["subject"], "test cases of synapse");
+
+    segment_many(at, &model);
 
     // Without a ladder, the decoder has SAM's size.
     let EncoderConfig::Vit(encoder) = tiny_config(1).model.encoder else { panic!("SAM's ViT") };
@@ -388,7 +441,7 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
     fails(
         at,
         &["train", "--data", "empty", "--foundation", "demo"],
-        &["cannot recognise the dataset in empty", "no NIfTI file"],
+        &["cannot recognise the dataset in empty", "it has no image"],
     );
 }
 

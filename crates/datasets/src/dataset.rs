@@ -1,14 +1,14 @@
 //! The cases in a dataset's folder, by split, and their volumes.
 
 use crate::description::{CASE_PLACEHOLDER, ORGAN_PLACEHOLDER};
-use crate::dicom::list_files;
+use crate::image_file::{files_of, read_mask};
 use crate::intensity::IntensityRange;
-use crate::nifti_file::read_nifti_mask;
+use crate::patients::Patients;
 use crate::random::validation_order;
 use crate::{
-    DatasetDescription, DatasetError, GeometryCheck, LabelMap, Layout, NiftiLayout, Orientation,
-    PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation, Volume, files_sha256,
-    read_h5_volume, read_nifti_labels, read_npz_slice,
+    DatasetDescription, DatasetError, FilesLayout, Geometry, GeometryCheck, Image, LabelMap,
+    Layout, Orientation, PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation,
+    Volume, files_sha256, read_h5_volume, read_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,17 +40,17 @@ pub struct Case {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CaseFiles {
-    /// Two NIfTI volumes.
-    Nifti {
-        /// Intensities.
-        image: PathBuf,
+    /// An image and a label file.
+    Volumes {
+        /// Intensities, a file for each channel.
+        images: Vec<PathBuf>,
         /// Labels.
         label: PathBuf,
     },
-    /// A NIfTI volume and one NIfTI mask, or several, for each organ that the case has.
-    NiftiOrgans {
-        /// Intensities.
-        image: PathBuf,
+    /// An image and one mask, or several, for each organ that the case has.
+    Organs {
+        /// Intensities, a file for each channel.
+        images: Vec<PathBuf>,
         /// The masks with their classes.
         organs: Vec<(u8, PathBuf)>,
     },
@@ -64,24 +64,30 @@ impl CaseFiles {
     /// The paths of all files.
     pub fn paths(&self) -> Vec<&Path> {
         match self {
-            Self::Nifti { image, label } => vec![image, label],
-            Self::NiftiOrgans { image, organs } => {
-                let organs = organs.iter().map(|(_, file)| file.as_path());
-                std::iter::once(image.as_path()).chain(organs).collect()
+            Self::Volumes { images, label } => {
+                images.iter().chain([label]).map(PathBuf::as_path).collect()
+            }
+            Self::Organs { images, organs } => {
+                let organs = organs.iter().map(|(_, file)| file);
+                images.iter().chain(organs).map(PathBuf::as_path).collect()
             }
             Self::Slices(slices) => slices.iter().map(PathBuf::as_path).collect(),
             Self::Hdf5(volume) => vec![volume],
         }
     }
 
-    /// All files, those of folders in the order of their names.
+    /// All files, also those that a path only stands for: the files of a folder in the order of their
+    /// names, the voxels of a header.
     fn files(&self) -> Result<Vec<PathBuf>, ReadError> {
         let mut files = Vec::new();
-        for path in self.paths() {
-            if path.is_dir() {
-                list_files(path, 0, &mut files)?;
-            } else {
-                files.push(path.to_owned());
+        match self {
+            Self::Volumes { .. } | Self::Organs { .. } => {
+                for path in self.paths() {
+                    files.extend(files_of(path)?);
+                }
+            }
+            Self::Slices(_) | Self::Hdf5(_) => {
+                files.extend(self.paths().into_iter().map(Path::to_owned));
             }
         }
         Ok(files)
@@ -102,7 +108,7 @@ impl CaseFiles {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseVolumes {
     /// Intensities, normalised to `[0, 1]` as in the description.
-    pub image: Volume<f32>,
+    pub image: Image,
     /// Classes.
     pub label: Volume<u8>,
 }
@@ -123,9 +129,10 @@ impl Dataset {
             description: description.name.clone(),
             source,
         })?;
+        let patients = Patients::new(&root, &description.split)?;
         let mut cases = match &description.layout {
-            Layout::Nifti(layout) => nifti_cases(&root, layout, &description)?,
-            Layout::Prepared(layout) => prepared_cases(&root, layout, &description)?,
+            Layout::Files(layout) => file_cases(&root, layout, &description, &patients)?,
+            Layout::Prepared(layout) => prepared_cases(&root, layout, &description, &patients)?,
         };
         cases.sort_by(|a, b| a.name.cmp(&b.name));
         hold_out_validation(&mut cases, &description.split.validation);
@@ -182,23 +189,25 @@ impl Dataset {
         case: &Case,
     ) -> Result<(CaseVolumes, IntensityRange), DatasetError> {
         let (image, label) = match &case.files {
-            CaseFiles::Nifti { image, label } => {
-                let image_volume = self.description.read_stored_image(image)?;
-                let label_volume =
-                    self.read_on_grid(image, &image_volume, label, |orientation| {
-                        read_nifti_labels(label, orientation, &self.labels)
-                    })?;
-                (image_volume, label_volume)
+            CaseFiles::Volumes { images, label } => {
+                let image = self.description.read_stored_image(images)?;
+                let label = self.read_on_grid(&images[0], &image, label, |orientation| {
+                    read_labels(label, orientation, &self.labels, self.description.label_colors())
+                })?;
+                (image, label)
             }
-            CaseFiles::NiftiOrgans { image, organs } => {
-                let image_volume = self.description.read_stored_image(image)?;
-                let label_volume = self.read_organs(image, &image_volume, organs)?;
-                (image_volume, label_volume)
+            CaseFiles::Organs { images, organs } => {
+                let image = self.description.read_stored_image(images)?;
+                let label = self.read_organs(&images[0], &image, organs)?;
+                (image, label)
             }
             CaseFiles::Slices(files) => self.read_slices(files)?,
-            CaseFiles::Hdf5(file) => read_h5_volume(file, &self.labels)?,
+            CaseFiles::Hdf5(file) => {
+                let (image, label) = read_h5_volume(file, &self.labels)?;
+                (image.into(), label)
+            }
         };
-        let range = IntensityRange::of(image.voxels(), self.description.intensity);
+        let range = IntensityRange::of(image.slices(), self.description.intensity);
         let file = case.files.paths().first().map_or(self.root.as_path(), |file| file);
         let image = self.description.normalize(image, &range, file);
         Ok((CaseVolumes { image, label }, range))
@@ -208,7 +217,7 @@ impl Dataset {
     fn read_on_grid(
         &self,
         image: &Path,
-        image_volume: &Volume<f32>,
+        image_volume: &Image,
         label: &Path,
         read: impl FnOnce(Orientation) -> Result<Volume<u8>, ReadError>,
     ) -> Result<Volume<u8>, DatasetError> {
@@ -218,7 +227,10 @@ impl Dataset {
                 on_grid_of((image, image_volume), (label, read(Orientation::Stored)?))?
             }
         };
-        check_one_grid((image, image_volume), (label, &label_volume))?;
+        check_grids(
+            (image, image_volume.shape(), image_volume.geometry()),
+            (label, label_volume.shape(), label_volume.geometry()),
+        )?;
         Ok(label_volume)
     }
 
@@ -227,14 +239,14 @@ impl Dataset {
     fn read_organs(
         &self,
         image: &Path,
-        image_volume: &Volume<f32>,
+        image_volume: &Image,
         organs: &[(u8, PathBuf)],
     ) -> Result<Volume<u8>, DatasetError> {
         let mut classes = Array3::zeros(image_volume.shape());
         let mut overlaps = 0_usize;
         for (class, file) in organs {
             let mask = self.read_on_grid(image, image_volume, file, |orientation| {
-                read_nifti_mask(file, orientation)
+                read_mask(file, orientation)
             })?;
             for (of_voxel, &inside) in classes.iter_mut().zip(mask.voxels()) {
                 match *of_voxel {
@@ -260,32 +272,32 @@ impl Dataset {
     }
 
     /// Reads the slices of a case and stacks them into volumes.
-    fn read_slices(&self, files: &[PathBuf]) -> Result<(Volume<f32>, Volume<u8>), ReadError> {
+    fn read_slices(&self, files: &[PathBuf]) -> Result<(Image, Volume<u8>), ReadError> {
         let slices =
             files.iter().map(|file| self.read_slice(file)).collect::<Result<Vec<_>, _>>()?;
-        let (rows, columns) = slices.first().map_or((0, 0), |slice| slice.image.dim());
+        let (rows, columns) = slices.first().map_or((0, 0), |slice| slice.label.dim());
         let mut image = Array3::zeros((slices.len(), rows, columns));
         let mut label = Array3::zeros((slices.len(), rows, columns));
         for (i, (slice, file)) in slices.iter().zip(files).enumerate() {
-            if slice.image.dim() != (rows, columns) {
+            if slice.label.dim() != (rows, columns) {
                 return Err(ReadError::SliceShape {
                     file: file.clone(),
-                    found: slice.image.dim().into(),
+                    found: slice.label.dim().into(),
                     first: files[0].clone(),
                     expected: [rows, columns],
                 });
             }
-            image.index_axis_mut(Axis(0), i).assign(&slice.image);
+            image.index_axis_mut(Axis(0), i).assign(&slice.image.index_axis(Axis(0), 0));
             label.index_axis_mut(Axis(0), i).assign(&slice.label);
         }
-        Ok((Volume::new(image, None), Volume::new(label, None)))
+        Ok((Volume::new(image, None).into(), Volume::new(label, None)))
     }
 }
 
 /// Places a label volume, in the order of its file, on the grid of an image whose file has its voxels
 /// in the same order.
 fn on_grid_of(
-    (image, image_volume): (&Path, &Volume<f32>),
+    (image, image_volume): (&Path, &Image),
     (label, label_volume): (&Path, Volume<u8>),
 ) -> Result<Volume<u8>, DatasetError> {
     let shape = label_volume.shape();
@@ -310,15 +322,25 @@ pub fn check_one_grid<T, U>(
     (image, image_volume): (&Path, &Volume<T>),
     (label, label_volume): (&Path, &Volume<U>),
 ) -> Result<(), DatasetError> {
-    if image_volume.shape() != label_volume.shape() {
+    check_grids(
+        (image, image_volume.shape(), image_volume.geometry()),
+        (label, label_volume.shape(), label_volume.geometry()),
+    )
+}
+
+fn check_grids(
+    (image, image_shape, of_image): (&Path, [usize; 3], Option<&Geometry>),
+    (label, label_shape, of_label): (&Path, [usize; 3], Option<&Geometry>),
+) -> Result<(), DatasetError> {
+    if image_shape != label_shape {
         return Err(DatasetError::Shapes {
             image: image.to_owned(),
-            image_shape: image_volume.shape(),
+            image_shape,
             label: label.to_owned(),
-            label_shape: label_volume.shape(),
+            label_shape,
         });
     }
-    match (image_volume.geometry(), label_volume.geometry()) {
+    match (of_image, of_label) {
         (Some(of_image), Some(of_label)) if !of_image.is_same_grid(of_label) => {
             Err(DatasetError::Geometries {
                 image: image.to_owned(),
@@ -334,31 +356,28 @@ fn new_case(
     name: String,
     split: Split,
     files: CaseFiles,
-    description: &DatasetDescription,
-) -> Case {
-    Case {
-        patient: description.split.patients.get(&name).unwrap_or(&name).clone(),
-        name,
-        split,
-        files,
-    }
+    patients: &Patients,
+) -> Result<Case, DatasetError> {
+    Ok(Case { patient: patients.of(&name)?, name, split, files })
 }
 
-fn nifti_cases(
+fn file_cases(
     root: &Path,
-    layout: &NiftiLayout,
+    layout: &FilesLayout,
     description: &DatasetDescription,
+    patients: &Patients,
 ) -> Result<Vec<Case>, DatasetError> {
     let split = &description.split;
     let validation_cases = split.validation.cases();
-    let mut names = matching_names(root, &layout.images)?;
+    let images = &layout.images[0];
+    let mut names = matching_names(root, images)?;
     // A pattern such as `{case}.nii` also matches the label files beside the images.
     let file = |pattern: &str, name: &str| pattern.replace(CASE_PLACEHOLDER, name);
     let label_files: BTreeSet<String> =
         names.iter().map(|name| file(&layout.labels, name)).collect();
-    names.retain(|name| !label_files.contains(&file(&layout.images, name)));
+    names.retain(|name| !label_files.contains(&file(images, name)));
     if names.is_empty() {
-        return Err(DatasetError::NoCases { pattern: root.join(&layout.images) });
+        return Err(DatasetError::NoCases { pattern: root.join(images) });
     }
     check_names(root, split, &names)?;
     let mut cases = Vec::with_capacity(names.len());
@@ -372,17 +391,18 @@ fn nifti_cases(
         } else {
             continue; // `split.train` excludes it
         };
-        let [image, label] = [&layout.images, &layout.labels]
-            .map(|pattern| root.join(pattern.replace(CASE_PLACEHOLDER, &name)));
+        let images: Vec<PathBuf> =
+            layout.images.iter().map(|pattern| root.join(file(pattern, &name))).collect();
+        let label = root.join(file(&layout.labels, &name));
         let files = if layout.has_organ_files() {
             let organs = organ_files(description, &label, &name)?;
-            CaseFiles::NiftiOrgans { image, organs }
+            CaseFiles::Organs { images, organs }
         } else if label.is_file() {
-            CaseFiles::Nifti { image, label }
+            CaseFiles::Volumes { images, label }
         } else {
             return Err(DatasetError::MissingLabel { case: name, label });
         };
-        cases.push(new_case(name, assigned, files, description));
+        cases.push(new_case(name, assigned, files, patients)?);
     }
     Ok(cases)
 }
@@ -455,6 +475,7 @@ fn prepared_cases(
     root: &Path,
     layout: &PreparedLayout,
     description: &DatasetDescription,
+    patients: &Patients,
 ) -> Result<Vec<Case>, DatasetError> {
     let [train_list, test_list] =
         [&layout.train_list, &layout.test_list].map(|list| root.join(list));
@@ -484,7 +505,7 @@ fn prepared_cases(
     for (case, files) in slices {
         let split = if validation_cases.contains(&case) { Split::Validation } else { Split::Train };
         let files = CaseFiles::Slices(files.into_values().collect());
-        cases.push(new_case(case, split, files, description));
+        cases.push(new_case(case, split, files, patients)?);
     }
     if test_list.is_file() {
         for name in read_list(&test_list)? {
@@ -510,7 +531,7 @@ fn prepared_cases(
                     },
                 });
             }
-            cases.push(new_case(case.to_owned(), Split::Test, CaseFiles::Hdf5(file), description));
+            cases.push(new_case(case.to_owned(), Split::Test, CaseFiles::Hdf5(file), patients)?);
         }
     }
     if lines == 0 {

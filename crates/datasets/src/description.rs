@@ -1,15 +1,16 @@
 //! Dataset descriptions: file layout, labels, intensities and splits.
 
-use crate::image_file::read_image_filled;
+use crate::image_file::read_channels;
 use crate::intensity::IntensityRange;
+use crate::patients::patient_regex;
 use crate::{
-    DatasetError, DescriptionError, IgnoredLabels, Intensity, LabelMap, Orientation, ReadError,
-    Volume,
+    DatasetError, DescriptionError, IgnoredLabels, Image, Intensity, LabelMap, Orientation,
+    ReadError,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Describes a dataset. [`DatasetDescription::synapse`] is built in; other datasets are described
 /// in TOML files:
@@ -120,7 +121,7 @@ impl Organ {
 }
 
 /// An sRGB colour: `"#rrggbb"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Color(pub [u8; 3]);
 
@@ -158,8 +159,10 @@ impl From<Color> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
-    /// One image and one label volume per case, `.nii` or `.nii.gz`.
-    Nifti(NiftiLayout),
+    /// An image and its labels in files of their own for each case: NIfTI files, folders of DICOM
+    /// series, pictures.
+    #[serde(alias = "nifti")]
+    Files(FilesLayout),
     /// The common preprocessed form of Synapse: one file per slice for training and one file per
     /// volume for testing, named in list files. Intensities are in `[0, 1]` and labels are classes
     /// already, so `intensity` must be `"stored"`, and `split.train` and `split.test` must be
@@ -167,19 +170,47 @@ pub enum Layout {
     Prepared(PreparedLayout),
 }
 
-/// Path patterns that contain `{case}`, at most once in a folder's or file's name:
+/// Where the files of each case are: path patterns that contain `{case}`, at most once in a folder's or file's name:
 /// `{case}/{case}_t1.nii.gz` is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NiftiLayout {
-    /// Pattern of the images, such as `img/img{case}.nii.gz`; of folders, if each has a DICOM series.
-    pub images: String,
+pub struct FilesLayout {
+    /// Pattern of the images, such as `img/img{case}.nii.gz`; of folders, if each has a DICOM series. A
+    /// list of up to three patterns, if each channel has a file of its own; of two channels, the third
+    /// is their mean.
+    #[serde(deserialize_with = "one_or_many", serialize_with = "one_if_single")]
+    pub images: Vec<String>,
     /// Pattern of the labels, such as `label/label{case}.nii.gz`. With `{organ}`, each organ has files
     /// of its own, in which every voxel that is not 0 belongs to it: `{case}/organs/{organ}.nii.gz`.
     pub labels: String,
+    /// Label numbers of the colours of masks, such as `{ "#ff0000" = 1 }`; empty if the pixels of masks
+    /// are label numbers. The background is black unless it is listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label_colors: BTreeMap<Color, u16>,
 }
 
-impl NiftiLayout {
+/// A list, or a single text for a list of one.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a path pattern, or a list of one for each channel")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}
+
+fn one_if_single<S: Serializer>(texts: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    match texts {
+        [one] => one.serialize(serializer),
+        many => many.serialize(serializer),
+    }
+}
+
+impl FilesLayout {
     /// Whether each organ has files of its own.
     pub fn has_organ_files(&self) -> bool {
         self.labels.contains(ORGAN_PLACEHOLDER)
@@ -249,6 +280,12 @@ pub struct SplitDescription {
     /// Patient by case, for cases whose patient is not named like the case. No patient may be in
     /// two splits.
     pub patients: BTreeMap<String, String>,
+    /// A CSV file in the dataset's folder with the patient of each case, in two columns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_table: Option<String>,
+    /// A regular expression whose first group is the patient in a case's name: `"^(p[0-9]+)_"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_pattern: Option<String>,
     /// Whether named cases may be missing from the folder, as in a download of a part of a dataset.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
@@ -338,9 +375,10 @@ impl DatasetDescription {
                 "spleen",
                 "stomach",
             ]),
-            layout: Layout::Nifti(NiftiLayout {
-                images: "RawData/Training/img/img{case}.nii.gz".to_owned(),
+            layout: Layout::Files(FilesLayout {
+                images: vec!["RawData/Training/img/img{case}.nii.gz".to_owned()],
                 labels: "RawData/Training/label/label{case}.nii.gz".to_owned(),
+                label_colors: BTreeMap::new(),
             }),
             organs: organs
                 .map(|(name, label, color)| Organ {
@@ -424,32 +462,77 @@ impl DatasetDescription {
     /// `intensity`, as [`Dataset::read`](crate::Dataset::read) does. A warning is logged for intensities
     /// that do not fit.
     ///
+    /// Where each channel has a file, `file` is that of the first, and the others are those that
+    /// `images` names for the same case.
+    ///
     /// # Errors
     ///
-    /// [`ReadError`], as [`read_image`](crate::read_image).
-    pub fn read_image(&self, file: impl AsRef<Path>) -> Result<Volume<f32>, ReadError> {
+    /// [`ReadError`], as [`read_image`](crate::read_image); and [`ReadError::ChannelFiles`] if the
+    /// name of `file` is not that of a first channel.
+    pub fn read_image(&self, file: impl AsRef<Path>) -> Result<Image, ReadError> {
         let file = file.as_ref();
-        let image = self.read_stored_image(file)?;
-        let range = IntensityRange::of(image.voxels(), self.intensity);
+        let image = self.read_stored_image(&self.channel_files(file)?)?;
+        let range = IntensityRange::of(image.slices(), self.intensity);
         Ok(self.normalize(image, &range, file))
     }
 
-    /// Reads an image in the description's orientation, with the intensities of its file.
-    pub(crate) fn read_stored_image(&self, file: &Path) -> Result<Volume<f32>, ReadError> {
-        read_image_filled(file, self.orientation, self.fill_nan)
+    /// The files of all channels of an image, by the file of the first.
+    fn channel_files(&self, first: &Path) -> Result<Vec<PathBuf>, ReadError> {
+        let patterns = match &self.layout {
+            Layout::Files(layout) => layout.images.as_slice(),
+            Layout::Prepared(_) => &[],
+        };
+        if patterns.len() < 2 {
+            return Ok(vec![first.to_owned()]);
+        }
+        // From the end, as many folders and names as the patterns have.
+        let mut root = first.to_owned();
+        let mut names: Vec<String> = Vec::new();
+        for _ in patterns[0].split('/') {
+            names.insert(0, root.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            root.pop();
+        }
+        let case = names.iter().zip(patterns[0].split('/')).find_map(|(name, pattern)| {
+            let (before, after) = pattern.split_once(CASE_PLACEHOLDER)?;
+            Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
+        });
+        let Some(case) = case else {
+            return Err(ReadError::ChannelFiles {
+                file: first.to_owned(),
+                pattern: patterns[0].clone(),
+            });
+        };
+        let file = |pattern: &String| {
+            // An image may lie outside the folders that the patterns name, next to its other channels.
+            let path = pattern.replace(CASE_PLACEHOLDER, &case);
+            let named = root.join(&path);
+            let beside = first.with_file_name(path.rsplit('/').next().unwrap_or(&path));
+            if named.exists() { named } else { beside }
+        };
+        let others = patterns[1..].iter().map(file);
+        Ok(std::iter::once(first.to_owned()).chain(others).collect())
+    }
+
+    /// Reads an image in the description's orientation, with the intensities of its files, one for each
+    /// channel.
+    pub(crate) fn read_stored_image(&self, files: &[PathBuf]) -> Result<Image, ReadError> {
+        read_channels(files, self.orientation, self.fill_nan)
+    }
+
+    /// Label numbers of the colours of masks.
+    pub fn label_colors(&self) -> &BTreeMap<Color, u16> {
+        const NONE: &BTreeMap<Color, u16> = &BTreeMap::new();
+        match &self.layout {
+            Layout::Files(layout) => &layout.label_colors,
+            Layout::Prepared(_) => NONE,
+        }
     }
 
     /// Normalises the image of a file and logs a warning if its intensities do not fit.
-    pub(crate) fn normalize(
-        &self,
-        image: Volume<f32>,
-        range: &IntensityRange,
-        file: &Path,
-    ) -> Volume<f32> {
+    pub(crate) fn normalize(&self, mut image: Image, range: &IntensityRange, file: &Path) -> Image {
         self.warn_of_intensities(range, image.shape()[0], file);
-        let (mut voxels, geometry) = image.into_parts();
-        self.intensity.apply(&mut voxels);
-        Volume::new(voxels, geometry)
+        image.channels_mut().for_each(|mut channel| self.intensity.apply(&mut channel));
+        image
     }
 
     /// Logs a warning if the intensities of a file do not fit.
@@ -532,8 +615,12 @@ impl DatasetDescription {
         self.check_labels()?;
         self.check_report_order()?;
         match &self.layout {
-            Layout::Nifti(layout) => {
-                for (key, pattern) in [("images", &layout.images), ("labels", &layout.labels)] {
+            Layout::Files(layout) => {
+                if !(1..=3).contains(&layout.images.len()) {
+                    return Err(DescriptionError::Channels { count: layout.images.len() });
+                }
+                let images = layout.images.iter().map(|pattern| ("images", pattern));
+                for (key, pattern) in images.chain([("labels", &layout.labels)]) {
                     let in_name = |name: &str| name.matches(CASE_PLACEHOLDER).count();
                     let names = pattern.split('/').map(in_name);
                     if !pattern.contains(CASE_PLACEHOLDER) || names.clone().any(|count| count > 1) {
@@ -570,7 +657,7 @@ impl DatasetDescription {
         }
         for (i, organ) in self.organs.iter().enumerate() {
             let has_files =
-                matches!(&self.layout, Layout::Nifti(layout) if layout.has_organ_files());
+                matches!(&self.layout, Layout::Files(layout) if layout.has_organ_files());
             if organ.labels.is_empty() && !has_files {
                 return Err(DescriptionError::OrganWithoutLabel { name: organ.name.clone() });
             }
@@ -607,6 +694,7 @@ impl DatasetDescription {
         {
             return Err(DescriptionError::Fraction { found: fraction });
         }
+        self.split.patient_pattern.as_deref().map(patient_regex).transpose()?;
         let mut splits: HashMap<&str, Split> = HashMap::new();
         for (split, cases) in [
             (Split::Train, self.split.train.as_slice()),

@@ -410,11 +410,17 @@ impl Slice {
 }
 
 /// Whether a file is DICOM by its first bytes or its name.
-pub(crate) fn is_dicom(file: &Path) -> bool {
+pub fn is_dicom(file: &Path) -> bool {
     let mut start = [0; 132];
     let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
     let is_named = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dcm"));
     is_named || (read.is_ok() && start.ends_with(b"DICM"))
+}
+
+/// Whether a folder is one of a DICOM series: whether DICOM files lie directly in it.
+pub fn has_dicom_files(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|file| file.is_file() && is_dicom(&file))
 }
 
 /// An error with its causes in one line.

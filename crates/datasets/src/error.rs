@@ -139,6 +139,32 @@ pub enum ReadError {
         /// What to do.
         remedy: String,
     },
+    /// The channels of an image are in several files, which do not fit together.
+    #[error(
+        "cannot read {} as a channel of the image {}: they have {found}; resample one to the grid of \
+         the other, or correct `images` in `layout`",
+        file.display(), first.display()
+    )]
+    Channel {
+        /// The file.
+        file: PathBuf,
+        /// The file of the first channel.
+        first: PathBuf,
+        /// How they differ.
+        found: String,
+    },
+    /// Each channel has a file, and the name of the first does not show those of the others.
+    #[error(
+        "cannot find the other channels of {}: its name does not fit `images = \"{pattern}\"` of the \
+         dataset description; name the files as in training",
+        file.display()
+    )]
+    ChannelFiles {
+        /// The file of the first channel.
+        file: PathBuf,
+        /// The pattern of the first channel.
+        pattern: String,
+    },
     /// A voxel is NaN or infinite.
     #[error(
         "cannot read {}: voxel ({}, {}, {}) is {value}, but image voxels must be finite; {}",
@@ -322,6 +348,25 @@ pub enum DescriptionError {
         /// The value.
         found: f32,
     },
+    /// An image has no file or more than three.
+    #[error(
+        "`images` has {count} patterns; expected one for each channel, of which there are 1 to 3"
+    )]
+    Channels {
+        /// Number of patterns.
+        count: usize,
+    },
+    /// `split.patient_pattern` is not a regular expression with a group.
+    #[error(
+        "`split.patient_pattern = \"{pattern}\"` is invalid: {reason}; expected a regular expression \
+         whose first group is the patient, such as \"^(p[0-9]+)_\""
+    )]
+    PatientPattern {
+        /// The pattern.
+        pattern: String,
+        /// Why it is invalid.
+        reason: String,
+    },
     /// A path pattern does not contain `{case}`, or contains it twice in one name.
     #[error(
         "`{key} = \"{pattern}\"` must contain `{{case}}`, at most once in the name of a folder or file"
@@ -475,6 +520,25 @@ pub enum DatasetError {
         /// All cases of the dataset.
         cases: Vec<String>,
     },
+    /// A case has no patient.
+    #[error(
+        "cannot assign case {case} to a patient: {source_of_patients}; without its patient, cases of \
+         one patient may come into two splits"
+    )]
+    NoPatient {
+        /// The case.
+        case: String,
+        /// Where its patient was looked for.
+        source_of_patients: String,
+    },
+    /// A table of patients cannot be used.
+    #[error("cannot read {}: {found}; expected a line with a case and its patient for each case, such as scan_01,P7", file.display())]
+    PatientTable {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        found: String,
+    },
     /// A patient is in two splits.
     #[error(
         "patient {patient} is in two splits: case {} is in {}, case {} in {}; assign all cases of \
@@ -532,6 +596,17 @@ pub enum DatasetError {
         label: PathBuf,
         /// The largest distance between corresponding corners.
         distance_mm: f64,
+    },
+    /// The preprocessed form has one channel.
+    #[error(
+        "cannot convert case {case} to the preprocessed form: it has {channels} channels, and that form \
+         has one; train on the dataset as it is"
+    )]
+    PreparedChannels {
+        /// The case.
+        case: String,
+        /// Number of its channels.
+        channels: usize,
     },
     /// A file of cached slices is damaged.
     #[error(

@@ -1,12 +1,13 @@
 //! Reads all cases of a folder and describes the dataset.
 
-use crate::nifti_file::{read_nifti_label_volume, read_nifti_mask};
+use crate::image_file::{label_colors, read_channels, read_label_volume, read_mask};
+use crate::picture::{binary_label, drawn_colors};
 use crate::random::validation_order;
 use crate::recognition::RecognizedLayout;
 use crate::{
-    CaseFiles, Dataset, DatasetDescription, DatasetError, IgnoredLabels, Intensity, Layout, Organ,
-    Orientation, RecognitionError, Split, SplitDescription, Validation, label_ranges, read_image,
-    recognize_layout,
+    CaseFiles, Color, Dataset, DatasetDescription, DatasetError, Geometry, IgnoredLabels,
+    Intensity, Layout, Organ, Orientation, RecognitionError, Split, SplitDescription, Validation,
+    label_ranges, recognize_layout,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,10 +32,13 @@ pub struct InspectedCase {
     pub name: String,
     /// Columns, rows and slices of the image's file.
     pub shape: [usize; 3],
-    /// Millimetres between them.
-    pub spacing_mm: [f64; 3],
-    /// The sides towards which the axes of the image's file run, such as `LPS`.
-    pub orientation: String,
+    /// Number of channels: 1 or 3.
+    pub channels: usize,
+    /// Millimetres between them; `None` without a geometry, as in a picture.
+    pub spacing_mm: Option<[f64; 3]>,
+    /// The sides towards which the axes of the image's file run, such as `LPS`; `None` without a
+    /// geometry.
+    pub orientation: Option<String>,
     /// The smallest and the largest intensity.
     pub range: [f32; 2],
     /// Number of voxels of each label.
@@ -90,16 +94,23 @@ pub fn inspect(
     let found = recognize_layout(root)?;
     let name = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let name = name.file_name().map_or("dataset".to_owned(), |name| name.display().to_string());
-    let draft = draft(&found, name);
-    let dataset = Dataset::open(root, draft.clone())?;
+    let mut draft = draft(&found, name);
+    let mut dataset = Dataset::open(root, draft.clone())?;
     let total = dataset.all_cases().len();
     progress(0, total);
     let mut cases = Vec::with_capacity(total);
     let mut notes = found.notes.clone();
+    if found.organ_files.is_empty() {
+        let colors = mask_colors(&dataset, &mut notes);
+        if let (Layout::Files(layout), false) = (&mut draft.layout, colors.is_empty()) {
+            layout.label_colors = colors;
+            dataset = Dataset::open(root, draft.clone())?;
+        }
+    }
     for (i, case) in dataset.all_cases().iter().enumerate() {
         match &case.files {
             CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
-            files => match inspect_case(&case.name, files, &mut notes) {
+            files => match inspect_case(&case.name, files, &draft, &mut notes) {
                 Ok(case) => cases.push(case),
                 // The other cases are described nevertheless.
                 Err(error) => notes.push(format!("case {}: {error}", case.name)),
@@ -118,6 +129,7 @@ pub fn inspect(
         if !cases.is_empty() && !cases.iter().any(is_labelled) {
             return Err(InspectionError::NoLabels { root: root.to_owned(), cases: cases.len() });
         }
+        merge_soft_edges(&mut cases, &mut notes);
         describe_labels(&mut description, &found, &cases);
         description.intensity = intensity(found.is_ct, &cases);
         let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
@@ -153,21 +165,75 @@ fn draft(found: &RecognizedLayout, name: String) -> DatasetDescription {
     }
 }
 
+/// Numbers for the colours of masks, the background's included; empty if masks have numbers.
+fn mask_colors(dataset: &Dataset, notes: &mut Vec<String>) -> BTreeMap<Color, u16> {
+    let mut masks = Vec::new();
+    for case in dataset.all_cases() {
+        // What is wrong with a file is found when its case is inspected.
+        if let CaseFiles::Volumes { label, .. } = &case.files
+            && let Ok(Some(colors)) = label_colors(label)
+        {
+            masks.push(colors);
+        }
+    }
+    let drawn = drawn_colors(&masks);
+    let numbers: BTreeMap<Color, u16> = drawn.iter().copied().zip(0..).collect();
+    if let Some(background) = drawn.first() {
+        notes.push(format!(
+            "masks have colours, of which {} is the background; the numbers of the others are \
+             `label_colors` in the layout",
+            String::from(*background)
+        ));
+    }
+    numbers
+}
+
+/// Counts the pixels of soft edges and noise of binary masks with the label that they are closest to.
+fn merge_soft_edges(cases: &mut [InspectedCase], notes: &mut Vec<String>) {
+    let mut total: BTreeMap<u16, usize> = BTreeMap::new();
+    for (&label, &pixels) in cases.iter().flat_map(|case| &case.labels) {
+        *total.entry(label).or_default() += pixels;
+    }
+    let between = total.keys().filter(|&&label| label != 0).count() > 1;
+    let label = binary_label(&total).filter(|_| is_picture(cases) && between);
+    let Some(label) = label else { return };
+    notes.push(format!(
+        "masks have values between 0 and {label} at their edges; each is taken as the closer of the two"
+    ));
+    for case in cases {
+        let closer = |number: u16| if number > label / 2 { label } else { 0 };
+        let labels = std::mem::take(&mut case.labels);
+        for (number, pixels) in labels {
+            *case.labels.entry(closer(number)).or_default() += pixels;
+        }
+        let labelled = std::mem::take(&mut case.labelled);
+        for (number, values) in labelled {
+            case.labelled.entry(closer(number)).or_default().extend(values);
+        }
+        case.labelled.remove(&0);
+    }
+}
+
 fn inspect_case(
     name: &str,
     files: &CaseFiles,
+    draft: &DatasetDescription,
     notes: &mut Vec<String>,
 ) -> Result<InspectedCase, DatasetError> {
-    let paths = files.paths();
-    let image = read_image(paths[0], Orientation::Stored)?;
-    let geometry = image.geometry().expect("NIfTI files and DICOM series have one");
+    let images = match files {
+        CaseFiles::Volumes { images, .. } | CaseFiles::Organs { images, .. } => images.as_slice(),
+        CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => &[],
+    };
+    let image = read_channels(images, Orientation::Stored, None)?;
+    let geometry = image.geometry();
     let [slices, rows, columns] = image.shape();
-    let [dz, dy, dx] = geometry.spacing_mm();
+    let sides = |geometry: &Geometry| geometry.sides().iter().map(ToString::to_string).collect();
     let mut case = InspectedCase {
         name: name.to_owned(),
         shape: [columns, rows, slices],
-        spacing_mm: [dx, dy, dz],
-        orientation: geometry.sides().iter().map(ToString::to_string).collect(),
+        channels: image.channels(),
+        spacing_mm: image.spacing_mm().map(|[slices, rows, columns]| [columns, rows, slices]),
+        orientation: geometry.map(sides),
         range: [f32::MAX, f32::MIN],
         labels: BTreeMap::new(),
         labelled: BTreeMap::new(),
@@ -177,12 +243,13 @@ fn inspect_case(
     }
     let mut masks = Vec::new();
     match files {
-        CaseFiles::Nifti { label, .. } => {
-            masks.push((None, label, read_nifti_label_volume(label, Orientation::Stored)?));
+        CaseFiles::Volumes { label, .. } => {
+            let labels = read_label_volume(label, Orientation::Stored, draft.label_colors())?;
+            masks.push((None, label, labels));
         }
-        CaseFiles::NiftiOrgans { organs, .. } => {
+        CaseFiles::Organs { organs, .. } => {
             for (class, file) in organs {
-                let mask = read_nifti_mask(file, Orientation::Stored)?;
+                let mask = read_mask(file, Orientation::Stored)?;
                 let labels = mask.with_voxels(mask.voxels().mapv(u16::from));
                 masks.push((Some(u16::from(*class)), file, labels));
             }
@@ -198,7 +265,7 @@ fn inspect_case(
                 mask.shape(),
                 image.shape()
             ));
-        } else if let Some(of_label) = mask.geometry()
+        } else if let (Some(geometry), Some(of_label)) = (geometry, mask.geometry())
             && !geometry.is_same_grid(of_label)
         {
             notes.push(format!(
@@ -217,7 +284,8 @@ fn inspect_case(
                 *case.labels.entry(label).or_default() += 1;
             }
         }
-        for (&label, &voxel) in mask.voxels().iter().zip(image.voxels()).step_by(step) {
+        let first_channel = image.channel(0);
+        for (&label, &voxel) in mask.voxels().iter().zip(&first_channel).step_by(step) {
             if label != 0 && fits {
                 case.labelled.entry(class.unwrap_or(label)).or_default().push(voxel);
             }
@@ -241,21 +309,40 @@ fn describe_labels(
             names.entry(label).or_insert_with(|| format!("label {label}"));
         }
     }
+    if names.len() == 1 && found.label_names.is_empty() && is_picture(cases) {
+        names.values_mut().for_each(|name| *name = "foreground".to_owned());
+    }
     description.ignored_labels = IgnoredLabels::Listed(found.ignored_labels.clone());
-    description.organs = names.into_iter().map(|(label, name)| Organ::new(name, label)).collect();
+    let color_of = |label: u16| {
+        let mut colors = description.label_colors().iter();
+        colors.find(|(_, number)| **number == label).map(|(color, _)| *color)
+    };
+    description.organs = names
+        .into_iter()
+        .map(|(label, name)| Organ { color: color_of(label), ..Organ::new(name, label) })
+        .collect();
     if description.organs.len() > 255 {
         description.organs.truncate(255);
         description.ignored_labels = IgnoredLabels::Others;
     }
 }
 
-/// A window around the organs for a CT, percentiles for other images.
+/// Whether the cases are pictures without a geometry.
+fn is_picture(cases: &[InspectedCase]) -> bool {
+    cases.iter().all(|case| case.spacing_mm.is_none())
+}
+
+/// A window around the organs for a CT, all values of 8-bit pictures, percentiles for other images.
 fn intensity(is_ct: Option<bool>, cases: &[InspectedCase]) -> Intensity {
     /// Hounsfield units around the organs' medians, which leave soft tissue a window like the usual
     /// ones for the abdomen.
     const MARGIN: f32 = 150.0;
     /// Below this, only air in Hounsfield units lies.
     const AIR: f32 = -500.0;
+    let is_byte = |case: &InspectedCase| case.range[0] >= 0.0 && case.range[1] <= 255.0;
+    if is_picture(cases) && cases.iter().all(is_byte) {
+        return Intensity::Window([0.0, 255.0]);
+    }
     let looks_like_ct = || cases.iter().any(|case| case.range[0] < AIR && case.range[1] < 5000.0);
     if !is_ct.unwrap_or_else(looks_like_ct) {
         return Intensity::Percentiles([0.5, 99.5]);
@@ -348,14 +435,15 @@ fn check(
             notes.push(format!("case {} has no labelled voxel", case.name));
         }
     }
-    let largest = |case: &InspectedCase| case.spacing_mm.into_iter().fold(0.0, f64::max);
-    if let Some(case) = cases.iter().find(|case| largest(case) > 20.0) {
-        let spacing = case.spacing_mm;
+    let large = |case: &InspectedCase| {
+        case.spacing_mm.filter(|spacing| spacing.iter().any(|&spacing| spacing > 20.0))
+    };
+    if let Some((case, spacing)) = cases.iter().find_map(|case| Some((case, large(case)?))) {
         notes
             .push(format!("case {}: voxels are {spacing:.2?} mm apart; is that right?", case.name));
     }
     let is_test = dataset.all_cases().iter().any(|case| case.split == Split::Test);
-    if matches!(description.layout, Layout::Nifti(_))
+    if matches!(description.layout, Layout::Files(_))
         && !is_test
         && description.split.test.is_empty()
     {

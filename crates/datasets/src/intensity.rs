@@ -1,7 +1,7 @@
 //! Normalisation of intensities, and warnings about intensities that do not fit it.
 
 use crate::DescriptionError;
-use ndarray::{Array3, ArrayBase, Axis, Data, Ix3};
+use ndarray::{ArrayBase, ArrayView3, DataMut, Ix3};
 use serde::{Deserialize, Serialize};
 
 /// How intensities are normalised to `[0, 1]`.
@@ -19,8 +19,8 @@ pub enum Intensity {
 }
 
 impl Intensity {
-    /// Normalises a volume in place.
-    pub fn apply(self, voxels: &mut Array3<f32>) {
+    /// Normalises a volume, or one channel of it, in place.
+    pub fn apply<D: DataMut<Elem = f32>>(self, voxels: &mut ArrayBase<D, Ix3>) {
         let [low, high] = match self {
             Self::Stored => return,
             Self::Window(window) => window,
@@ -45,7 +45,7 @@ impl Intensity {
 }
 
 /// Two percentiles of the voxels, by nearest rank.
-fn percentiles(voxels: &Array3<f32>, percents: [f32; 2]) -> [f32; 2] {
+fn percentiles<D: DataMut<Elem = f32>>(voxels: &ArrayBase<D, Ix3>, percents: [f32; 2]) -> [f32; 2] {
     let mut values: Vec<f32> = voxels.iter().copied().collect();
     if values.is_empty() {
         return [0.0; 2];
@@ -68,18 +68,20 @@ pub(crate) struct IntensityRange {
 }
 
 impl IntensityRange {
-    pub fn of<D>(voxels: &ArrayBase<D, Ix3>, intensity: Intensity) -> Self
-    where
-        D: Data<Elem = f32>,
-    {
+    /// The range of slices, `[channels, rows, columns]` each.
+    pub fn of<'a>(
+        slices: impl IntoIterator<Item = ArrayView3<'a, f32>>,
+        intensity: Intensity,
+    ) -> Self {
         let [low, high] = match intensity {
             Intensity::Window(window) => window,
             Intensity::Percentiles(_) | Intensity::Stored => [f32::MIN, f32::MAX],
         };
         let mut range = Self { min: f32::MAX, max: f32::MIN, inside: 0.0, clipped_slices: 0 };
-        let mut inside = 0_usize;
-        for slice in voxels.axis_iter(Axis(0)) {
+        let (mut inside, mut voxels) = (0_usize, 0_usize);
+        for slice in slices {
             let before = inside;
+            voxels += slice.len();
             for &voxel in &slice {
                 range.min = range.min.min(voxel);
                 range.max = range.max.max(voxel);
@@ -87,7 +89,7 @@ impl IntensityRange {
             }
             range.clipped_slices += u32::from(inside == before);
         }
-        range.inside = inside as f32 / voxels.len().max(1) as f32;
+        range.inside = inside as f32 / voxels.max(1) as f32;
         range
     }
 

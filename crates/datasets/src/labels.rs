@@ -68,6 +68,12 @@ impl LabelMap {
         self.label_of[usize::from(class)]
     }
 
+    /// The only label besides 0, if the map has just one and no other number is known.
+    pub(crate) fn only_label(&self) -> Option<u16> {
+        let known = self.class_of.iter().filter(|class| class.is_some()).count();
+        (self.others.is_none() && known == 2 && self.classes() == 2).then(|| self.label_of(1))
+    }
+
     /// Number of classes, including the background.
     pub fn classes(&self) -> usize {
         self.label_of.len()

@@ -3,6 +3,8 @@
 //! - [`Volume`]: voxels `[slices, rows, columns]` with their [`Geometry`]; read from and written to
 //!   NIfTI ([`read_nifti_image`], [`write_nifti`]), and the npz slices and `.npy.h5` volumes of the
 //!   common preprocessing of Synapse.
+//! - [`Image`]: intensities in one channel or three, read from NIfTI, DICOM or a picture
+//!   ([`read_image`], [`read_labels`]).
 //! - [`DatasetDescription`]: the layout, labels and splits of a dataset, built in for Synapse or a
 //!   TOML file; [`Dataset`]: its cases by split.
 //! - [`inspect`]: recognises the dataset in a folder and describes it.
@@ -19,6 +21,7 @@ mod description;
 mod dicom;
 mod error;
 mod hdf5;
+mod image;
 mod image_file;
 mod inspection;
 mod intensity;
@@ -27,7 +30,9 @@ mod nifti_file;
 mod nifti_header;
 mod npz;
 mod orientation;
+mod patients;
 mod phantom;
+mod picture;
 mod prepare;
 mod random;
 mod raw;
@@ -35,6 +40,7 @@ mod recognition;
 mod resample;
 mod sha256;
 mod store;
+mod text_header;
 mod view;
 mod volume;
 mod voxel_type;
@@ -42,27 +48,28 @@ mod write;
 
 pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset, check_one_grid};
 pub use description::{
-    Color, ColorError, DatasetDescription, GeometryCheck, Layout, NiftiLayout, Organ,
+    Color, ColorError, DatasetDescription, FilesLayout, GeometryCheck, Layout, Organ,
     PreparedLayout, Split, SplitDescription, Validation,
 };
-pub use dicom::{read_dicom_geometry, read_dicom_image};
+pub use dicom::{has_dicom_files, is_dicom, read_dicom_geometry, read_dicom_image};
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
-pub use image_file::{read_geometry, read_image};
+pub use image::{Image, map_channels};
+pub use image_file::{read_geometry, read_image, read_label_numbers, read_labels, write_labels};
 pub use inspection::{InspectedCase, Inspection, InspectionError, inspect};
 pub use intensity::Intensity;
 pub use labels::{IgnoredLabels, LabelMap, label_ranges};
 pub use ndarray;
 pub use nifti_file::{
-    StoredVoxel, read_nifti_geometry, read_nifti_image, read_nifti_label_numbers,
-    read_nifti_labels, write_nifti, write_nifti_labels,
+    StoredVoxel, read_nifti_geometry, read_nifti_image, read_nifti_labels, write_nifti,
+    write_nifti_labels,
 };
 pub use npz::{Slice, read_npz_slice, write_npz_slice};
 pub use orientation::{Orientation, OrientationError, Side};
 pub use phantom::PhantomConfig;
 pub use prepare::{PreparedCounts, prepare};
 pub use random::epoch_order;
-pub use recognition::{RecognitionError, RecognizedLayout, recognize_layout};
+pub use recognition::{RecognitionError, RecognizedLayout, file_ending, recognize_layout};
 pub use resample::{Grid, Interpolation, Pixel, resample};
 pub use sha256::files_sha256;
 pub use store::{SliceOrigin, SliceStore};

@@ -10,7 +10,6 @@ use crate::write::write_file;
 use crate::{Geometry, LabelMap, Orientation, ReadError, Volume, WriteError};
 use nifti::writer::WriterOptions;
 use nifti::{Endianness, NiftiHeader, NiftiType};
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -87,19 +86,6 @@ pub(crate) fn read_nifti_label_volume(
         return Ok(volume.with_voxels(volume.voxels().mapv(u16::from)));
     }
     reader.read_labels(orientation)
-}
-
-/// Reads which label numbers a file contains.
-///
-/// # Errors
-///
-/// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a voxel that is not a
-/// whole number from 0 to 65,535.
-pub fn read_nifti_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>, ReadError> {
-    let volume = read_nifti_label_volume(file.as_ref(), Orientation::Stored)?;
-    let mut present = vec![false; 1 << 16];
-    volume.voxels().iter().for_each(|&label| present[usize::from(label)] = true);
-    Ok((0..=u16::MAX).filter(|&label| present[usize::from(label)]).collect())
 }
 
 /// Reads the geometry of a file without its voxels.

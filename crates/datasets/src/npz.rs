@@ -8,7 +8,7 @@ use crate::raw::{
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
 use crate::{LabelMap, ReadError, WriteError};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, Array3, ArrayView2, Axis};
 use npyz::{Endianness, TypeChar, TypeStr, WriterBuilder};
 use py_literal::Value;
 use std::fs::File;
@@ -17,12 +17,12 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// One axial slice: intensities and classes, `[rows, columns]`.
+/// One slice of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slice {
-    /// Intensities, usually in `[0, 1]`.
-    pub image: Array2<f32>,
-    /// The class of each pixel.
+    /// Intensities, usually in `[0, 1]`: `[channels, rows, columns]`, with one channel or three.
+    pub image: Array3<f32>,
+    /// The class of each pixel: `[rows, columns]`.
     pub label: Array2<u8>,
 }
 
@@ -45,7 +45,7 @@ pub fn read_npz_slice(file: impl AsRef<Path>, labels: &LabelMap) -> Result<Slice
     let label: Array2<u8> = read_array(file, &mut archive, file_bytes, "label", &conversion)?;
     conversion.0.report(file);
     check_shapes(file, image.shape(), label.shape())?;
-    Ok(Slice { image, label })
+    Ok(Slice { image: image.insert_axis(Axis(0)), label })
 }
 
 /// Writes a slice as `numpy.savez` does: `label` and `image`, both `float32`, uncompressed.

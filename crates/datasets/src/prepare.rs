@@ -37,14 +37,21 @@ pub fn prepare(
     let (mut train_list, mut test_list) = (String::new(), String::new());
     for case in dataset.all_cases() {
         let volumes = dataset.read(case)?;
+        if volumes.image.channels() > 1 {
+            return Err(DatasetError::PreparedChannels {
+                case: case.name.clone(),
+                channels: volumes.image.channels(),
+            });
+        }
+        let image = volumes.image.with_voxels(volumes.image.channel(0).to_owned());
         let name = format!("case{}", case.name);
         if case.split == Split::Test {
             let file = destination.join(&layout.test_volumes).join(format!("{name}.npy.h5"));
-            write_h5_volume(file, &volumes.image, &volumes.label)?;
+            write_h5_volume(file, &image, &volumes.label)?;
             test_list += &format!("{name}\n");
             counts.test_cases += 1;
         } else {
-            let slices = volumes.image.voxels().axis_iter(Axis(0));
+            let slices = image.voxels().axis_iter(Axis(0));
             let labels = volumes.label.voxels().axis_iter(Axis(0));
             for (i, (image, label)) in slices.zip(labels).enumerate() {
                 let slice = format!("{name}_slice{i:03}");

@@ -1,7 +1,7 @@
 //! Recognises how the files of a dataset are laid out.
 
 use crate::dicom::is_dicom;
-use crate::{DatasetDescription, Layout, NiftiLayout, PreparedLayout, ReadError};
+use crate::{DatasetDescription, FilesLayout, Layout, PreparedLayout, ReadError};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -48,9 +48,10 @@ pub enum RecognitionError {
     #[error(
         "cannot recognise the dataset in {}: {found}. Recognised are nnU-Net's and Decathlon's \
          dataset.json, BTCV's RawData/Training, preprocessed slices with their lists, \
-         TotalSegmentator's folders of organs, and NIfTI images with labels in a folder of their own \
-         (such as images and labels), in a folder for each case, or beside the images with an ending \
-         such as _seg. For others, write a dataset description (--dataset)",
+         TotalSegmentator's folders of organs, and images (NIfTI, NRRD, MetaImage, PNG, \
+         JPEG, TIFF, BMP, GIF) with labels in a folder of their own (such as images and labels), in a folder for each case, or \
+         in one folder with an ending such as _seg. For others, write a dataset description \
+         (--dataset)",
         root.display()
     )]
     Unknown {
@@ -76,8 +77,9 @@ impl RecognizedLayout {
         }
     }
 
-    fn nifti(name: impl Into<String>, images: String, labels: String) -> Self {
-        Self::new(name, Layout::Nifti(NiftiLayout { images, labels }))
+    fn files(name: impl Into<String>, images: String, labels: String) -> Self {
+        let (images, label_colors) = (vec![images], BTreeMap::new());
+        Self::new(name, Layout::Files(FilesLayout { images, labels, label_colors }))
     }
 }
 
@@ -95,8 +97,8 @@ pub fn recognize_layout(root: impl AsRef<Path>) -> Result<RecognizedLayout, Reco
         return dataset_json(root, &json);
     }
     let synapse = DatasetDescription::synapse();
-    if let Layout::Nifti(layout) = &synapse.layout
-        && root.join(&layout.images).parent().is_some_and(Path::is_dir)
+    if let Layout::Files(layout) = &synapse.layout
+        && root.join(&layout.images[0]).parent().is_some_and(Path::is_dir)
         && root.join(&layout.labels).parent().is_some_and(Path::is_dir)
     {
         let layout = synapse.layout.clone();
@@ -137,38 +139,59 @@ fn dataset_json(root: &Path, json: &Path) -> Result<RecognizedLayout, Recognitio
         })
         .unwrap_or_default();
     let ending = match value.get("file_ending").and_then(Value::as_str) {
-        Some(ending @ (".nii" | ".nii.gz")) => ending,
+        Some(ending) if FILE_ENDINGS.contains(&&ending.to_lowercase()[..]) => ending,
         None => ".nii.gz",
         Some(other) => {
             return Err(unsupported(format!(
-                "says that files end in {other}; convert them to .nii.gz"
+                "says that files end in {other}; convert them to .nii.gz or, if they are pictures, .png"
             )));
         }
     };
+    let [images, labels] = ["imagesTr", "labelsTr"].map(|folder| root.join(folder));
+    let is_first = |name: &str| name.ends_with(&format!("_0000{ending}"));
+    // Decathlon's cases may end in _0000, too; their labels then have the same name.
     let has_channel_files = value.get("file_ending").is_some()
-        || has_name(&root.join("imagesTr"), |name| name.ends_with(&format!("_0000{ending}")));
-    let (name, images) = if has_channel_files {
-        ("nnU-Net raw (dataset.json)", format!("imagesTr/{{case}}_0000{ending}"))
-    } else {
-        ("Decathlon (dataset.json)", format!("imagesTr/{{case}}{ending}"))
-    };
-    let mut found = RecognizedLayout::nifti(name, images, format!("labelsTr/{{case}}{ending}"));
-    match (channels.len(), has_channel_files) {
-        (0 | 1, _) => {}
-        (count, true) => {
-            let first = channels.values().next().cloned().unwrap_or_default();
-            found.notes.push(format!(
-                "images have {count} channels; the first ({first}, _0000) is used: choose another in \
-                 `images` of the layout"
-            ));
-        }
-        (count, false) => {
+        || has_name(&images, |name| is_first(name) && !labels.join(name).is_file());
+    let channel_files = (0..10_000).map(|channel| format!("_{channel:04}{ending}"));
+    let channel_files: Vec<String> =
+        channel_files.take_while(|end| has_name(&images, |name| name.ends_with(end))).collect();
+    let (name, patterns) = match has_channel_files {
+        true if channel_files.is_empty() => {
             return Err(unsupported(format!(
-                "names {count} channels in one file; write the channel to use to files of its own"
+                "describes files such as imagesTr/CASE_0000{ending}, but there is none; name the \
+                 images so"
             )));
         }
+        true => ("nnU-Net raw (dataset.json)", channel_files),
+        false => ("Decathlon (dataset.json)", vec![ending.to_owned()]),
+    };
+    let mut patterns: Vec<String> =
+        patterns.iter().map(|end| format!("imagesTr/{{case}}{end}")).collect();
+    let names: Vec<&str> = channels.values().map(String::as_str).collect();
+    if patterns.len() == 1 && names.len() > 1 && !is_picture(ending) {
+        return Err(unsupported(format!(
+            "names {} channels in one file; write up to three of them to files of their own, and \
+             describe these (--dataset)",
+            names.len()
+        )));
     }
-    found.is_ct = channels.values().next().map(|name| name.eq_ignore_ascii_case("CT"));
+    let total = patterns.len();
+    patterns.truncate(3);
+    let mut found =
+        RecognizedLayout::files(name, patterns[0].clone(), format!("labelsTr/{{case}}{ending}"));
+    if total > 1 {
+        let used = names[..names.len().min(patterns.len())].join(", ");
+        found.notes.push(format!(
+            "images have {total} channels; {} are used ({used}): choose up to three in `images` of the \
+             layout",
+            patterns.len()
+        ));
+    }
+    if let Layout::Files(layout) = &mut found.layout {
+        layout.images = patterns;
+    }
+    found.is_ct =
+        (!names.is_empty()).then(|| names.iter().all(|name| name.eq_ignore_ascii_case("CT")));
     let labels = value.get("labels").and_then(Value::as_object);
     let labels = labels.ok_or_else(|| unsupported("has no `labels`".to_owned()))?;
     add_labels(&mut found, labels).map_err(unsupported)?;
@@ -234,10 +257,32 @@ fn has_name(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> bool {
     entries.into_iter().any(|entry| is_wanted(&entry.file_name().to_string_lossy()))
 }
 
+/// Endings of files that can be read as images and as labels.
+const FILE_ENDINGS: [&str; 13] = [
+    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff",
+    ".bmp", ".gif",
+];
+/// Those of pictures.
+const PICTURE_ENDINGS: [&str; 7] = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"];
+
+/// The ending of a file that can be read as an image or labels, as it is written and with its dot;
+/// empty for other names, such as that of a folder.
+pub fn file_ending(name: &str) -> &str {
+    let lower = name.to_lowercase();
+    // Lower case may change the length of other letters, but not that of these endings.
+    let ending = FILE_ENDINGS.iter().find(|ending| lower.ends_with(**ending));
+    ending.map_or("", |ending| name.get(name.len() - ending.len()..).unwrap_or(""))
+}
+
+/// Whether files with this ending are pictures.
+fn is_picture(ending: &str) -> bool {
+    PICTURE_ENDINGS.contains(&&ending.to_lowercase()[..])
+}
+
 /// The files below a folder.
 struct Tree {
-    /// Paths of NIfTI files and of folders of DICOM series relative to the folder, with `/`.
-    nifti: Vec<String>,
+    /// Paths of images and label files and of folders of DICOM series relative to the folder, with `/`.
+    files: Vec<String>,
     /// Endings of other files, with their number.
     others: BTreeMap<String, usize>,
     /// One of the other files.
@@ -249,9 +294,9 @@ const MAX_DEPTH: usize = 4;
 
 impl Tree {
     fn read(root: &Path) -> Result<Self, ReadError> {
-        let mut tree = Self { nifti: Vec::new(), others: BTreeMap::new(), other: None };
+        let mut tree = Self { files: Vec::new(), others: BTreeMap::new(), other: None };
         tree.read_below(root, "", 0)?;
-        tree.nifti.sort();
+        tree.files.sort();
         Ok(tree)
     }
 
@@ -261,7 +306,7 @@ impl Tree {
         for entry in std::fs::read_dir(folder).map_err(io)? {
             let entry = entry.map_err(io)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with('.') || self.nifti.len() >= MAX_FILES {
+            if name.starts_with('.') || self.files.len() >= MAX_FILES {
                 continue;
             }
             let path = format!("{prefix}{name}");
@@ -269,12 +314,12 @@ impl Tree {
                 if depth < MAX_DEPTH {
                     self.read_below(&entry.path(), &format!("{path}/"), depth + 1)?;
                 }
-            } else if name.ends_with(".nii") || name.ends_with(".nii.gz") {
-                self.nifti.push(path);
+            } else if !file_ending(&name).is_empty() && !is_series {
+                self.files.push(path);
             } else if !is_series && !prefix.is_empty() && is_dicom(&entry.path()) {
                 // The folder of a series is an image.
                 is_series = true;
-                self.nifti.push(prefix.trim_end_matches('/').to_owned());
+                self.files.push(prefix.trim_end_matches('/').to_owned());
             } else if !is_series {
                 let ending = Path::new(&name).extension().unwrap_or_default().to_string_lossy();
                 *self.others.entry(ending.to_lowercase()).or_default() += 1;
@@ -287,7 +332,7 @@ impl Tree {
     /// A folder for each case, in which files have the same names but for the case's.
     fn case_folders(&self) -> Option<RecognizedLayout> {
         let mut cases: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for path in &self.nifti {
+        for path in &self.files {
             let (case, below) = path.split_once('/')?;
             let pattern = with_placeholder(below, case);
             cases.entry(case).or_default().push(pattern);
@@ -313,17 +358,17 @@ impl Tree {
         let mut found = match (labels.as_slice(), label_folders.first()) {
             // Several files in one folder of labels: one per organ.
             ([first, _, ..], Some(folder)) if label_folders.len() == 1 => {
-                let ending = if first.ends_with(".gz") { ".nii.gz" } else { ".nii" };
+                let ending = file_ending(first);
                 // The names may begin with the case's.
                 let case = format!("{folder}/{{case}}_");
                 let has_case = labels.iter().all(|label| label.starts_with(&case));
                 let before = if has_case { case } else { format!("{folder}/") };
                 let labels_pattern = format!("{{case}}/{before}{{organ}}{ending}");
                 let name = "a folder for each case, a file for each organ";
-                let mut found = RecognizedLayout::nifti(name, images_pattern, labels_pattern);
+                let mut found = RecognizedLayout::files(name, images_pattern, labels_pattern);
                 let organ = |pattern: &&&String| {
                     let organ = pattern.strip_prefix(&before)?.strip_suffix(ending)?;
-                    (!organ.ends_with(".nii")).then(|| organ.to_owned())
+                    (!organ.contains('.')).then(|| organ.to_owned())
                 };
                 found.organ_files = counts.keys().filter_map(|pattern| organ(&pattern)).collect();
                 found
@@ -331,7 +376,7 @@ impl Tree {
             ([label, ..], _) => {
                 let labels_pattern = format!("{{case}}/{label}");
                 let name = "a folder for each case";
-                RecognizedLayout::nifti(name, images_pattern, labels_pattern)
+                RecognizedLayout::files(name, images_pattern, labels_pattern)
             }
             ([], _) => return None,
         };
@@ -345,7 +390,7 @@ impl Tree {
     /// Images in one folder, labels in another.
     fn two_folders(&self) -> Option<RecognizedLayout> {
         let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for path in &self.nifti {
+        for path in &self.files {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             folders.entry(folder).or_default().push(name);
         }
@@ -366,7 +411,7 @@ impl Tree {
             "" => pattern.to_owned(),
             folder => format!("{folder}/{pattern}"),
         };
-        Some(RecognizedLayout::nifti(
+        Some(RecognizedLayout::files(
             "a folder of images and a folder of labels",
             below(image_folder, image),
             below(label_folder, label),
@@ -376,28 +421,29 @@ impl Tree {
     /// Images and labels in one folder, distinguished by a suffix.
     fn one_folder(&self) -> Option<RecognizedLayout> {
         let names: Vec<&str> =
-            self.nifti.iter().map(String::as_str).filter(|path| !path.contains('/')).collect();
+            self.files.iter().map(String::as_str).filter(|path| !path.contains('/')).collect();
         let (labels, images): (Vec<&str>, Vec<&str>) =
             names.into_iter().partition(|name| is_label(name));
         let (image, label) = patterns(&images, &labels)?;
-        Some(RecognizedLayout::nifti("images with labels beside them", image, label))
+        Some(RecognizedLayout::files("images and labels in one folder", image, label))
     }
 
     /// Notes images that no pattern of the layout has, as where a folder holds several datasets.
     fn note_unused(&self, found: &mut RecognizedLayout) {
-        let Layout::Nifti(layout) = &found.layout else { return };
+        let Layout::Files(layout) = &found.layout else { return };
         let ends = |pattern: &str| {
             let (before, _) = pattern.split_once("{case}").unwrap_or((pattern, ""));
             let after = pattern.rsplit('}').next().unwrap_or_default();
             (before.to_owned(), after.to_owned())
         };
-        let patterns = [ends(&layout.images), ends(&layout.labels)];
+        let patterns: Vec<_> =
+            layout.images.iter().chain([&layout.labels]).map(|pattern| ends(pattern)).collect();
         let is_used = |path: &&String| {
             patterns.iter().any(|(before, after)| {
                 path.starts_with(before.as_str()) && path.ends_with(after.as_str())
             })
         };
-        let unused: Vec<&String> = self.nifti.iter().filter(|path| !is_used(path)).collect();
+        let unused: Vec<&String> = self.files.iter().filter(|path| !is_used(path)).collect();
         if let Some(first) = unused.first() {
             found.notes.push(format!(
                 "{} images are not part of this layout, such as {first}; if the folder holds several \
@@ -409,12 +455,11 @@ impl Tree {
 
     fn unknown(&self, root: &Path) -> RecognitionError {
         let count = |ending: &str| self.others.get(ending).copied().unwrap_or(0);
-        let pictures: usize = ["png", "jpg", "jpeg", "tif", "tiff", "bmp"].map(count).iter().sum();
-        let found = if !self.nifti.is_empty() {
-            let first = &self.nifti[0];
+        let found = if !self.files.is_empty() {
+            let first = &self.files[0];
             format!(
                 "it has {}, such as {first}, but no images with labels, or several possible folders of them",
-                match self.nifti.len() {
+                match self.files.len() {
                     1 => "one image".to_owned(),
                     count => format!("{count} images"),
                 }
@@ -423,12 +468,9 @@ impl Tree {
             "it has DICOM files and no labels in NIfTI. `sam-lst segment` reads a series; to train on \
              series, write their labels as NIfTI and describe where both are"
                 .to_owned()
-        } else if pictures > 0 {
-            format!(
-                "it has {pictures} pictures (PNG, JPEG, TIFF), which are not read, and no NIfTI file"
-            )
         } else {
-            "it has no NIfTI file (.nii, .nii.gz)".to_owned()
+            "it has no image (.nii, .nii.gz, .nrrd, .mha, .mhd, .png, .jpg, .tif, .bmp, .gif)"
+                .to_owned()
         };
         RecognitionError::Unknown { root: root.to_owned(), found }
     }
@@ -464,7 +506,8 @@ fn with_placeholder(path: &str, case: &str) -> String {
 
 /// Whether the name of a folder is one of images.
 fn is_image(path: &str) -> bool {
-    const WORDS: [&str; 6] = ["image", "img", "ct", "scan", "volume", "mr"];
+    const WORDS: [&str; 9] =
+        ["image", "img", "ct", "scan", "volume", "mr", "picture", "photo", "original"];
     let path = path.to_lowercase();
     let mut words = path.split(|c: char| !c.is_ascii_alphabetic());
     words.any(|word| {
@@ -474,8 +517,19 @@ fn is_image(path: &str) -> bool {
 
 /// Whether the name of a file or folder is one of labels.
 fn is_label(path: &str) -> bool {
-    const WORDS: [&str; 9] =
-        ["label", "seg", "mask", "gt", "truth", "annotation", "roi", "organs", "contour"];
+    const WORDS: [&str; 11] = [
+        "label",
+        "seg",
+        "mask",
+        "gt",
+        "truth",
+        "groundtruth",
+        "annotation",
+        "roi",
+        "organs",
+        "contour",
+        "manual",
+    ];
     let path = path.to_lowercase();
     // Words of a path: "case1_seg.nii.gz" has "seg", "segmentations" begins with it.
     let words = path.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
@@ -487,17 +541,46 @@ fn is_label(path: &str) -> bool {
     })
 }
 
-/// The patterns of the names of images and of labels, such that each label has an image.
+/// The patterns of the names of images and of labels, such that most labels have an image.
 fn patterns(images: &[&str], labels: &[&str]) -> Option<(String, String)> {
-    if images.is_empty() || labels.is_empty() {
-        return None;
+    let [images, labels] = [images, labels].map(most_frequent_ending);
+    let (first_image, first_label) = (images.first()?, labels.first()?);
+    let [image_ending, label_ending] = [first_image, first_label].map(|name| file_ending(name));
+    if labels.iter().all(|label| images.contains(label)) {
+        return Some((format!("{{case}}{image_ending}"), format!("{{case}}{label_ending}")));
     }
-    let equal = labels.iter().all(|label| images.contains(label));
-    if equal {
-        let ending = if labels[0].ends_with(".gz") { ".nii.gz" } else { ".nii" };
-        let all = labels.iter().all(|label| label.ends_with(ending));
-        return all.then(|| (format!("{{case}}{ending}"), format!("{{case}}{ending}")));
-    }
+    by_common_parts(&images, &labels).or_else(|| {
+        // The names of labels contain those of images.
+        let stem = |name: &str, ending: &str| name[..name.len() - ending.len()].to_owned();
+        let stems: BTreeSet<String> = images.iter().map(|name| stem(name, image_ending)).collect();
+        let names: Vec<String> = labels.iter().map(|name| stem(name, label_ending)).collect();
+        let of_first = stems.iter().filter(|stem| !stem.is_empty());
+        let candidates = of_first.filter_map(|stem| names[0].split_once(stem.as_str()));
+        let fitting = |(prefix, suffix): &(&str, &str)| {
+            let cases = names.iter().filter_map(|name| {
+                let case = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+                stems.contains(case).then_some(())
+            });
+            cases.count()
+        };
+        let best = candidates.max_by_key(fitting)?;
+        let (prefix, suffix) = best;
+        (2 * fitting(&best) > names.len()).then(|| {
+            (format!("{{case}}{image_ending}"), format!("{prefix}{{case}}{suffix}{label_ending}"))
+        })
+    })
+}
+
+/// The names with the ending that most of them have.
+fn most_frequent_ending<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    names.iter().for_each(|name| *counts.entry(file_ending(name)).or_default() += 1);
+    let most = counts.into_iter().max_by_key(|&(_, count)| count).map(|(ending, _)| ending);
+    names.iter().copied().filter(|name| Some(file_ending(name)) == most).collect()
+}
+
+/// The patterns by what the names of all images have in common, and those of all labels.
+fn by_common_parts(images: &[&str], labels: &[&str]) -> Option<(String, String)> {
     let [of_images, of_labels] = [images, labels].map(common_parts);
     let cases = |names: &[&str], (prefix, suffix): &(String, String)| -> Option<BTreeSet<String>> {
         names
@@ -513,10 +596,11 @@ fn patterns(images: &[&str], labels: &[&str]) -> Option<(String, String)> {
     label_cases.is_subset(&image_cases).then(|| (pattern(of_images), pattern(of_labels)))
 }
 
-/// What all names begin and end with, without the digits next to the part that differs.
+/// What all names begin and end with, without the digits and parts of words next to the part that
+/// differs.
 fn common_parts(names: &[&str]) -> (String, String) {
     let first = names[0];
-    let ending = if first.ends_with(".nii.gz") { ".nii.gz" } else { ".nii" };
+    let ending = file_ending(first);
     let common = |name: &str, reversed: bool, length: usize| {
         let pairs: Box<dyn Iterator<Item = (char, char)>> = if reversed {
             Box::new(name.chars().rev().zip(first.chars().rev()))
@@ -539,15 +623,19 @@ fn common_parts(names: &[&str]) -> (String, String) {
             first[start..].find(|c: char| !c.is_ascii_digit()).map_or(first.len(), |n| start + n);
         return (first[..start].to_owned(), first[end..].to_owned());
     }
-    let is_digit = |c: &char| c.is_ascii_digit();
+    // A word that begins alike is no common part: "cat" and "car" have none.
+    let in_word = |at: Option<char>| at.is_some_and(char::is_alphabetic);
+    let cuts_prefix = names.iter().any(|name| in_word(name.chars().nth(prefix)));
+    let cuts_suffix = names.iter().any(|name| in_word(name.chars().rev().nth(suffix)));
+    let is_part = |c: char, cuts: bool| c.is_ascii_digit() || (cuts && c.is_alphabetic());
     let prefix: String = first.chars().take(prefix).collect();
-    let prefix = prefix.trim_end_matches(|c| is_digit(&c)).to_owned();
+    let prefix = prefix.trim_end_matches(|c| is_part(c, cuts_prefix)).to_owned();
     let suffix: String = first.chars().skip(length - suffix).collect();
-    let suffix = suffix.trim_start_matches(|c| is_digit(&c)).to_owned();
+    let suffix = suffix.trim_start_matches(|c| is_part(c, cuts_suffix)).to_owned();
     (prefix, suffix)
 }
 
-/// The ending of a single name from its label's word on.
+/// The end of a single name from its label's word on.
 fn single_suffix(name: &str, ending: &str) -> String {
     let stem = name.strip_suffix(ending).unwrap_or(name);
     let from = stem.rfind(['_', '-']).filter(|&at| is_label(&stem[at..]));

@@ -2,8 +2,8 @@
 
 use crate::intensity::IntensityRange;
 use crate::write::write_file;
-use crate::{Case, CaseFiles, Dataset, DatasetError, ReadError, Slice};
-use ndarray::{Array2, Axis};
+use crate::{Case, CaseFiles, Dataset, DatasetError, Image, ReadError, Slice};
+use ndarray::{Array2, Array3};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Reads single slices of many cases in any order.
 ///
 /// Compressed volumes do not support random access, so each is decoded once and cached in a folder
-/// that the caller chooses, with four bytes per pixel and one per label; later runs use the cached
+/// that the caller chooses, with four bytes per pixel and channel and one per label; later runs use the cached
 /// files. Prepared slices are read from their own files. One volume is in memory while it is
 /// decoded, and none afterwards.
 #[derive(Debug)]
@@ -48,12 +48,36 @@ enum SourceKind {
     /// One prepared file per slice.
     Files(Vec<PathBuf>),
     /// A cache file with all slices.
-    Cached { file: PathBuf, shape: [usize; 3] },
+    Cached { file: PathBuf, shape: CachedShape },
 }
 
-const MAGIC: &[u8; 8] = b"SLICES02";
-/// The magic number, the shape, the range of intensities, and a bit for each class.
-const HEADER_BYTES: u64 = 80;
+/// The shape of the slices in a cache file.
+#[derive(Debug, Clone, Copy)]
+struct CachedShape {
+    channels: usize,
+    slices: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl CachedShape {
+    fn of(image: &Image) -> Self {
+        let [slices, rows, columns] = image.shape();
+        Self { channels: image.channels(), slices, rows, columns }
+    }
+
+    /// Bytes of all pixels and labels; `None` if they overflow.
+    fn bytes(&self) -> Option<u64> {
+        let pixels = [self.slices, self.rows, self.columns];
+        let pixels = pixels.iter().try_fold(1_u64, |n, &axis| n.checked_mul(axis as u64))?;
+        pixels.checked_mul((self.channels as u64).checked_mul(4)?.checked_add(1)?)
+    }
+}
+
+const MAGIC: &[u8; 8] = b"SLICES03";
+/// The magic number, the number of channels, the shape, the range of intensities, and a bit for each
+/// class.
+const HEADER_BYTES: u64 = 88;
 
 /// Whether a case contains each class.
 type Present = [bool; 256];
@@ -70,7 +94,7 @@ fn check_slices(dataset: &Dataset, files: &[PathBuf]) -> Result<Present, Dataset
     for file in files {
         let slice = dataset.read_slice(file)?;
         present(&slice.label, &mut classes);
-        let range = IntensityRange::of(&slice.image.view().insert_axis(Axis(0)), intensity);
+        let range = IntensityRange::of([slice.image.view()], intensity);
         if let (false, Some(warning)) = (warned, range.implausible(intensity, 1)) {
             log::warn!("{}: {warning}", file.display());
             warned = true;
@@ -114,13 +138,13 @@ impl<'a> SliceStore<'a> {
                         let header = read_cached_header(&file)?;
                         let Header { shape, range, .. } = &header;
                         let image = case.files.paths().first().map_or(&*file, |image| image);
-                        dataset.description().warn_of_intensities(range, shape[0], image);
+                        dataset.description().warn_of_intensities(range, shape.slices, image);
                         (header.shape, header.present)
                     } else {
                         write_cache(dataset, case, &file)?
                     };
                     store.count_classes(&present);
-                    (SourceKind::Cached { file, shape }, shape[0])
+                    (SourceKind::Cached { file, shape }, shape.slices)
                 }
             };
             let source = store.sources.len();
@@ -192,7 +216,8 @@ fn cache_file_name(dataset: &Dataset, case: &Case, files_sha256: &str) -> String
     let description = dataset.description();
     let mut digest = Sha256::new();
     digest.update(format!(
-        "{:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?}",
+        description.label_colors(),
         description.orientation,
         description.intensity,
         description.label_map()
@@ -201,7 +226,7 @@ fn cache_file_name(dataset: &Dataset, case: &Case, files_sha256: &str) -> String
     for organ in &description.organs {
         digest.update(format!("{:?}", organ.labels));
     }
-    if let CaseFiles::NiftiOrgans { organs, .. } = &case.files {
+    if let CaseFiles::Organs { organs, .. } = &case.files {
         let classes: Vec<u8> = organs.iter().map(|(class, _)| *class).collect();
         digest.update(format!("{classes:?}"));
     }
@@ -217,14 +242,16 @@ fn write_cache(
     dataset: &Dataset,
     case: &Case,
     file: &Path,
-) -> Result<([usize; 3], Present), DatasetError> {
+) -> Result<(CachedShape, Present), DatasetError> {
     let (volumes, range) = dataset.read_with_range(case)?;
     let mut classes = [false; 256];
     present(volumes.label.voxels(), &mut classes);
+    let shape = CachedShape::of(&volumes.image);
     write_file(file, "cached.slices", |temporary| {
         let mut out = BufWriter::new(File::create(temporary)?);
         out.write_all(MAGIC)?;
-        for axis in volumes.image.shape() {
+        let CachedShape { channels, slices, rows, columns } = shape;
+        for axis in [channels, slices, rows, columns] {
             out.write_all(&(axis as u64).to_le_bytes())?;
         }
         for value in [range.min, range.max, range.inside] {
@@ -235,20 +262,22 @@ fn write_cache(
             let byte = bits.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit));
             out.write_all(&[byte])?;
         }
-        for voxel in volumes.image.voxels() {
-            out.write_all(&voxel.to_le_bytes())?;
+        for slice in volumes.image.slices() {
+            for voxel in slice {
+                out.write_all(&voxel.to_le_bytes())?;
+            }
         }
         for class in volumes.label.voxels() {
             out.write_all(&[*class])?;
         }
         out.into_inner()?.sync_all()
     })?;
-    Ok((volumes.image.shape(), classes))
+    Ok((shape, classes))
 }
 
 /// The header of a cache file.
 struct Header {
-    shape: [usize; 3],
+    shape: CachedShape,
     range: IntensityRange,
     present: Present,
 }
@@ -262,28 +291,29 @@ fn read_cached_header(file: &Path) -> Result<Header, DatasetError> {
     let bytes = opened.metadata().map_err(io)?.len();
     let mut header = [0; HEADER_BYTES as usize];
     opened.read_exact(&mut header).map_err(|_| damaged("it is shorter than its header"))?;
-    let (words, _) = header[..32].as_chunks::<8>();
+    let (words, _) = header[..40].as_chunks::<8>();
     if words[0] != *MAGIC {
         return Err(damaged("it has no known header"));
     }
-    let shape = [1, 2, 3].map(|i| u64::from_le_bytes(words[i]));
-    let pixels = shape.iter().try_fold(5_u64, |n, &axis| n.checked_mul(axis));
-    if pixels.and_then(|n| n.checked_add(HEADER_BYTES)) != Some(bytes) {
+    let axis = |i: usize| usize::try_from(u64::from_le_bytes(words[i])).unwrap_or(usize::MAX);
+    let shape = CachedShape { channels: axis(1), slices: axis(2), rows: axis(3), columns: axis(4) };
+    if shape.bytes().and_then(|n| n.checked_add(HEADER_BYTES)) != Some(bytes) {
         return Err(damaged("its length does not match its header"));
     }
-    let (numbers, _) = header[32..48].as_chunks::<4>();
+    let (numbers, _) = header[40..56].as_chunks::<4>();
     let [min, max, inside] = [0, 1, 2].map(|i| f32::from_le_bytes(numbers[i]));
     let clipped_slices = u32::from_le_bytes(numbers[3]);
     let range = IntensityRange { min, max, inside, clipped_slices };
-    let present = std::array::from_fn(|class| header[48 + class / 8] >> (class % 8) & 1 == 1);
+    let present = std::array::from_fn(|class| header[56 + class / 8] >> (class % 8) & 1 == 1);
     // Bounded by the file's length.
-    Ok(Header { shape: shape.map(|axis| axis as usize), range, present })
+    Ok(Header { shape, range, present })
 }
 
 /// Reads one slice of a cache file with volumes of `shape`.
-fn read_cached_slice(file: &Path, shape: [usize; 3], slice: usize) -> Result<Slice, DatasetError> {
-    let [slices, rows, columns] = shape;
+fn read_cached_slice(file: &Path, shape: CachedShape, slice: usize) -> Result<Slice, DatasetError> {
+    let CachedShape { channels, slices, rows, columns } = shape;
     let pixels = rows * columns;
+    let image_bytes = 4 * channels * pixels;
     let read = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
         let mut opened = File::open(file)?;
         let mut at = |offset: usize, bytes: usize| {
@@ -292,12 +322,13 @@ fn read_cached_slice(file: &Path, shape: [usize; 3], slice: usize) -> Result<Sli
             opened.read_exact(&mut buffer)?;
             Ok::<_, std::io::Error>(buffer)
         };
-        Ok((at(4 * slice * pixels, 4 * pixels)?, at(4 * slices * pixels + slice * pixels, pixels)?))
+        let label = at(slices * image_bytes + slice * pixels, pixels)?;
+        Ok((at(slice * image_bytes, image_bytes)?, label))
     };
     let (image, label) = read().map_err(ReadError::io(file))?;
     let image = image.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
     Ok(Slice {
-        image: Array2::from_shape_vec((rows, columns), image).expect("checked length"),
+        image: Array3::from_shape_vec((channels, rows, columns), image).expect("checked length"),
         label: Array2::from_shape_vec((rows, columns), label).expect("checked length"),
     })
 }

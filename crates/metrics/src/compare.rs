@@ -213,7 +213,8 @@ pub fn compare(
     let [prediction_voxels, label_voxels] =
         [0, 1].map(|i| masks[i].iter().filter(|&&inside| inside).count());
     let common_voxels = masks[0].iter().zip(&masks[1]).filter(|&(&p, &l)| p && l).count();
-    let surfaces = [0, 1].map(|i| surface(&masks[i], region.shape));
+    let is_picture = label.shape()[0] == 1;
+    let surfaces = [0, 1].map(|i| surface(&masks[i], region.shape, is_picture));
     let surface_distances = (prediction_voxels > 0 && label_voxels > 0).then(|| {
         let distances = |from: &[usize], to: &[usize]| -> Vec<f64> {
             let squared = squared_distances(to, region.shape, label.spacing());

@@ -11,7 +11,8 @@
 //! # Surfaces
 //!
 //! A voxel of a class lies on its surface if one of its six face neighbours is of another class or
-//! outside the volume. This is medpy's definition at its default connectivity.
+//! outside the volume. This is medpy's definition at its default connectivity. A volume of one slice is
+//! a picture, whose pixels have four neighbours, as for medpy's functions on a two-dimensional array.
 //!
 //! # Absent classes
 //!

@@ -56,8 +56,13 @@ impl Region {
 }
 
 /// The indices of the mask's voxels that have a face neighbour outside the mask. The region
-/// contains the whole mask, so everything beyond the region counts as outside.
-pub(crate) fn surface(mask: &[bool], [slices, lines, width]: [usize; 3]) -> Vec<usize> {
+/// contains the whole mask, so everything beyond the region counts as outside, but for slices above
+/// and below a picture.
+pub(crate) fn surface(
+    mask: &[bool],
+    [slices, lines, width]: [usize; 3],
+    is_picture: bool,
+) -> Vec<usize> {
     let plane = lines * width;
     let mut surface = Vec::new();
     for z in 0..slices {
@@ -74,10 +79,8 @@ pub(crate) fn surface(mask: &[bool], [slices, lines, width]: [usize; 3]) -> Vec<
                     && mask[i - width]
                     && y + 1 < lines
                     && mask[i + width]
-                    && z > 0
-                    && mask[i - plane]
-                    && z + 1 < slices
-                    && mask[i + plane];
+                    && (is_picture
+                        || z > 0 && mask[i - plane] && z + 1 < slices && mask[i + plane]);
                 if mask[i] && !inside {
                     surface.push(i);
                 }

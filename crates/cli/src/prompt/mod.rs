@@ -7,7 +7,7 @@ use crate::arguments::open_device;
 use crate::{Status, WrongUsage, output};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use sam_lst::datasets::Intensity;
+use sam_lst::datasets::{Intensity, has_dicom_files};
 use sam_lst::inference::{Predictor, VolumeBox};
 use sam_lst::mask_decoder::PointLabel;
 use sam_lst::model::SamConfig;
@@ -30,7 +30,7 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The image (.png) or volume (.nii, .nii.gz)
+    /// The picture, or the volume: NIfTI, NRRD, MetaImage, folder of a DICOM series
     input: PathBuf,
     /// The mask to write, of the same size: .png, or .nii or .nii.gz
     output: PathBuf,
@@ -75,14 +75,20 @@ enum PromptBox {
     Volume(VolumeBox),
 }
 
+/// Endings of the names of volumes.
+const VOLUME_ENDINGS: [&str; 6] = [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"];
+
 pub fn run(arguments: &Arguments) -> Result<Status> {
-    let name = arguments.input.to_string_lossy();
-    if arguments.input.is_dir() {
+    let name = arguments.input.to_string_lossy().to_lowercase();
+    if arguments.input.is_dir() && !has_dicom_files(&arguments.input) {
         return wrong_usage(format!(
-            "cannot read {name}: it is a folder; expected an image (.png) or a volume (.nii, .nii.gz)"
+            "cannot read {}: it is a folder without DICOM files; expected a picture, a volume, or the \
+             folder of a DICOM series",
+            arguments.input.display()
         ));
     }
-    let is_volume = volume::ENDINGS.iter().any(|ending| name.ends_with(ending));
+    let is_volume =
+        arguments.input.is_dir() || VOLUME_ENDINGS.iter().any(|ending| name.ends_with(ending));
     if is_volume { volume::run(arguments) } else { image::run(arguments) }
 }
 

@@ -7,15 +7,12 @@ use crate::report::LabelVolume;
 use crate::staging::Staging;
 use crate::{Status, output, report};
 use anyhow::{Context, Result, bail};
-use sam_lst::datasets::{Organ, Orientation, read_nifti_image, write_nifti};
+use sam_lst::datasets::{Image, Organ, Orientation, write_nifti};
 use sam_lst::inference::{VolumeBox, VolumeObject};
 use sam_lst::{DatasetDescription, Volume};
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
-
-/// Endings of a volume's name.
-pub const ENDINGS: [&str; 2] = [".nii", ".nii.gz"];
 
 /// A segmented object.
 #[derive(Serialize)]
@@ -34,7 +31,7 @@ struct Object {
 pub fn run(arguments: &Arguments) -> Result<Status> {
     let Arguments { output, overlay, .. } = arguments;
     let boxes = boxes(arguments)?;
-    arguments.check_files(&ENDINGS)?;
+    arguments.check_files(&[".nii", ".nii.gz"])?;
     if let Some(overlay) = overlay {
         if overlay.extension().is_some_and(|ending| ending == "png") {
             return wrong_usage(format!(
@@ -54,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     drop(spinner);
     let mut progress = Progress::new();
     // As MedSAM's preparation, which cuts fractions off.
-    let slices = image.voxels().mapv(|voxel| (255.0 * voxel) as u8);
+    let slices = image.channel(0).mapv(|voxel| (255.0 * voxel) as u8);
     let found = predictor.segment_volume_with_boxes(slices.view(), &boxes, |done, total| {
         progress.count("segmenting", done, total, "masks");
     })?;
@@ -63,7 +60,10 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let mut pictures = 0;
     if let Some(staging) = &overlay_staging {
         let description = description(boxes.len());
-        pictures = write_overlays(staging.folder(), &image, &labels, &description, &mut progress)?;
+        pictures =
+            write_overlays(staging.folder(), &image, &labels, &description, |done, total| {
+                progress.count("drawing", done, total, "slices");
+            })?;
     }
     drop(progress);
     staging.publish()?;
@@ -108,12 +108,12 @@ fn check_boxes(boxes: &[VolumeBox], [slices, rows, columns]: [usize; 3]) -> Resu
 }
 
 /// The volume, in the file's order of axes, with intensities from 0 to 1.
-fn read_image(arguments: &Arguments) -> Result<Volume<f32>> {
+fn read_image(arguments: &Arguments) -> Result<Image> {
     let _spinner = Spinner::loading(&arguments.input);
-    let stored = read_nifti_image(&arguments.input, Orientation::Stored)?;
-    let (mut voxels, geometry) = stored.into_parts();
+    let stored = sam_lst::datasets::read_image(&arguments.input, Orientation::Stored)?;
+    let mut voxels = stored.channel(0).to_owned();
     arguments.window.apply(&mut voxels);
-    Ok(Volume::new(voxels, geometry))
+    Ok(stored.with_voxels(voxels).into())
 }
 
 /// Describes the objects for pictures.

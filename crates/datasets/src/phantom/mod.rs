@@ -9,7 +9,7 @@ mod anatomy;
 
 use crate::description::CASE_PLACEHOLDER;
 use crate::random::{Purpose, generator};
-use crate::{DatasetDescription, Geometry, Layout, NiftiLayout, Volume, WriteError, write_nifti};
+use crate::{DatasetDescription, FilesLayout, Geometry, Layout, Volume, WriteError, write_nifti};
 use anatomy::Anatomy;
 use ndarray::{Array3, ArrayViewMut2, Axis};
 use rand_chacha::ChaCha8Rng;
@@ -107,8 +107,8 @@ impl PhantomConfig {
             "expected at most {} test cases, as in Synapse, found {test}",
             test_names.len()
         );
-        let Layout::Nifti(NiftiLayout { images, labels }) = synapse.layout else {
-            unreachable!("Synapse's raw layout is NIfTI");
+        let Layout::Files(FilesLayout { images, labels, .. }) = synapse.layout else {
+            unreachable!("Synapse's raw layout is one of files");
         };
         // The numbers of Synapse's 30 cases come first.
         let numbers = (5..=10).chain(21..=40).chain(41..);
@@ -120,7 +120,7 @@ impl PhantomConfig {
             let number = name.parse().expect("names are numbers");
             let (image, label) = self.patient(number);
             let path = |pattern: &str| root.as_ref().join(pattern.replace(CASE_PLACEHOLDER, name));
-            write_nifti(path(&images), &image)?;
+            write_nifti(path(&images[0]), &image)?;
             write_nifti(path(&labels), &label)?;
             progress(name);
         }

@@ -187,7 +187,7 @@ fn invalid_voxels_are_reported() {
         let filled = description.read_image(folder.path().join("invalid.nii"));
         assert_eq!(filled.is_ok(), value.is_nan());
         if let Ok(filled) = filled {
-            assert_eq!(filled.voxels()[(0, 2, 1)], -7.0);
+            assert_eq!(filled.voxels()[(0, 0, 2, 1)], -7.0);
         }
     }
     let map = LabelMap::identity(9);

@@ -49,7 +49,7 @@ fn inspected(root: &Path) -> Inspection {
 
 fn patterns(inspection: &Inspection) -> [&str; 2] {
     match &inspection.description.layout {
-        Layout::Nifti(layout) => [&layout.images, &layout.labels],
+        Layout::Files(layout) => [&layout.images[0], &layout.labels],
         Layout::Prepared(_) => panic!("NIfTI"),
     }
 }
@@ -81,8 +81,8 @@ fn nnu_net_s_folder_gives_names_modality_and_fold() {
     assert_eq!(description.split.validation, validation);
     assert!(inspection.notes.iter().any(|note| note.contains("no case contains `vein`")));
     let case = &inspection.cases[0];
-    assert_eq!((case.shape, case.spacing_mm), ([4, 3, 2], [2.0, 2.0, 3.0]));
-    assert_eq!((case.orientation.as_str(), case.range), ("LPS", [-1000.0, 51.0]));
+    assert_eq!((case.shape, case.spacing_mm), ([4, 3, 2], Some([2.0, 2.0, 3.0])));
+    assert_eq!((case.orientation.as_deref(), case.range), (Some("LPS"), [-1000.0, 51.0]));
     assert_eq!(
         case.labels.iter().map(|(&l, &n)| (l, n)).collect::<Vec<_>>(),
         [(0, 20), (1, 2), (3, 1), (7, 1)]
@@ -185,9 +185,9 @@ fn totalsegmentator_s_folders_have_a_file_for_each_organ() {
 #[test]
 fn what_is_not_recognised_is_named() {
     for (file, bytes, expected) in [
-        ("a.png", b"".to_vec(), "1 pictures (PNG, JPEG, TIFF), which are not read"),
+        ("a.png", b"".to_vec(), "one image, such as a.png"),
         ("IM0001", [vec![0; 128], b"DICM".to_vec()].concat(), "DICOM files"),
-        ("readme.txt", b"text".to_vec(), "no NIfTI file"),
+        ("readme.txt", b"text".to_vec(), "it has no image"),
         ("alone.nii", b"".to_vec(), "one image, such as alone.nii"),
     ] {
         let folder = folder();
@@ -250,7 +250,7 @@ fn a_single_patient_and_series_of_dicom_are_recognised() {
             std::fs::copy(series.join(file), ct.join(file)).expect("copies");
         }
         let image = sam_lst_datasets::read_image(&ct, Default::default()).expect("a series");
-        let labels = image.with_voxels(image.voxels().mapv(|voxel| u8::from(voxel > 0.0)));
+        let labels = image.with_voxels(image.channel(0).mapv(|voxel| u8::from(voxel > 0.0)));
         write_nifti(folder.path().join(case).join("seg.nii.gz"), &labels).expect("writes");
     };
     copy("p1");

@@ -1,6 +1,6 @@
 use crate::model::SliceGeometry;
 use sam_lst_datasets::View;
-use sam_lst_datasets::ndarray::ArrayView2;
+use sam_lst_datasets::ndarray::ArrayView3;
 use std::fmt;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -38,9 +38,16 @@ pub struct SliceHash(EmbeddingKey);
 
 impl SliceHash {
     /// Hashes a whole slice as read, before any view or resampling.
-    pub fn new(slice: ArrayView2<'_, f32>) -> Self {
-        let (rows, columns) = slice.dim();
-        let shape = format!("{rows} {columns}");
+    ///
+    /// # Shapes
+    ///
+    /// - slice: `[channels, rows, columns]`
+    pub fn new(slice: ArrayView3<'_, f32>) -> Self {
+        let (channels, rows, columns) = slice.dim();
+        let shape = match channels {
+            1 => format!("{rows} {columns}"),
+            channels => format!("{channels} {rows} {columns}"),
+        };
         let pixels: Vec<u8> = slice.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
         Self(EmbeddingKey::new(&[shape.as_bytes(), &pixels]))
     }

@@ -1,7 +1,7 @@
 use super::scores::{EvaluationError, empty_reports, score};
 use sam_lst_datasets::{
-    DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError, check_one_grid,
-    read_nifti_label_numbers, read_nifti_labels,
+    Case, Dataset, DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError,
+    check_one_grid, file_ending, read_label_numbers, read_labels,
 };
 use sam_lst_metrics::{Protocol, Report};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +40,7 @@ pub struct LabelNumbers {
 }
 
 impl FolderPairs {
-    /// Pairs the `.nii` and `.nii.gz` files of two folders, without reading them.
+    /// Pairs the NIfTI files and pictures of two folders, without reading them.
     ///
     /// # Errors
     ///
@@ -51,29 +51,9 @@ impl FolderPairs {
         labels: impl AsRef<Path>,
     ) -> Result<Self, EvaluationError> {
         let (predictions, labels) = (predictions.as_ref(), labels.as_ref());
-        let mut predicted = volumes(predictions)?;
-        let mut unpaired = volumes(labels)?;
-        let mut pairs = Vec::with_capacity(predicted.len());
-        predicted.retain(|name, prediction| match unpaired.remove(name) {
-            Some(label) => {
-                pairs.push(FolderPair { label, prediction: prediction.clone() });
-                false
-            }
-            None => true,
-        });
-        if !predicted.is_empty() {
-            let (predicted, mut truth) = (by_numbers(&predicted)?, by_numbers(&unpaired)?);
-            for (numbers, prediction) in predicted {
-                let Some(label) = truth.remove(&numbers) else {
-                    return Err(EvaluationError::NoLabel { prediction, labels: labels.to_owned() });
-                };
-                unpaired.retain(|_, file| *file != label);
-                pairs.push(FolderPair { label, prediction });
-            }
-        }
-        pairs.sort();
+        let (pairs, unpredicted) = pair(volumes(predictions)?, volumes(labels)?, labels)?;
         let [predictions, labels] = [predictions, labels].map(Path::to_owned);
-        Ok(Self { predictions, labels, pairs, unpredicted: unpaired.into_values().collect() })
+        Ok(Self { predictions, labels, pairs, unpredicted })
     }
 
     /// The pairs, in the order of the label files' names.
@@ -102,7 +82,7 @@ impl FolderPairs {
         for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
             let files = [(prediction, &mut numbers.predicted), (label, &mut numbers.truth)];
             for (file, numbers) in files {
-                numbers.extend(read_nifti_label_numbers(file)?);
+                numbers.extend(read_label_numbers(file)?);
             }
             progress(i + 1, self.pairs.len());
         }
@@ -123,16 +103,103 @@ impl FolderPairs {
     ) -> Result<Vec<Report>, EvaluationError> {
         let classes = description.report_classes();
         let map = description.label_map();
-        let subject = format!("{} beside {}", self.predictions.display(), self.labels.display());
+        let (predictions, labels) = (self.predictions.display(), self.labels.display());
+        let subject = format!("{predictions} compared with {labels}");
         let mut reports = empty_reports(description, protocols, &subject);
         // Programs store axes in different orders; scores do not depend on it.
         let orientation = Orientation::default();
         progress(0, self.pairs.len());
         for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
-            let predicted = read_nifti_labels(prediction, orientation, &map)?;
-            let truth = read_nifti_labels(label, orientation, &map)?;
+            let colors = description.label_colors();
+            let predicted = read_labels(prediction, orientation, &map, colors)?;
+            let truth = read_labels(label, orientation, &map, colors)?;
             check_one_grid((prediction, &predicted), (label, &truth))?;
             score(&mut reports, &stem(label), &predicted, &truth, &classes)?;
+            progress(i + 1, self.pairs.len());
+        }
+        Ok(reports)
+    }
+}
+
+/// Predicted label volumes of a folder for the cases of a dataset, whatever its layout.
+///
+/// A prediction is paired with the case of its name without ending, or of its number as in
+/// [`FolderPairs`].
+#[derive(Debug, Clone)]
+pub struct CasePairs<'a> {
+    dataset: &'a Dataset,
+    predictions: PathBuf,
+    pairs: Vec<(&'a Case, PathBuf)>,
+    unpredicted: Vec<&'a Case>,
+}
+
+impl<'a> CasePairs<'a> {
+    /// Pairs the NIfTI files and pictures of a folder with cases, without reading them.
+    ///
+    /// # Errors
+    ///
+    /// As [`FolderPairs::find`].
+    pub fn find(
+        dataset: &'a Dataset,
+        cases: &[&'a Case],
+        predictions: impl AsRef<Path>,
+    ) -> Result<Self, EvaluationError> {
+        let predictions = predictions.as_ref();
+        let names = cases.iter().map(|case| (case.name.clone(), PathBuf::from(&case.name)));
+        let (pairs, unpredicted) = pair(volumes(predictions)?, names.collect(), dataset.root())?;
+        let of_name =
+            |name: &Path| cases.iter().find(|case| Path::new(&case.name) == name).copied();
+        let pairs = pairs.into_iter().filter_map(|FolderPair { label, prediction }| {
+            of_name(&label).map(|case| (case, prediction))
+        });
+        Ok(Self {
+            dataset,
+            predictions: predictions.to_owned(),
+            pairs: pairs.collect(),
+            unpredicted: unpredicted.iter().filter_map(|name| of_name(name)).collect(),
+        })
+    }
+
+    /// The pairs, in the order of the cases' names.
+    pub fn pairs(&self) -> &[(&'a Case, PathBuf)] {
+        &self.pairs
+    }
+
+    /// Cases without a prediction. They are not scored.
+    pub fn unpredicted(&self) -> &[&'a Case] {
+        &self.unpredicted
+    }
+
+    /// Scores the predictions, whose label numbers are those of the dataset's description. `progress`
+    /// receives the number of scored cases and of all.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] if a file is wrong, a prediction and its label lie on different grids, or the
+    /// protocol does not suit the dataset.
+    pub fn evaluate(
+        &self,
+        protocols: &[Protocol],
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<Report>, EvaluationError> {
+        let description = self.dataset.description();
+        let (classes, map) = (description.report_classes(), description.label_map());
+        let cases: Vec<&Case> = self.pairs.iter().map(|(case, _)| *case).collect();
+        let subject = format!(
+            "{}, {}",
+            self.predictions.display(),
+            super::scores::subject(description, &cases)
+        );
+        let mut reports = empty_reports(description, protocols, &subject);
+        progress(0, self.pairs.len());
+        for (i, (case, prediction)) in self.pairs.iter().enumerate() {
+            let truth = self.dataset.read(case)?.label;
+            let predicted =
+                read_labels(prediction, description.orientation, &map, description.label_colors())?;
+            let files = case.files.paths();
+            let label = files.last().copied().unwrap_or(self.dataset.root());
+            check_one_grid((prediction, &predicted), (label, &truth))?;
+            score(&mut reports, &case.name, &predicted, &truth, &classes)?;
             progress(i + 1, self.pairs.len());
         }
         Ok(reports)
@@ -182,6 +249,35 @@ impl LabelNumbers {
         }
         Ok(())
     }
+}
+
+/// Pairs predictions and labels, each by its name, and returns the labels without a prediction. `labels`
+/// is where the labels are.
+fn pair(
+    mut predicted: BTreeMap<String, PathBuf>,
+    mut unpaired: BTreeMap<String, PathBuf>,
+    labels: &Path,
+) -> Result<(Vec<FolderPair>, Vec<PathBuf>), EvaluationError> {
+    let mut pairs = Vec::with_capacity(predicted.len());
+    predicted.retain(|name, prediction| match unpaired.remove(name) {
+        Some(label) => {
+            pairs.push(FolderPair { label, prediction: prediction.clone() });
+            false
+        }
+        None => true,
+    });
+    if !predicted.is_empty() {
+        let (predicted, mut truth) = (by_numbers(&predicted)?, by_numbers(&unpaired)?);
+        for (numbers, prediction) in predicted {
+            let Some(label) = truth.remove(&numbers) else {
+                return Err(EvaluationError::NoLabel { prediction, labels: labels.to_owned() });
+            };
+            unpaired.retain(|_, file| *file != label);
+            pairs.push(FolderPair { label, prediction });
+        }
+    }
+    pairs.sort();
+    Ok((pairs, unpaired.into_values().collect()))
 }
 
 /// Files by the numbers in their names.
@@ -238,14 +334,14 @@ fn pattern(name: &str) -> String {
     pattern
 }
 
-/// NIfTI files of a folder by name without extension.
+/// NIfTI files and pictures of a folder by name without extension.
 fn volumes(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvaluationError> {
     let io = |source| ReadError::Io { file: folder.to_owned(), source };
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let file = entry.map_err(io)?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with('.') && (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
+        if !name.starts_with('.') && !file_ending(&name).is_empty() && file.is_file() {
             let stem = stem(&file);
             if let Some(first) = files.insert(stem, file.clone()) {
                 return Err(EvaluationError::TwoFiles { first, second: file });
@@ -260,6 +356,5 @@ fn volumes(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvaluationError> 
 
 fn stem(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    name.strip_suffix(".nii").unwrap_or(name).to_owned()
+    name[..name.len() - file_ending(&name).len()].to_owned()
 }

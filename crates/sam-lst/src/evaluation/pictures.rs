@@ -5,7 +5,7 @@ use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::prelude::{DrawTarget, OriginDimensions, Pixel, Point, Size};
 use embedded_graphics::text::{Baseline, Text};
 use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage};
-use sam_lst_datasets::ndarray::{ArrayView2, Axis};
+use sam_lst_datasets::ndarray::{ArrayView, ArrayView2, ArrayView3, Axis, Dimension};
 use sam_lst_datasets::{DatasetDescription, Geometry};
 use std::collections::BTreeSet;
 use std::io::{self, Cursor};
@@ -30,17 +30,21 @@ where
 
 /// Turns an axial slice the way radiologists look at it, with the patient's front up and the patient's
 /// right on the left, where the geometry gives the directions; without geometry it stays as it is.
-pub fn radiological<'a, T>(
-    mut slice: ArrayView2<'a, T>,
+///
+/// # Shapes
+///
+/// - slice and output: `[rows, columns]` or `[channels, rows, columns]`
+pub fn radiological<'a, T, D: Dimension>(
+    mut slice: ArrayView<'a, T, D>,
     geometry: Option<&Geometry>,
-) -> ArrayView2<'a, T> {
+) -> ArrayView<'a, T, D> {
     if let Some(geometry) = geometry {
         let [right, front, _] = geometry.affine_mm();
         if front[1] > 0.0 {
-            slice.invert_axis(Axis(0));
+            slice.invert_axis(Axis(slice.ndim() - 2));
         }
         if right[0] > 0.0 {
-            slice.invert_axis(Axis(1));
+            slice.invert_axis(Axis(slice.ndim() - 1));
         }
     }
     slice
@@ -48,52 +52,53 @@ pub fn radiological<'a, T>(
 
 /// Draws a slice with the outlines of its organs in their colours, `scale` screen pixels to a pixel.
 ///
-/// Pixels are grey from black at 0 to white at 1. An outline lies within its organ, along every pixel
-/// edge that borders on another class.
+/// Pixels are grey from black at 0 to white at 1 or, with three channels, have their colours. An outline
+/// lies within its organ, along every pixel edge that borders on another class.
+///
+/// # Shapes
+///
+/// - image: `[channels, rows, columns]`, with one channel or three
+/// - label: `[rows, columns]`
 ///
 /// # Panics
 ///
 /// If the label has another shape or a class that `description` does not have, or `scale` is zero.
 pub fn outlined(
-    image: ArrayView2<'_, f32>,
+    image: ArrayView3<'_, f32>,
     label: ArrayView2<'_, u8>,
     description: &DatasetDescription,
     scale: u32,
 ) -> RgbImage {
-    assert_eq!(image.dim(), label.dim(), "image and label of one shape");
+    let (channels, rows, columns) = image.dim();
+    assert_eq!((rows, columns), label.dim(), "image and label of one shape");
     assert!(scale > 0, "at least one screen pixel to a pixel");
-    let (rows, columns) = image.dim();
     let class = |row: i64, column: i64| -> Option<u8> {
         let row = usize::try_from(row).ok()?;
         let column = usize::try_from(column).ok()?;
         label.get((row, column)).copied()
     };
+    // One screen pixel, and more on wide pictures, on which one is hardly seen.
+    let thickness = ((columns as u32 * scale + 256) / 512).max(1);
     RgbImage::from_fn(columns as u32 * scale, rows as u32 * scale, |x, y| {
         let (row, column) = ((y / scale) as usize, (x / scale) as usize);
         let own = label[(row, column)];
-        let (row_at, column_at) = (row as i64, column as i64);
-        // A screen pixel is part of the outline if the pixel next to it has another class.
-        let border = touched_neighbours(y, scale)
-            .iter()
-            .any(|step| class(row_at + step, column_at) != Some(own))
-            || touched_neighbours(x, scale)
-                .iter()
-                .any(|step| class(row_at, column_at + step) != Some(own));
+        let is_other = |x: i64, y: i64| {
+            let scale = i64::from(scale);
+            class(y.div_euclid(scale), x.div_euclid(scale)) != Some(own)
+        };
+        // A screen pixel is part of the outline if one near it has another class.
+        let border = (1..=i64::from(thickness)).any(|step| {
+            let (x, y) = (i64::from(x), i64::from(y));
+            [(x - step, y), (x + step, y), (x, y - step), (x, y + step)]
+                .into_iter()
+                .any(|(x, y)| is_other(x, y))
+        });
         if own != 0 && border {
             return Rgb(description.color(own).0);
         }
-        Rgb([(image[(row, column)].clamp(0.0, 1.0) * 255.0).round() as u8; 3])
+        let value = |channel: usize| image[(channel.min(channels - 1), row, column)];
+        Rgb([0, 1, 2].map(|channel| (value(channel).clamp(0.0, 1.0) * 255.0).round() as u8))
     })
-}
-
-/// Offsets along one axis of the pixels that a screen pixel at `position` touches.
-fn touched_neighbours(position: u32, scale: u32) -> &'static [i64] {
-    match (position.is_multiple_of(scale), (position + 1).is_multiple_of(scale)) {
-        (true, true) => &[-1, 1],
-        (true, false) => &[-1],
-        (false, true) => &[1],
-        (false, false) => &[],
-    }
 }
 
 /// A picture of a slice: a title, titled panels side by side, and a legend of the organs in them.
@@ -129,16 +134,20 @@ impl<'a> Picture<'a> {
 
     /// Adds a panel: a slice, pixels in `[0, 1]`, with the outlines of `label`'s organs.
     ///
+    /// # Shapes
+    ///
+    /// As [`outlined`].
+    ///
     /// # Panics
     ///
     /// As [`outlined`]; and if the panels' heights differ.
     pub fn panel(
         mut self,
         title: impl Into<String>,
-        image: ArrayView2<'_, f32>,
+        image: ArrayView3<'_, f32>,
         label: ArrayView2<'_, u8>,
     ) -> Self {
-        let scale = (PANEL_WIDTH / image.ncols().max(1)).max(1) as u32;
+        let scale = (PANEL_WIDTH / label.ncols().max(1)).max(1) as u32;
         self.classes.extend(label.iter().filter(|&&class| class != 0));
         let image = radiological(image, self.geometry);
         let label = radiological(label, self.geometry);
@@ -251,7 +260,7 @@ impl DrawTarget for Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sam_lst_datasets::ndarray::Array2;
+    use sam_lst_datasets::ndarray::{Array2, Array3};
 
     #[test]
     fn slices_are_turned_to_the_radiological_convention() {
@@ -272,7 +281,7 @@ mod tests {
     #[test]
     fn an_outline_is_the_border_of_its_organ_in_the_organs_colour() {
         let synapse = DatasetDescription::synapse();
-        let image = Array2::from_elem((5, 6), 0.5_f32);
+        let image = Array3::from_elem((1, 5, 6), 0.5_f32);
         // A liver of 3 x 4.
         let label = Array2::from_shape_fn((5, 6), |(row, column)| {
             if (1..4).contains(&row) && (1..5).contains(&column) { 5_u8 } else { 0 }
@@ -293,9 +302,17 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_of_three_channels_has_their_colours() {
+        let synapse = DatasetDescription::synapse();
+        let image = Array3::from_shape_fn((3, 1, 1), |(channel, ..)| [1.0, 0.5, 0.0][channel]);
+        let picture = outlined(image.view(), Array2::zeros((1, 1)).view(), &synapse, 1);
+        assert_eq!(*picture.get_pixel(0, 0), Rgb([255, 128, 0]));
+    }
+
+    #[test]
     fn a_picture_has_its_panels_and_a_legend_of_the_organs_shown() {
         let synapse = DatasetDescription::synapse();
-        let image = Array2::from_elem((64, 64), 0.5_f32);
+        let image = Array3::from_elem((1, 64, 64), 0.5_f32);
         let liver = Array2::from_shape_fn((64, 64), |(row, _)| if row < 32 { 5_u8 } else { 0 });
         let nothing = Array2::zeros((64, 64));
         let picture = Picture::new("case 1, slice 2", &synapse, None)
@@ -318,7 +335,7 @@ mod tests {
     fn a_long_legend_is_wrapped() {
         let synapse = DatasetDescription::synapse();
         let label = Array2::from_shape_fn((64, 64), |(row, _)| (row % 9) as u8);
-        let image = Array2::zeros((64, 64));
+        let image = Array3::zeros((1, 64, 64));
         let picture = Picture::new("", &synapse, None).panel("", image.view(), label.view());
         let lines = picture.legend(300);
         assert!(lines.len() > 1, "{lines:?}");

@@ -27,8 +27,11 @@ pub enum EvaluationError {
         /// Why.
         source: ScoreError,
     },
-    /// A folder without NIfTI files.
-    #[error("folder {} contains no .nii or .nii.gz file", folder.display())]
+    /// A folder without NIfTI files or pictures.
+    #[error(
+        "folder {} contains no label file (.nii, .nii.gz, .nrrd, .mha, .mhd, .png, .jpg, .tif, .bmp, .gif)",
+        folder.display()
+    )]
     NoFiles {
         /// The folder.
         folder: PathBuf,
@@ -164,7 +167,7 @@ impl<S: SideEncoder> Segmenter<'_, S> {
 
 /// Names the splits of the cases, so that nobody takes the score of a training case for one of a
 /// test case.
-fn subject(description: &DatasetDescription, cases: &[&Case]) -> String {
+pub(super) fn subject(description: &DatasetDescription, cases: &[&Case]) -> String {
     let splits: BTreeSet<Split> = cases.iter().map(|case| case.split).collect();
     let splits: Vec<String> = splits.iter().map(Split::to_string).collect();
     format!("{} cases of {}", splits.join(" and "), description.name)

@@ -2,8 +2,8 @@ use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache, Slice
 use crate::model::{EmbeddingPrecision, Ladder, SamLst, SideEncoder, SliceGeometry, Task, images};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, Axis};
-use sam_lst_datasets::{Interpolation, View, Volume, resample};
+use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis};
+use sam_lst_datasets::{Image, Interpolation, View, Volume, resample};
 use sam_lst_resnet_side::ResNetSide;
 use sam_lst_sam_nn::resize_bilinear;
 use serde::{Deserialize, Serialize};
@@ -116,15 +116,15 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
     /// [`CacheError`] if the cache cannot be read.
     pub fn segment(
         &mut self,
-        image: &Volume<f32>,
+        image: &Image,
         mut progress: impl FnMut(usize),
     ) -> Result<Volume<u8>, CacheError> {
         let [slices, rows, columns] = image.shape();
         let mut classes = Array3::zeros((slices, rows, columns));
         for start in (0..slices).step_by(self.config.batch_size) {
             let end = slices.min(start + self.config.batch_size);
-            let batch: Vec<ArrayView2<'_, f32>> =
-                (start..end).map(|slice| image.voxels().index_axis(Axis(0), slice)).collect();
+            let batch: Vec<ArrayView3<'_, f32>> =
+                (start..end).map(|slice| image.slice(slice)).collect();
             for (slice, map) in (start..end).zip(self.class_maps(&batch)?) {
                 classes.index_axis_mut(Axis(0), slice).assign(&map);
             }
@@ -134,11 +134,11 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
     }
 
     /// The class map of each slice of a batch, at the slice's own size.
-    fn class_maps(&mut self, batch: &[ArrayView2<'_, f32>]) -> Result<Vec<Array2<u8>>, CacheError> {
+    fn class_maps(&mut self, batch: &[ArrayView3<'_, f32>]) -> Result<Vec<Array2<u8>>, CacheError> {
         let SegmentationConfig { geometry, output, .. } = self.config;
         let size = self.model.config().input_size;
-        let slice_size = batch.first().map_or([0, 0], |slice| [slice.nrows(), slice.ncols()]);
-        let inputs: Vec<Array2<f32>> =
+        let slice_size = batch.first().map_or([0, 0], |slice| [slice.dim().1, slice.dim().2]);
+        let inputs: Vec<Array3<f32>> =
             batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
         let images = images(&inputs, size, &self.model.foundation.device());
         let embedding = self.embedding(batch, &images)?;
@@ -167,14 +167,14 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
     /// The foundation's embedding of a batch, where the ladder uses one.
     fn embedding(
         &mut self,
-        batch: &[ArrayView2<'_, f32>],
+        batch: &[ArrayView3<'_, f32>],
         images: &Tensor<4>,
     ) -> Result<Option<Tensor<4>>, CacheError> {
         if !self.ladder.fusion().uses_sam() {
             return Ok(None);
         }
         let size = self.model.config().input_size;
-        let view = |slice: &ArrayView2<'_, f32>| {
+        let view = |slice: &ArrayView3<'_, f32>| {
             let hash = SliceHash::new(slice.view());
             SliceView::new(hash, View::Identity, self.config.geometry, size)
         };

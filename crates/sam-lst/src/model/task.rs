@@ -1,7 +1,7 @@
 use super::EmbeddingPrecision;
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst_datasets::ndarray::{Array2, ArrayView2};
-use sam_lst_datasets::{DatasetDescription, Grid, Interpolation, resample};
+use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis};
+use sam_lst_datasets::{DatasetDescription, Grid, Interpolation, map_channels, resample};
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 
@@ -53,16 +53,16 @@ impl SliceGeometry {
     ///
     /// # Shapes
     ///
-    /// - slice: `[rows, columns]`
-    /// - output: `[input_size, input_size]`
-    pub fn image(&self, slice: ArrayView2<'_, f32>, input_size: usize) -> Array2<f32> {
+    /// - slice: `[channels, rows, columns]`
+    /// - output: `[channels, input_size, input_size]`
+    pub fn image(&self, slice: ArrayView3<'_, f32>, input_size: usize) -> Array3<f32> {
         let cubic = |pixels: ArrayView2<'_, f32>, size: usize| {
             resample(pixels, [size; 2], Interpolation::Cubic, self.grid)
         };
-        match self.train_size {
-            Some(size) => cubic(cubic(slice, size).view(), input_size),
-            None => cubic(slice, input_size),
-        }
+        map_channels(slice, |channel| match self.train_size {
+            Some(size) => cubic(cubic(channel, size).view(), input_size),
+            None => cubic(channel, input_size),
+        })
     }
 
     /// Resamples a label to the size of the low-resolution logits, by way of the sizes that the
@@ -90,19 +90,27 @@ impl SliceGeometry {
     }
 }
 
-/// Stacks single-channel slices into a batch of images with three equal channels.
+/// Stacks slices into a batch of images with three channels, which are equal for a slice with one.
 ///
 /// # Shapes
 ///
-/// - slices: each `[S, S]`
+/// - slices: each `[channels, S, S]`, with one channel or three
 /// - output: `[B, 3, S, S]`
 pub(crate) fn images(
-    slices: &[impl Borrow<Array2<f32>>],
+    slices: &[impl Borrow<Array3<f32>>],
     size: usize,
     device: &Device,
 ) -> Tensor<4> {
-    let pixels: Vec<f32> = slices.iter().flat_map(|slice| slice.borrow().iter().copied()).collect();
-    let data = TensorData::new(pixels, [slices.len(), 1, size, size]);
+    let is_grey = |slice: &Array3<f32>| slice.len_of(Axis(0)) == 1;
+    // Grey slices are copied once and repeated on the device.
+    let channels = if slices.iter().all(|slice| is_grey(slice.borrow())) { 1 } else { 3 };
+    let mut pixels: Vec<f32> = Vec::with_capacity(slices.len() * channels * size * size);
+    for slice in slices {
+        let slice = slice.borrow();
+        let repeated = if is_grey(slice) { channels } else { 1 };
+        (0..repeated).for_each(|_| pixels.extend(slice));
+    }
+    let data = TensorData::new(pixels, [slices.len(), channels, size, size]);
     Tensor::<4>::from_data(data, device).expand([slices.len(), 3, size, size])
 }
 
@@ -112,12 +120,21 @@ mod tests {
 
     #[test]
     fn a_slice_is_repeated_in_all_three_channels() {
-        let slice = Array2::from_shape_fn((2, 2), |(row, column)| (2 * row + column) as f32);
+        let slice = Array3::from_shape_fn((1, 2, 2), |(_, row, column)| (2 * row + column) as f32);
         let images = images(&[slice.clone(), slice + 10.0], 2, &Device::flex());
         let values: Vec<f32> = images.into_data().iter::<f32>().collect();
         assert_eq!(values[..4], values[4..8]);
         assert_eq!(values[12..16], [10.0, 11.0, 12.0, 13.0]);
         assert_eq!(values.len(), 24);
+    }
+
+    #[test]
+    fn colours_stay_beside_a_grey_slice_of_the_batch() {
+        let grey = Array3::from_shape_fn((1, 1, 1), |_| 5.0);
+        let colours = Array3::from_shape_fn((3, 1, 1), |(channel, ..)| channel as f32);
+        let images = images(&[grey, colours], 1, &Device::flex());
+        let values: Vec<f32> = images.into_data().iter::<f32>().collect();
+        assert_eq!(values, [5.0, 5.0, 5.0, 0.0, 1.0, 2.0]);
     }
 
     #[test]

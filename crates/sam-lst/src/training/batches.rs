@@ -1,8 +1,8 @@
 use crate::embeddings::{SliceHash, SliceView};
 use crate::model::{SamLstConfig, SliceGeometry, images};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use sam_lst_datasets::ndarray::{Array2, ArrayView2};
-use sam_lst_datasets::{DatasetError, SliceStore, View, epoch_order};
+use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView3, Axis};
+use sam_lst_datasets::{DatasetError, SliceStore, View, epoch_order, map_channels};
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub struct Batch {
     pub slices: Vec<usize>,
     /// Identity of each input in the embedding cache.
     pub views: Vec<SliceView>,
-    inputs: Vec<Array2<f32>>,
+    inputs: Vec<Array3<f32>>,
     labels: Vec<Array2<u8>>,
 }
 
@@ -132,13 +132,13 @@ impl<'a> Batches<'a> {
     }
 
     /// A view of a slice at the network's input size.
-    pub(crate) fn input(&self, slice: ArrayView2<'_, f32>, view: View) -> Array2<f32> {
-        let image = view.apply(slice);
+    pub(crate) fn input(&self, slice: ArrayView3<'_, f32>, view: View) -> Array3<f32> {
+        let image = map_channels(slice, |channel| view.apply(channel));
         self.geometry.image(image.view(), self.input_size)
     }
 
     /// Stacks inputs into the network's input, `[B, 3, S, S]`.
-    pub(crate) fn images(&self, inputs: &[&Array2<f32>], device: &Device) -> Tensor<4> {
+    pub(crate) fn images(&self, inputs: &[&Array3<f32>], device: &Device) -> Tensor<4> {
         images(inputs, self.input_size, device)
     }
 
@@ -216,7 +216,7 @@ impl Batch {
     ///
     /// - output: `[B, 3, S, S]`
     pub fn images(&self, device: &Device) -> Tensor<4> {
-        let size = self.inputs.first().map_or(0, |input| input.dim().0);
+        let size = self.inputs.first().map_or(0, |input| input.len_of(Axis(1)));
         images(&self.inputs, size, device)
     }
 

@@ -11,7 +11,7 @@ use crate::embeddings::{
 };
 use crate::model::{Foundation, SamLst, SideEncoder};
 use burn::tensor::Device;
-use sam_lst_datasets::ndarray::Array2;
+use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{SliceStore, View};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +59,7 @@ enum Message {
 
 /// A view of a slice, ready for the foundation.
 struct Input {
-    image: Array2<f32>,
+    image: Array3<f32>,
     key: EmbeddingKey,
     /// Released when the last view of the slice is cached.
     _claim: Option<Arc<Claim>>,
@@ -75,7 +75,7 @@ enum Work {
 
 struct ClaimedSlice {
     claim: Option<Arc<Claim>>,
-    pixels: Array2<f32>,
+    pixels: Array3<f32>,
     views: Vec<(View, EmbeddingKey)>,
 }
 
@@ -284,7 +284,7 @@ impl<'a> Precompute<'a> {
     ) {
         // The receiver exists until the work has ended.
         let send = |message| _ = messages.send(message);
-        let images: Vec<&Array2<f32>> = batch.iter().map(|input| &input.image).collect();
+        let images: Vec<&Array3<f32>> = batch.iter().map(|input| &input.image).collect();
         let images = self.batches.images(&images, &foundation.device());
         let embeddings = match foundation.try_embed(images) {
             Ok(embeddings) => embeddings,

@@ -5,7 +5,7 @@ use crate::evaluation::{Picture, write_png, write_reports};
 use crate::inference::{SegmentationConfig, Segmenter};
 use crate::model::SideEncoder;
 use sam_lst_datasets::ndarray::{ArrayView2, Axis};
-use sam_lst_datasets::{Case, Dataset, DatasetError, Split, Volume, replace_file};
+use sam_lst_datasets::{Case, Dataset, DatasetError, Split, replace_file};
 use sam_lst_metrics::{Protocol, Report};
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -120,15 +120,17 @@ fn draw_case<S: SideEncoder>(
     folder: &Path,
 ) -> Result<(), TrainingError> {
     let volumes = dataset.read(case)?;
-    let (image, label) = (volumes.image.voxels(), volumes.label.voxels());
+    let label = volumes.label.voxels();
     let mut slices: Vec<usize> = (0..label.shape()[0]).collect();
     slices.sort_by_key(|&slice| Reverse(count_classes(label.index_axis(Axis(0), slice))));
     slices.truncate(PICTURES_PER_CASE);
-    let pixels = image.select(Axis(0), &slices);
-    let predicted = segmenter.segment(&Volume::new(pixels, None), |_| {})?;
+    let predicted = segmenter.segment(&volumes.image.select_slices(&slices), |_| {})?;
     for (i, &slice) in slices.iter().enumerate() {
-        let pixels = image.index_axis(Axis(0), slice);
-        let title = format!("{} case {}, slice {slice}", case.split, case.name);
+        let pixels = volumes.image.slice(slice);
+        let title = match label.shape()[0] {
+            1 => format!("{} case {}", case.split, case.name),
+            _ => format!("{} case {}, slice {slice}", case.split, case.name),
+        };
         let picture = Picture::new(title, dataset.description(), volumes.image.geometry())
             .panel("prediction", pixels, predicted.voxels().index_axis(Axis(0), i))
             .panel("ground truth", pixels, label.index_axis(Axis(0), slice))

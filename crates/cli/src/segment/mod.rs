@@ -1,0 +1,366 @@
+//! `sam-lst segment`.
+
+mod images;
+
+use crate::arguments::open_device;
+use crate::model::{ModelOptions, read_task};
+use crate::overlays::{remove_overlays, write_overlays};
+use crate::progress::{CaseProgress, Progress, note};
+use crate::report::LabelVolume;
+use crate::staging::Staging;
+use crate::{Status, WrongUsage, output, report};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use images::{Cases, Images, Input, is_single};
+use sam_lst::datasets::{read_geometry, replace_file, write_labels};
+use sam_lst::model::Task;
+use sam_lst::{DatasetDescription, Segmenter, Volume};
+use serde::Serialize;
+use serde_json::json;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Prints the volume of each organ in ml, of several images into OUTPUT/volumes.csv. Labels are
+numbered as in the training dataset; of a picture, they are a mask in PNG or TIFF. Resampling
+`reference` enlarges the class map, as the released code does; `logits` gives smoother borders.
+
+Examples:
+  sam-lst segment ct.nii.gz organs.nii.gz --sam lite_medsam.pth \\
+      --ladder runs/synapse/ladder.safetensors --overlays pictures
+  sam-lst segment Synapse predictions --cases test --sam lite_medsam.pth \\
+      --ladder runs/synapse/ladder.safetensors --device cuda:0";
+
+/// Segment images with a trained ladder
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The image (NIfTI, folder of a DICOM series, picture), a folder of images, or a list (.txt)
+    input: PathBuf,
+    /// The labels to write, on the image's grid; of several images, their folder
+    output: PathBuf,
+    /// SAM's checkpoint, as in training: .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    sam: PathBuf,
+    /// The trained ladder: .safetensors
+    #[arg(long, value_name = "FILE")]
+    ladder: PathBuf,
+    /// Segment these cases of the dataset in INPUT
+    #[arg(long, value_name = "CASES")]
+    cases: Option<Cases>,
+    /// Folder for pictures of slices with organs [default: none]
+    #[arg(long, value_name = "DIR")]
+    overlays: Option<PathBuf>,
+    /// Dataset description, TOML [default: that in the ladder]
+    #[arg(long, value_name = "FILE")]
+    dataset: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Overwrite existing outputs; removes earlier pictures of slices
+    #[arg(long)]
+    force: bool,
+    /// Of several images, leave out those whose labels exist
+    #[arg(long, conflicts_with = "force")]
+    skip_existing: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The volume of an organ.
+#[derive(Serialize)]
+struct OrganVolume {
+    organ: String,
+    label: u16,
+    #[serde(flatten)]
+    volume: LabelVolume,
+}
+
+/// An image to segment with the place of its labels.
+struct Job {
+    input: Input,
+    output: PathBuf,
+    overlays: Option<PathBuf>,
+}
+
+/// A segmented image.
+struct Segmented {
+    organs: Vec<OrganVolume>,
+    pictures: usize,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Status> {
+    let Arguments { input, output, sam, ladder, model: options, .. } = arguments;
+    output::check_input(input)?;
+    if is_single(input, arguments.cases) {
+        arguments.check_single()?;
+    }
+    output::check_checkpoint(sam)?;
+    output::check_checkpoint(ladder)?;
+    options.check()?;
+    let device = open_device(&options.device)?;
+    let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
+    let task = read_task(ladder, description)?;
+    let images = Images::find(input, arguments.cases, &task.dataset)?;
+    let (jobs, _staging) = match &images {
+        Images::One(image) => (vec![arguments.single_job(image, &task)?], None),
+        Images::Many(images) => {
+            let jobs = arguments.jobs(images, &task)?;
+            // Shows that the folder can be written.
+            (jobs, Some(Staging::new(output)?))
+        }
+    };
+    if jobs.is_empty() {
+        note(&format!("all labels exist in {}", output.display()));
+        return Ok(Status::Done);
+    }
+    let model = options.load(sam, ladder, &device)?;
+    let cache = options.open_cache(&model, &task)?;
+    let mut segmenter = Segmenter::new(&model, options.segmentation(&task));
+    if let Some(cache) = &cache {
+        segmenter = segmenter.with_cache(cache);
+    }
+    let status = match images {
+        Images::One(_) => {
+            let mut progress = Progress::new();
+            let segmented = segment(&jobs[0], &mut segmenter, &task, |work, done, slices| {
+                progress.count(work, done, slices, "slices");
+            })?;
+            drop(progress);
+            print_result(arguments, &segmented)?;
+            Status::Done
+        }
+        Images::Many(_) => segment_all(arguments, &jobs, &mut segmenter, &task)?,
+    };
+    if let Some(error) = segmenter.embedder().cache_write_error() {
+        note(&error.to_string());
+    }
+    Ok(status)
+}
+
+impl Arguments {
+    /// Files that are read besides the images.
+    fn inputs(&self) -> Vec<&Path> {
+        let files = [&self.sam, &self.ladder].into_iter().chain(&self.dataset);
+        files.map(PathBuf::as_path).collect()
+    }
+
+    /// Checks the paths of one image and its labels before anything is read.
+    fn check_single(&self) -> Result<()> {
+        if self.skip_existing {
+            bail!(WrongUsage("--skip-existing is for several images".to_owned()));
+        }
+        output::check_ending(&self.output, &[".nii", ".nii.gz", ".png", ".tif", ".tiff"])?;
+        let mut inputs = self.inputs();
+        inputs.push(&self.input);
+        output::check_file(&self.output, &inputs, self.force)?;
+        // Created and removed, which shows that they can be written.
+        Staging::for_file(&self.output)?;
+        if let Some(folder) = &self.overlays {
+            output::check_folder(folder, &inputs, self.force)?;
+            Staging::new(folder)?;
+        }
+        Ok(())
+    }
+
+    /// The job of one image.
+    fn single_job(&self, image: &Path, task: &Task) -> Result<Job> {
+        let ending = labels_ending(image, task)?;
+        let is_nifti = ending == ".nii.gz";
+        let name = self.output.to_string_lossy();
+        if is_nifti != (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
+            let kind = if is_nifti { "a volume in the patient" } else { "a picture" };
+            bail!(WrongUsage(format!(
+                "cannot write {}: {} is {kind}, so its labels need a name in {}",
+                self.output.display(),
+                image.display(),
+                if is_nifti { ".nii.gz or .nii" } else { ".png or .tif" }
+            )));
+        }
+        let input = Input { name: String::new(), image: image.to_owned() };
+        Ok(Job { input, output: self.output.clone(), overlays: self.overlays.clone() })
+    }
+
+    /// The jobs of several images, without those whose labels exist if these are to be left out.
+    fn jobs(&self, images: &[Input], task: &Task) -> Result<Vec<Job>> {
+        if self.output.is_file() {
+            bail!(WrongUsage(format!(
+                "cannot write to {}: it is a file; the labels of several images need a folder",
+                self.output.display()
+            )));
+        }
+        let mut jobs = Vec::with_capacity(images.len());
+        for input in images {
+            // An unreadable image is reported when it is its turn.
+            let ending = labels_ending(&input.image, task).unwrap_or(".nii.gz");
+            let output = self.output.join(format!("{}{ending}", input.name));
+            if self.skip_existing && output.exists() {
+                continue;
+            }
+            let mut inputs = self.inputs();
+            inputs.push(&input.image);
+            output::check_file(&output, &inputs, self.force)?;
+            let overlays = self.overlays.as_ref().map(|folder| folder.join(&input.name));
+            if let Some(folder) = &overlays {
+                output::check_folder(folder, &inputs, self.force)?;
+            }
+            jobs.push(Job { input: input.clone(), output, overlays });
+        }
+        Ok(jobs)
+    }
+}
+
+/// The ending of the labels of an image.
+fn labels_ending(image: &Path, task: &Task) -> Result<&'static str> {
+    let geometry = read_geometry(image, task.dataset.orientation)?;
+    let name = image.to_string_lossy().to_lowercase();
+    Ok(match geometry {
+        Some(_) => ".nii.gz",
+        None if name.ends_with(".tif") || name.ends_with(".tiff") => ".tif",
+        None => ".png",
+    })
+}
+
+/// Segments an image and writes its labels and pictures. `progress` receives what is done, the number of
+/// slices that are done, and that of all.
+fn segment(
+    job: &Job,
+    segmenter: &mut Segmenter<'_>,
+    task: &Task,
+    mut progress: impl FnMut(&'static str, usize, usize),
+) -> Result<Segmented> {
+    let image = task.dataset.read_image(&job.input.image)?;
+    let slices = image.shape()[0];
+    progress("segmenting", 0, slices);
+    let classes = segmenter.segment(&image, |done| progress("segmenting", done, slices))?;
+    let overlays = job.overlays.as_deref().map(Staging::new).transpose()?;
+    let mut pictures = 0;
+    if let Some(staging) = &overlays {
+        pictures =
+            write_overlays(staging.folder(), &image, &classes, &task.dataset, |done, all| {
+                progress("drawing", done, all);
+            })?;
+    }
+    write_labels(&job.output, &classes, &task.dataset)?;
+    if let (Some(staging), Some(folder)) = (overlays, &job.overlays) {
+        remove_overlays(folder)?;
+        staging.publish()?;
+    }
+    Ok(Segmented { organs: organ_volumes(&classes, task), pictures })
+}
+
+/// Segments several images. One that cannot be read does not keep the others from being segmented.
+fn segment_all(
+    arguments: &Arguments,
+    jobs: &[Job],
+    segmenter: &mut Segmenter<'_>,
+    task: &Task,
+) -> Result<Status> {
+    let mut results = Vec::new();
+    let mut failed = 0;
+    let mut progress = CaseProgress::new("segmenting", jobs.len());
+    for job in jobs {
+        let segmented = segment(job, segmenter, task, |work, done, slices| {
+            if work == "segmenting" {
+                progress.update(&job.input.name, done, slices);
+            }
+        });
+        match segmented {
+            Ok(segmented) => results.push((job, segmented)),
+            Err(error) => {
+                failed += 1;
+                note(&format!("error: {error:#}"));
+            }
+        }
+    }
+    drop(progress);
+    let table = arguments.output.join("volumes.csv");
+    write_volumes(&table, &results, arguments.skip_existing)?;
+    if arguments.json {
+        let result = |(job, segmented): &(&Job, Segmented)| {
+            json!({
+                "image": job.input.image.display().to_string(),
+                "output": job.output.display().to_string(),
+                "organs": segmented.organs,
+            })
+        };
+        output::print_json(&json!({
+            "images": results.iter().map(result).collect::<Vec<_>>(),
+            "failed": failed,
+        }))?;
+    } else {
+        let mut text = String::new();
+        report::file_line(&mut text, &format!("{} label files", results.len()), &arguments.output);
+        report::file_line(&mut text, "volumes", &table);
+        if let Some(folder) = &arguments.overlays {
+            let pictures: usize = results.iter().map(|(_, segmented)| segmented.pictures).sum();
+            report::file_line(&mut text, &format!("{pictures} pictures"), folder);
+        }
+        output::print(&text)?;
+    }
+    if failed > 0 {
+        bail!("{failed} of {} images could not be segmented; the errors are above", jobs.len());
+    }
+    Ok(Status::Done)
+}
+
+/// Writes the volumes of all organs as CSV; adds them to those of earlier images with `append`.
+fn write_volumes(file: &Path, results: &[(&Job, Segmented)], append: bool) -> Result<()> {
+    let failed = || format!("cannot write {}", file.display());
+    let header = "image,organ,label,voxels,volume_ml\n".to_owned();
+    let mut text = match std::fs::read_to_string(file) {
+        Ok(earlier) if append => earlier,
+        _ => header,
+    };
+    let quoted = |name: &str| match name.contains(['"', ',', '\n']) {
+        true => format!("\"{}\"", name.replace('"', "\"\"")),
+        false => name.to_owned(),
+    };
+    for (job, segmented) in results {
+        for OrganVolume { organ, label, volume } in &segmented.organs {
+            let (name, organ) = (quoted(&job.input.name), quoted(organ));
+            let ml = if volume.volume_ml.is_nan() {
+                String::new()
+            } else {
+                volume.volume_ml.to_string()
+            };
+            let _ = writeln!(text, "{name},{organ},{label},{},{ml}", volume.voxels);
+        }
+    }
+    replace_file(file, "volumes.csv", |temporary| std::fs::write(temporary, text))
+        .with_context(failed)
+}
+
+fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {
+    let volumes = report::label_volumes(classes);
+    let map = task.dataset.label_map();
+    let organ = |class: u8| OrganVolume {
+        organ: task.dataset.organ(class).name.clone(),
+        label: map.label_of(class),
+        volume: volumes[usize::from(class)],
+    };
+    task.dataset.report_classes().into_iter().map(organ).collect()
+}
+
+fn print_result(arguments: &Arguments, segmented: &Segmented) -> Result<()> {
+    let Segmented { organs, pictures } = segmented;
+    let Arguments { output, overlays, .. } = arguments;
+    if arguments.json {
+        let overlays = overlays
+            .as_ref()
+            .map(|folder| json!({ "folder": folder.display().to_string(), "pictures": pictures }));
+        return output::print_json(&json!({
+            "output": output.display().to_string(),
+            "organs": organs,
+            "overlays": overlays,
+        }));
+    }
+    let line = |organ: &OrganVolume| report::volume_line(&organ.organ, &organ.volume);
+    let mut text: String = organs.iter().map(line).collect();
+    text.push('\n');
+    report::file_line(&mut text, "labels", output);
+    if let Some(folder) = overlays {
+        report::file_line(&mut text, &format!("{pictures} pictures"), folder);
+    }
+    output::print(&text)
+}

@@ -1,0 +1,426 @@
+//! Pictures and masks, compared with Pillow, and datasets of them.
+
+use crate::support::{Cases, collect_warnings, fixture, warnings_with};
+use sam_lst_datasets::ndarray::{Array3, Axis};
+use sam_lst_datasets::{
+    Color, Dataset, DatasetDescription, IgnoredLabels, Image, Intensity, LabelMap, Layout,
+    Orientation, SliceStore, Split, Volume, inspect, prepare, read_geometry, read_image,
+    read_label_numbers, read_labels, write_labels, write_nifti,
+};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const PICTURES: [&str; 14] = [
+    "grey.png",
+    "wide.png",
+    "rgb.png",
+    "rgba.png",
+    "palette_image.png",
+    "rgb.bmp",
+    "palette_image.gif",
+    "grey.jpg",
+    "rgb.jpg",
+    "progressive.jpg",
+    "grey.tif",
+    "wide.tif",
+    "rgb.tif",
+    "float.tif",
+];
+
+fn picture(name: &str) -> Image {
+    let file = fixture("pictures").join(name);
+    read_image(file, Orientation::LPS).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn pictures_of_all_kinds_match_pillow() {
+    let cases = Cases::open("pictures");
+    for name in PICTURES {
+        let image = picture(name);
+        let (expected, shape) = cases.numbers(&format!("{name}.image"));
+        let channels = shape.get(2).copied().unwrap_or(1);
+        assert_eq!((image.channels(), image.shape()), (channels, [1, 20, 27]), "{name}");
+        assert!(image.geometry().is_none());
+        // Decoders of JPEG round differently.
+        let tolerance = if name.ends_with("jpg") { 2.0 } else { 0.0 };
+        for ((channel, _, row, column), &ours) in image.voxels().indexed_iter() {
+            let theirs = expected[(row * 27 + column) * channels + channel] as f32;
+            let difference = (ours - theirs).abs();
+            assert!(difference <= tolerance, "{name} at {row}, {column}: {ours}, not {theirs}");
+        }
+        let geometry = read_geometry(fixture("pictures").join(name), Orientation::LPS);
+        assert!(geometry.expect("a picture").is_none());
+    }
+    let stack = picture("stack.tif");
+    assert_eq!(stack.channel(0), cases.volume("stack.tif.pages").mapv(|value| value as f32));
+}
+
+fn labels(cases: &Cases, name: &str) -> Array3<u8> {
+    cases.plane(name, |value| value as u8).insert_axis(Axis(0))
+}
+
+fn no_colors() -> BTreeMap<Color, u16> {
+    BTreeMap::new()
+}
+
+fn colors() -> BTreeMap<Color, u16> {
+    BTreeMap::from([(Color([230, 40, 40]), 1), (Color([40, 200, 90]), 2)])
+}
+
+fn mask(name: &str, map: &LabelMap, colors: &BTreeMap<Color, u16>) -> Array3<u8> {
+    let file = fixture("pictures").join(name);
+    let volume = read_labels(file, Orientation::LPS, map, colors);
+    volume.unwrap_or_else(|error| panic!("{name}: {error}")).into_voxels()
+}
+
+#[test]
+fn masks_have_numbers_indices_or_colours() {
+    collect_warnings();
+    let cases = Cases::open("pictures");
+    let expected = labels(&cases, "labels");
+    let identity = LabelMap::identity(3);
+    for name in ["numbers.png", "numbers.tif", "indexed.png", "indexed_two_bits.png"] {
+        assert_eq!(mask(name, &identity, &no_colors()), expected, "{name}");
+        let numbers = read_label_numbers(fixture("pictures").join(name)).expect("a mask");
+        assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, 1, 2], "{name}");
+    }
+    let wide = LabelMap::new(&[vec![300], vec![600]], &IgnoredLabels::default());
+    assert_eq!(mask("numbers_wide.png", &wide, &no_colors()), expected);
+    for name in ["colours.png", "colours.jpg", "indexed.png"] {
+        assert_eq!(mask(name, &identity, &colors()), expected, "{name}");
+    }
+    let binary = labels(&cases, "binary").mapv(|value| u8::from(value > 0));
+    let map = LabelMap::new(&[vec![255]], &IgnoredLabels::default());
+    for name in ["binary.png", "binary.bmp", "binary.gif", "binary.jpg", "binary_rgb.jpg"] {
+        assert_eq!(mask(name, &map, &no_colors()), binary, "{name}");
+    }
+    // One bit holds the numbers 0 and 1.
+    for name in ["one_bit.png", "one_bit.tif"] {
+        let map = LabelMap::identity(2);
+        assert_eq!(mask(name, &map, &no_colors()), binary, "{name}");
+    }
+    assert!(warnings_with("binary.png").is_empty() && warnings_with("colours.png").is_empty());
+}
+
+#[test]
+fn soft_edges_are_the_closest_label_with_a_warning() {
+    collect_warnings();
+    let cases = Cases::open("pictures");
+    let map = LabelMap::new(&[vec![255]], &IgnoredLabels::default());
+    assert_eq!(mask("soft.png", &map, &no_colors()), labels(&cases, "soft"));
+    assert_eq!(warnings_with("pictures/soft.png").len(), 1);
+
+    // Enlarged eight times.
+    let soft = mask("soft_colours.png", &LabelMap::identity(3), &colors());
+    assert_eq!(warnings_with("pictures/soft_colours.png").len(), 1);
+    let small = labels(&cases, "labels");
+    let equal = soft
+        .indexed_iter()
+        .filter(|&((_, row, column), &class)| small[(0, row / 8, column / 8)] == class);
+    assert!(100 * equal.count() > 98 * soft.len());
+}
+
+/// The error of reading a mask.
+fn refused(name: &str, map: &LabelMap, colors: &BTreeMap<Color, u16>) -> String {
+    let file = fixture("pictures").join(name);
+    read_labels(file, Orientation::LPS, map, colors).expect_err(name).to_string()
+}
+
+#[test]
+fn masks_that_do_not_fit_are_refused() {
+    let identity = LabelMap::identity(3);
+    let binary = LabelMap::new(&[vec![255]], &IgnoredLabels::default());
+    for (error, expected) in [
+        (
+            refused("numbers.png", &LabelMap::identity(2), &no_colors()),
+            "label 2 at voxel (17, 5, 0)",
+        ),
+        (refused("colours.png", &identity, &no_colors()), "is #e62828"),
+        (refused("colours.png", &identity, &no_colors()), "label_colors"),
+        (
+            refused("colours.png", &identity, &BTreeMap::from([(Color([230, 40, 40]), 1)])),
+            "is #28c85a, and the colours are #e62828, #000000",
+        ),
+        // Grey levels of an image are no soft edges of a mask.
+        (refused("grey.png", &binary, &no_colors()), "choose the mask if this is an image"),
+        (refused("rgb.png", &identity, &colors()), "is #"),
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
+    // A class whose colour is a mixture of two others is no edge.
+    let black_and_green = BTreeMap::from([(Color([60, 255, 120]), 1)]);
+    let error = refused("soft_colours.png", &LabelMap::identity(2), &black_and_green);
+    assert!(error.contains("is #"), "{error}");
+}
+
+#[test]
+fn damaged_and_hostile_pictures_are_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("picture");
+    let check = |bytes: &[u8], expected: &str| {
+        std::fs::write(&file, bytes).expect("writes");
+        let image = read_image(&file, Orientation::LPS).expect_err(expected).to_string();
+        let label = read_labels(&file, Orientation::LPS, &LabelMap::identity(3), &no_colors());
+        label.expect_err(expected);
+        assert!(image.contains(expected), "{image}");
+    };
+    for name in ["rgb.png", "rgb.jpg", "rgb.tif", "rgb.bmp", "palette_image.gif", "indexed.png"] {
+        let bytes = std::fs::read(fixture("pictures").join(name)).expect("a fixture");
+        check(&bytes[..bytes.len() / 3], "cannot read");
+    }
+    // A width of two million in a file of some hundred bytes.
+    let mut png = std::fs::read(fixture("pictures/rgb.png")).expect("a fixture");
+    png[16..20].copy_from_slice(&2_000_000_u32.to_be_bytes());
+    check(&png, "cannot read");
+    let mut bmp = std::fs::read(fixture("pictures/rgb.bmp")).expect("a fixture");
+    bmp[18..26].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0]);
+    check(&bmp, "limit");
+}
+
+/// A dataset of pictures: images and masks of the fixtures, by names.
+fn dataset(root: &Path, files: &[(&str, &str)]) {
+    for (to, from) in files {
+        let to = root.join(to);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(fixture("pictures").join(from), to).expect("copies");
+    }
+}
+
+#[test]
+fn folders_of_pictures_are_recognised_and_described() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    dataset(
+        root,
+        &[
+            ("Original/cat.jpg", "large.jpg"),
+            ("Original/car.jpg", "large.jpg"),
+            ("Original/other.jpg", "large.jpg"),
+            ("Ground Truth/cat_mask.png", "soft.png"),
+            ("Ground Truth/car_mask.png", "soft.png"),
+            ("Ground Truth/other_mask.png", "large_mask.png"),
+        ],
+    );
+    let inspection = inspect(root, |_, _| {}).expect("recognised");
+    let Layout::Files(layout) = &inspection.description.layout else { panic!("files") };
+    assert_eq!(layout.images, ["Original/{case}.jpg"]);
+    assert_eq!(layout.labels, "Ground Truth/{case}_mask.png");
+    assert_eq!(inspection.description.intensity, Intensity::Window([0.0, 255.0]));
+    let organs = &inspection.description.organs;
+    assert_eq!((organs.len(), &*organs[0].name), (1, "foreground"));
+    assert_eq!(organs[0].labels, [255]);
+    let case = &inspection.cases[0];
+    assert_eq!((case.channels, case.spacing_mm, &case.orientation), (3, None, &None));
+    assert_eq!(case.labels.keys().copied().collect::<Vec<_>>(), [0, 255]);
+
+    let dataset = Dataset::open(root, inspection.description.clone()).expect("the same folder");
+    let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names, ["car", "cat", "other"]);
+    let volumes = dataset.read(&dataset.all_cases()[0]).expect("a case");
+    assert_eq!(volumes.image.channels(), 3);
+    assert!(volumes.image.voxels().iter().all(|voxel| (0.0..=1.0).contains(voxel)));
+    // Training reads the same colours from its cache.
+    let cases: Vec<_> = dataset.all_cases().iter().collect();
+    for _ in 0..2 {
+        let store = SliceStore::open(&dataset, &cases, root.join("cache"), |_| {}).expect("cached");
+        let slice = store.slice(0).expect("a slice");
+        assert_eq!(slice.image, volumes.image.slice(0));
+        assert_eq!(slice.label, volumes.label.voxels().index_axis(Axis(0), 0));
+    }
+    let error = prepare(&dataset, root.join("prepared"), |_| {}).expect_err("three channels");
+    assert!(error.to_string().contains("it has 3 channels"), "{error}");
+}
+
+#[test]
+fn colours_of_masks_become_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    dataset(
+        root,
+        &[
+            ("a.png", "grey.png"),
+            ("b.png", "grey.png"),
+            ("a_seg.png", "colours.png"),
+            ("b_seg.png", "colours.png"),
+        ],
+    );
+    let inspection = inspect(root, |_, _| {}).expect("recognised");
+    let description = inspection.description;
+    // The disc has fewer pixels than the rectangle has not.
+    let listed: Vec<(String, u16)> =
+        description.label_colors().iter().map(|(color, &label)| ((*color).into(), label)).collect();
+    assert_eq!(listed.len(), 3, "{listed:?}");
+    assert!(listed.contains(&("#000000".to_owned(), 0)), "{listed:?}");
+    let again = DatasetDescription::from_toml(&description.to_toml()).expect("just written");
+    assert_eq!(again, description);
+    let dataset = Dataset::open(root, description.clone()).expect("the same folder");
+    let volumes = dataset.read(&dataset.all_cases()[0]).expect("a case");
+    // Written as they were drawn.
+    let file = root.join("out.png");
+    write_labels(&file, &volumes.label, &description).expect("writes");
+    let [ours, theirs] = [file, root.join("a_seg.png")]
+        .map(|file| read_image(file, Orientation::LPS).expect("a mask"));
+    assert_eq!(ours.voxels(), theirs.voxels());
+}
+
+#[test]
+fn edges_of_coloured_masks_are_no_labels_and_large_mixtures_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    dataset(root, &[("image/a.png", "rgb.png"), ("mask/a.png", "soft_colours.png")]);
+    let found = inspect(root, |_, _| {}).expect("recognised").description;
+    let labels: Vec<String> = found.label_colors().keys().map(|&color| color.into()).collect();
+    assert_eq!(labels, ["#000000", "#28c85a", "#e62828"]);
+}
+
+#[test]
+fn labels_are_written_in_the_format_of_the_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let toml = |labels: &str| {
+        DatasetDescription::from_toml(&format!(
+            "name = \"x\"\nintensity = {{ window = [0, 255] }}\n\
+             layout.files = {{ images = \"{{case}}.png\", labels = \"{{case}}_m.png\" }}\n\
+             organs = [{{ name = \"a\", labels = [{labels}] }}]"
+        ))
+        .expect("valid")
+    };
+    let classes = |slices: usize| {
+        let voxels = Array3::from_shape_fn((slices, 4, 5), |(slice, row, column)| {
+            u8::from((slice + row + column) % 2 == 0)
+        });
+        Volume::new(voxels, None)
+    };
+    for (name, slices, label) in [
+        ("one.png", 1, 1),
+        ("one.tif", 1, 255),
+        ("wide.png", 1, 300),
+        ("stack.tif", 3, 300),
+        ("STACK.TIFF", 2, 7),
+    ] {
+        let description = toml(&label.to_string());
+        write_labels(file(name), &classes(slices), &description).expect("writes");
+        let map = description.label_map();
+        let read = read_labels(file(name), Orientation::LPS, &map, &no_colors()).expect("reads");
+        assert_eq!(read, classes(slices), "{name}");
+        let numbers = read_label_numbers(file(name)).expect("reads");
+        assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, label], "{name}");
+    }
+    let geometry = read_image(fixture("dicom/plain"), Orientation::LPS).expect("a series");
+    let in_patient = geometry.with_voxels(Array3::zeros(geometry.shape()));
+    for (name, volume, expected) in [
+        ("a.png", &classes(2), "PNG has one slice, not 2"),
+        ("a.nii.gz", &classes(1), "use a name in .png or .tif"),
+        ("a.png", &in_patient, "use a name in .nii.gz"),
+    ] {
+        let error = write_labels(file(name), volume, &toml("1")).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!file(name).exists());
+    }
+}
+
+#[test]
+fn channels_of_several_files_are_one_image() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let series = read_image(fixture("dicom/plain"), Orientation::Stored).expect("a series");
+    let write = |name: &str, add: f32| {
+        let volume = series.with_voxels(series.channel(0).mapv(|voxel| voxel + add));
+        write_nifti(root.join(name), &volume).expect("writes");
+    };
+    (0..3).for_each(|channel| write(&format!("p1_000{channel}.nii"), channel as f32));
+    let labels = series.with_voxels(series.channel(0).mapv(|voxel| u8::from(voxel > 0.0)));
+    write_nifti(root.join("p1_seg.nii"), &labels).expect("writes");
+    let description = |channels: usize| {
+        let images: Vec<String> =
+            (0..channels).map(|channel| format!("\"{{case}}_000{channel}.nii\"")).collect();
+        DatasetDescription::from_toml(&format!(
+            "name = \"x\"\nintensity = \"stored\"\norgans = [{{ name = \"a\", labels = [1] }}]\n\
+             layout.files = {{ images = [{}], labels = \"{{case}}_seg.nii\" }}",
+            images.join(", ")
+        ))
+    };
+    for channels in [1, 2, 3] {
+        let description = description(channels).expect("valid");
+        let dataset = Dataset::open(root, description.clone()).expect("a case");
+        let case = &dataset.all_cases()[0];
+        assert_eq!((&*case.name, case.files.paths().len()), ("p1", channels + 1));
+        let image = dataset.read(case).expect("reads").image;
+        assert_eq!(image.channels(), if channels == 1 { 1 } else { 3 });
+        let added = |channel: usize| {
+            let channel = &image.channel(channel) - &image.channel(0);
+            channel.iter().copied().fold(0.0, f32::max)
+        };
+        // Of two channels, the third is their mean.
+        let expected = [[0.0; 3], [0.0, 1.0, 0.5], [0.0, 1.0, 2.0]][channels - 1];
+        let found: Vec<f32> = (0..image.channels()).map(added).collect();
+        assert_eq!(found, expected[..image.channels()]);
+        // The first file stands for all of them.
+        let alone = description.read_image(root.join("p1_0000.nii")).expect("reads");
+        assert_eq!(alone, image);
+    }
+    let error = description(3).expect("valid").read_image(root.join("p1_seg.nii"));
+    assert!(error.expect_err("no channel").to_string().contains("name the files as in training"));
+    let error = description(4).expect_err("four channels").to_string();
+    assert!(error.contains("`images` has 4 patterns"), "{error}");
+    // Another grid.
+    let first = root.join("p1_0001.nii");
+    let moved = read_image(fixture("dicom/tilted"), Orientation::Stored).expect("a series");
+    write_nifti(&first, &moved.with_voxels(moved.channel(0).to_owned())).expect("writes");
+    let dataset = Dataset::open(root, description(2).expect("valid")).expect("a case");
+    let error = dataset.read(&dataset.all_cases()[0]).expect_err("other corners").to_string();
+    assert!(error.contains("as a channel of the image") && error.contains("mm apart"), "{error}");
+}
+
+#[test]
+fn patients_follow_from_a_table_or_the_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    for case in ["p1_left", "p1_right", "p2_left"] {
+        let (image, label) = (format!("img/{case}.png"), format!("seg/{case}.png"));
+        dataset(root, &[(&image, "grey.png"), (&label, "numbers.png")]);
+    }
+    let open = |split: &str| {
+        let description = DatasetDescription::from_toml(&format!(
+            "name = \"x\"\nintensity = {{ window = [0, 255] }}\n\
+             organs = [{{ name = \"a\", labels = [1, 2] }}]\n\
+             layout.files = {{ images = \"img/{{case}}.png\", labels = \"seg/{{case}}.png\" }}\n\
+             [split]\n{split}"
+        ))
+        .map_err(|error| error.to_string())?;
+        Dataset::open(root, description).map_err(|error| error.to_string())
+    };
+    let patients = |dataset: Dataset| -> Vec<String> {
+        dataset.all_cases().iter().map(|case| case.patient.clone()).collect()
+    };
+    std::fs::write(root.join("p.csv"), "case, patient\np1_left,A\np1_right,A\n\"p2_left\",B\n")
+        .expect("writes");
+    for (split, expected) in [
+        ("", ["p1_left", "p1_right", "p2_left"]),
+        ("patient_table = \"p.csv\"", ["A", "A", "B"]),
+        ("patient_table = \"p.csv\"\npatients = { p2_left = \"C\" }", ["A", "A", "C"]),
+        ("patient_pattern = \"^(p[0-9]+)_\"", ["p1", "p1", "p2"]),
+    ] {
+        assert_eq!(patients(open(split).expect(split)), expected, "{split}");
+    }
+    // A validation by patients keeps both sides together.
+    let split = "patient_pattern = \"^(p[0-9]+)_\"\nvalidation = { fraction = 0.5, seed = 0 }";
+    let dataset = open(split).expect("valid");
+    let of = |split| dataset.cases(split).expect("cases").len();
+    assert_eq!(of(Split::Train) + of(Split::Validation), 3);
+    assert_ne!(of(Split::Validation), 0);
+    std::fs::write(root.join("short.csv"), "p1_left,A\np1_right,A\n").expect("writes");
+    std::fs::write(root.join("one.csv"), "p1_left\n").expect("writes");
+    for (split, expected) in [
+        ("patient_pattern = \"^(p[0-9]_\"", "`split.patient_pattern"),
+        ("patient_pattern = \"^p[0-9]_\"", "no group in parentheses"),
+        ("patient_pattern = \"^(x)\"", "does not match its name"),
+        ("patient_table = \"short.csv\"", "has no line for it"),
+        ("patient_table = \"one.csv\"", "line 1 has no two columns"),
+        ("patient_table = \"none.csv\"", "none.csv"),
+        ("patient_pattern = \"^(p[0-9]+)_\"\ntest = [\"p1_left\"]", "patient p1 is in two splits"),
+    ] {
+        let error = open(split).expect_err(expected);
+        assert!(error.contains(expected), "{error}");
+    }
+}
