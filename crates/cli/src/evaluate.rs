@@ -10,7 +10,7 @@ use crate::training::check_cases;
 use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
-use sam_lst::datasets::{label_ranges, read_label_numbers};
+use sam_lst::datasets::{label_ranges, read_geometry, read_label_numbers};
 use sam_lst::evaluation::{CasePairs, FolderPairs, LabelNumbers, write_reports};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
 use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split};
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let staging = check_output(arguments, &protocols)?;
     let evaluation = match (&arguments.pred, &arguments.label, &arguments.data) {
         (Some(predictions), Some(labels), _) => {
-            score_folders(arguments, predictions, labels, &protocols)?
+            score_folders(arguments, predictions, labels, protocols)?
         }
         (Some(predictions), None, Some(data)) => {
             score_cases(arguments, predictions, data, protocols)?
@@ -182,19 +182,24 @@ fn score_folders(
     arguments: &Arguments,
     predictions: &Path,
     labels: &Path,
-    protocols: &[Protocol],
+    mut protocols: Vec<Protocol>,
 ) -> Result<Evaluation> {
     let description = arguments.dataset.as_deref().map(read_description).transpose()?;
     let folders = FolderPairs::find(predictions, labels)?;
     show_pairs(&folders);
     let mut progress = Progress::new();
-    let numbers = folders.label_numbers(|done, total| {
+    let numbers = folders.label_numbers(description.as_ref(), |done, total| {
         progress.count("reading", done, total, "cases");
     })?;
     let description = description.unwrap_or_else(|| numbers.description());
     show_label_numbers(&numbers, &description);
     numbers.check(&description)?;
-    let reports = folders.evaluate(&description, protocols, |done, total| {
+    let mut has_spacing = true;
+    for pair in folders.pairs() {
+        has_spacing &= read_geometry(&pair.label, description.orientation)?.is_some();
+    }
+    restrict_to_spacing(arguments, has_spacing, labels, &mut protocols)?;
+    let reports = folders.evaluate(&description, &protocols, |done, total| {
         progress.count("scoring", done, total, "cases");
     })?;
     let unpredicted = folders.unpredicted().iter().map(|file| file.display().to_string());
@@ -216,9 +221,19 @@ fn score_cases(
     for (case, prediction) in pairs.pairs() {
         note(&format!("pair        {} with case {}", name(prediction), case.name));
     }
+    if !pairs.others().is_empty() {
+        let names: Vec<&str> = pairs.others().iter().map(String::as_str).collect();
+        note(&format!(
+            "{} predictions are of cases that are no test cases and are not scored: {}",
+            names.len(),
+            report::shortened(&names, 8)
+        ));
+    }
     let mut numbers = LabelNumbers::default();
     for (_, prediction) in pairs.pairs() {
-        numbers.predicted.extend(read_label_numbers(prediction)?);
+        numbers
+            .predicted
+            .extend(read_label_numbers(prediction, dataset.description().label_colors())?);
     }
     let list = label_ranges(numbers.predicted.iter().copied());
     note(&format!("labels      predictions have {list}"));
@@ -240,6 +255,16 @@ fn restrict_protocols(
     protocols: &mut Vec<Protocol>,
 ) -> Result<()> {
     let has_spacing = check_cases(dataset, &[Split::Test])?;
+    restrict_to_spacing(arguments, has_spacing, data, protocols)
+}
+
+/// Leaves out the strict protocol without a voxel spacing.
+fn restrict_to_spacing(
+    arguments: &Arguments,
+    has_spacing: bool,
+    data: &Path,
+    protocols: &mut Vec<Protocol>,
+) -> Result<()> {
     if !has_spacing && arguments.protocol == Scoring::Strict {
         bail!(
             "cannot use the strict protocol: the volumes of {} have no voxel spacing in mm; use \
@@ -248,7 +273,7 @@ fn restrict_protocols(
         );
     }
     if !has_spacing && arguments.protocol == Scoring::Both {
-        note("the volumes have no voxel spacing in mm; only the reference protocol is used");
+        note("the images have no voxel spacing in mm; only the reference protocol is used");
         protocols.retain(|protocol| *protocol == Protocol::Reference);
     }
     Ok(())

@@ -12,15 +12,16 @@ use sam_lst::evaluation::{Picture, write_png};
 use sam_lst::image::{RgbImage, imageops};
 use sam_lst::{Dataset, DatasetDescription, Split};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Recognises nnU-Net's and Decathlon's dataset.json, BTCV's RawData, preprocessed slices with their
-lists, TotalSegmentator's folders, and NIfTI images with labels in a second folder, in a folder for
-each case or beside them. Reads all cases, says what it found and what looks wrong, and writes a
-dataset description to edit and a picture of some slices with their labels.
+lists, TotalSegmentator's folders, DICOM series with SEG or RTSTRUCT, and images (NIfTI, NRRD,
+MetaImage, PNG, JPEG, TIFF) with labels in a second folder, in a folder for each case or in the same
+folder. Reads all cases, says what it found and what looks wrong, and writes a dataset description
+to edit and a picture of some cases in which each label occurs.
 
 Examples:
   sam-lst inspect Task02_Heart
@@ -33,7 +34,7 @@ Examples:
 pub struct Arguments {
     /// Folder of the dataset
     data: PathBuf,
-    /// The description to write, .toml; the picture is written beside it [default: the folder's name]
+    /// The description to write, .toml, with the picture as .png [default: the folder's name]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Overwrite existing outputs
@@ -67,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     std::fs::write(&file, description_text(&inspection, arguments))
         .with_context(|| format!("cannot write {}", toml.display()))?;
     let dataset = Dataset::open(&arguments.data, inspection.description.clone())?;
-    let picture = montage(&dataset)?;
+    let picture = montage(&dataset, &inspection.cases)?;
     if let Some(picture) = &picture {
         write_png(picture, staging.file(&png))
             .with_context(|| format!("cannot write {}", png.display()))?;
@@ -233,11 +234,29 @@ fn case_json(case: &InspectedCase) -> serde_json::Value {
     })
 }
 
+/// Some cases, such that each label occurs in them if so few can have it.
+fn pictured<'a>(dataset: &'a Dataset, cases: &[InspectedCase]) -> Vec<&'a Case> {
+    let mut seen: BTreeSet<u16> = BTreeSet::from([0]);
+    let mut chosen: Vec<&str> = Vec::new();
+    for _ in 0..PICTURED_CASES {
+        let new = |case: &&InspectedCase| -> usize {
+            case.labels.iter().filter(|(label, n)| **n > 0 && !seen.contains(*label)).count()
+        };
+        let rest = cases.iter().filter(|case| !chosen.contains(&&*case.name));
+        // Of equal ones, the first.
+        let Some(best) = rest.rev().max_by_key(new) else { break };
+        seen.extend(best.labels.keys());
+        chosen.push(&best.name);
+    }
+    let is_chosen = |case: &&Case| cases.is_empty() || chosen.contains(&&*case.name);
+    dataset.all_cases().iter().filter(is_chosen).take(PICTURED_CASES).collect()
+}
+
 /// For some cases the slice with the most organs, alone and with outlines; `None` where there is no
 /// case that can be read.
-fn montage(dataset: &Dataset) -> Result<Option<RgbImage>> {
+fn montage(dataset: &Dataset, cases: &[InspectedCase]) -> Result<Option<RgbImage>> {
     let mut pictures = Vec::new();
-    for case in dataset.all_cases().iter().take(PICTURED_CASES) {
+    for case in pictured(dataset, cases) {
         // What is wrong with a case is in the notes.
         if let Ok(picture) = picture(dataset, case) {
             pictures.push(picture);

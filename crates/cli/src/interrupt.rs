@@ -16,6 +16,7 @@ pub const RESUME: &str = "run the same command again to resume";
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 static RESUMABLE: AtomicBool = AtomicBool::new(false);
+static KEEPS_OUTPUT: AtomicBool = AtomicBool::new(false);
 static EXITING: AtomicBool = AtomicBool::new(false);
 
 /// Starts to handle signals.
@@ -26,6 +27,11 @@ pub fn install() -> Result<()> {
 /// States that the command can be resumed, which a stopped program then says.
 pub fn set_resumable() {
     RESUMABLE.store(true, Ordering::SeqCst);
+}
+
+/// States that outputs are written one by one, which a stopped program then says.
+pub fn set_keeps_output() {
+    KEEPS_OUTPUT.store(true, Ordering::SeqCst);
 }
 
 /// Whether the first signal only requests a stop, which the caller obeys after the current step.
@@ -60,6 +66,10 @@ fn on_signal() {
     staging::remove_all();
     if RESUMABLE.load(Ordering::SeqCst) {
         progress::note(&format!("stopped; {RESUME}"));
+    } else if KEEPS_OUTPUT.load(Ordering::SeqCst) {
+        progress::note(
+            "stopped; the labels that are complete were written, --skip-existing continues",
+        );
     } else {
         progress::note("stopped; no output was written");
     }

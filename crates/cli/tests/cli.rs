@@ -194,7 +194,7 @@ fn segment_many(at: &Path, model: &[&str]) {
     let list = [&["segment", "list.txt", "listed"], model].concat();
     // One broken image does not keep the others from being segmented.
     let [text, stderr] = run(at, &list, 1);
-    assert!(text.contains("1 label files"), "{text}");
+    assert!(text.contains("1 label file "), "{text}");
     assert!(stderr.contains("cannot read") && stderr.contains("broken.nii.gz"), "{stderr}");
     assert!(stderr.contains("1 of 2 images could not be segmented"), "{stderr}");
     assert_eq!(names(&at.join("listed")), ["img0002.nii.gz", "volumes.csv"]);

@@ -1,6 +1,7 @@
 //! The cases in a dataset's folder, by split, and their volumes.
 
 use crate::description::{CASE_PLACEHOLDER, ORGAN_PLACEHOLDER};
+use crate::dicom::{StructureFiles, is_dicom};
 use crate::image_file::{files_of, read_mask};
 use crate::intensity::IntensityRange;
 use crate::patients::Patients;
@@ -54,6 +55,13 @@ pub enum CaseFiles {
         /// The masks with their classes.
         organs: Vec<(u8, PathBuf)>,
     },
+    /// An image, and DICOM segmentations or a structure set, whose structures have names.
+    Structures {
+        /// Intensities, a file for each channel.
+        images: Vec<PathBuf>,
+        /// A DICOM file, or a folder with such files.
+        structures: PathBuf,
+    },
     /// One npz file per slice, in order.
     Slices(Vec<PathBuf>),
     /// One HDF5 volume.
@@ -71,6 +79,9 @@ impl CaseFiles {
                 let organs = organs.iter().map(|(_, file)| file);
                 images.iter().chain(organs).map(PathBuf::as_path).collect()
             }
+            Self::Structures { images, structures } => {
+                images.iter().chain([structures]).map(PathBuf::as_path).collect()
+            }
             Self::Slices(slices) => slices.iter().map(PathBuf::as_path).collect(),
             Self::Hdf5(volume) => vec![volume],
         }
@@ -81,7 +92,7 @@ impl CaseFiles {
     fn files(&self) -> Result<Vec<PathBuf>, ReadError> {
         let mut files = Vec::new();
         match self {
-            Self::Volumes { .. } | Self::Organs { .. } => {
+            Self::Volumes { .. } | Self::Organs { .. } | Self::Structures { .. } => {
                 for path in self.paths() {
                     files.extend(files_of(path)?);
                 }
@@ -201,6 +212,11 @@ impl Dataset {
                 let label = self.read_organs(&images[0], &image, organs)?;
                 (image, label)
             }
+            CaseFiles::Structures { images, structures } => {
+                let image = self.description.read_stored_image(images)?;
+                let label = self.read_structures(&images[0], &image, structures)?;
+                (image, label)
+            }
             CaseFiles::Slices(files) => self.read_slices(files)?,
             CaseFiles::Hdf5(file) => {
                 let (image, label) = read_h5_volume(file, &self.labels)?;
@@ -221,6 +237,7 @@ impl Dataset {
         label: &Path,
         read: impl FnOnce(Orientation) -> Result<Volume<u8>, ReadError>,
     ) -> Result<Volume<u8>, DatasetError> {
+        let trusts = self.description.geometry == GeometryCheck::TrustVoxels;
         let label_volume = match self.description.geometry {
             GeometryCheck::Check => read(self.description.orientation)?,
             GeometryCheck::TrustVoxels => {
@@ -231,6 +248,12 @@ impl Dataset {
             (image, image_volume.shape(), image_volume.geometry()),
             (label, label_volume.shape(), label_volume.geometry()),
         )?;
+        if !trusts && image_volume.geometry().is_some() != label_volume.geometry().is_some() {
+            return Err(DatasetError::OneGeometry {
+                image: image.to_owned(),
+                label: label.to_owned(),
+            });
+        }
         Ok(label_volume)
     }
 
@@ -242,28 +265,53 @@ impl Dataset {
         image_volume: &Image,
         organs: &[(u8, PathBuf)],
     ) -> Result<Volume<u8>, DatasetError> {
-        let mut classes = Array3::zeros(image_volume.shape());
-        let mut overlaps = 0_usize;
+        let mut classes = Overlay::new(image_volume.shape());
         for (class, file) in organs {
             let mask = self.read_on_grid(image, image_volume, file, |orientation| {
                 read_mask(file, orientation)
             })?;
-            for (of_voxel, &inside) in classes.iter_mut().zip(mask.voxels()) {
-                match *of_voxel {
-                    _ if inside == 0 => {}
-                    0 => *of_voxel = *class,
-                    other => overlaps += usize::from(other != *class),
-                }
+            classes.add(*class, mask.voxels().iter().map(|&inside| inside != 0));
+        }
+        Ok(image_volume.with_voxels(classes.finish(image)))
+    }
+
+    /// Reads the structures of DICOM files into one label volume, each as the organ of its name.
+    fn read_structures(
+        &self,
+        image: &Path,
+        image_volume: &Image,
+        path: &Path,
+    ) -> Result<Volume<u8>, DatasetError> {
+        let files = StructureFiles::open(path)?;
+        let names = files.names();
+        let organs = self.description.structures_of_organs(&names);
+        let listed: BTreeSet<&str> = organs.iter().flatten().copied().collect();
+        let unknown = names.iter().find(|name| !listed.contains(*name));
+        if let Some(name) = unknown.filter(|_| self.description.ignored_labels.are_listed()) {
+            return Err(DatasetError::UnknownStructure {
+                path: path.to_owned(),
+                name: (*name).to_owned(),
+                organs: self.description.organs.iter().map(|organ| organ.name.clone()).collect(),
+            });
+        }
+        let missing = (1..).zip(&organs).filter(|(_, names)| names.is_empty());
+        let missing: Vec<&str> =
+            missing.map(|(class, _)| &*self.description.organ(class).name).collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            log::warn!("{}: it has no structure {missing}; taken as absent", path.display());
+        }
+        let geometry = image_volume.geometry().ok_or_else(|| DatasetError::NoGeometry {
+            image: image.to_owned(),
+            structures: path.to_owned(),
+        })?;
+        let mut classes = Overlay::new(image_volume.shape());
+        for (class, names) in (1..).zip(&organs) {
+            for name in names {
+                classes.add(class, files.mask(name, geometry)?.into_iter());
             }
         }
-        if overlaps > 0 {
-            log::warn!(
-                "{}: {overlaps} voxels are in the masks of several organs; each belongs to the first \
-                 of them in the dataset description",
-                image.display()
-            );
-        }
-        Ok(image_volume.with_voxels(classes))
+        Ok(image_volume.with_voxels(classes.finish(path)))
     }
 
     /// Reads one slice of a training case in the prepared layout.
@@ -291,6 +339,42 @@ impl Dataset {
             label.index_axis_mut(Axis(0), i).assign(&slice.label);
         }
         Ok((Volume::new(image, None).into(), Volume::new(label, None)))
+    }
+}
+
+/// A label volume to which masks are added. Where masks overlap, the first stays.
+struct Overlay {
+    classes: Array3<u8>,
+    overlaps: usize,
+}
+
+impl Overlay {
+    fn new(shape: [usize; 3]) -> Self {
+        Self { classes: Array3::zeros(shape), overlaps: 0 }
+    }
+
+    /// Adds the mask of a class, in the order of the voxels.
+    fn add(&mut self, class: u8, mask: impl Iterator<Item = bool>) {
+        for (of_voxel, inside) in self.classes.iter_mut().zip(mask) {
+            match *of_voxel {
+                _ if !inside => {}
+                0 => *of_voxel = class,
+                other => self.overlaps += usize::from(other != class),
+            }
+        }
+    }
+
+    /// The volume. A warning that names `file` is logged if masks overlap.
+    fn finish(self, file: &Path) -> Array3<u8> {
+        if self.overlaps > 0 {
+            log::warn!(
+                "{}: {} voxels are in the masks of several organs; each belongs to the first of them in \
+                 the dataset description",
+                file.display(),
+                self.overlaps
+            );
+        }
+        self.classes
     }
 }
 
@@ -375,7 +459,10 @@ fn file_cases(
     let file = |pattern: &str, name: &str| pattern.replace(CASE_PLACEHOLDER, name);
     let label_files: BTreeSet<String> =
         names.iter().map(|name| file(&layout.labels, name)).collect();
-    names.retain(|name| !label_files.contains(&file(images, name)));
+    // With one pattern for both, a folder has image and labels of its case.
+    if layout.labels != *images {
+        names.retain(|name| !label_files.contains(&file(images, name)));
+    }
     if names.is_empty() {
         return Err(DatasetError::NoCases { pattern: root.join(images) });
     }
@@ -397,6 +484,8 @@ fn file_cases(
         let files = if layout.has_organ_files() {
             let organs = organ_files(description, &label, &name)?;
             CaseFiles::Organs { images, organs }
+        } else if label.is_dir() || (label.is_file() && is_dicom(&label)) {
+            CaseFiles::Structures { images, structures: label }
         } else if label.is_file() {
             CaseFiles::Volumes { images, label }
         } else {
@@ -458,7 +547,8 @@ fn matching_names(root: &Path, pattern: &str) -> Result<BTreeSet<String>, ReadEr
         let name = file_name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
         let exists = |name: &str| match below {
             Some(below) => entry.path().join(below.replace(CASE_PLACEHOLDER, name)).exists(),
-            None => true,
+            // A pattern that ends with the case's name is one of folders.
+            None => !suffix.is_empty() || entry.path().is_dir(),
         };
         match name {
             // Hidden files, such as the `._img0001.nii.gz` in some archives, are not cases.

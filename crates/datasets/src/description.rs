@@ -8,7 +8,7 @@ use crate::{
     ReadError,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -104,8 +104,9 @@ pub struct Organ {
     /// has one file per organ, they may be absent; predictions then have the number of the class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<u16>,
-    /// Where the layout has one file per organ, the names that stand for `{organ}` in its files; by
-    /// default the organ's name, with `_` for each space.
+    /// Where the layout has one file per organ, the names that stand for `{organ}` in its files, by
+    /// default the organ's name with `_` for each space; where labels are DICOM segmentations or
+    /// structure sets, the names of the structures, by default the organ's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
     /// The organ's colour in pictures; if `None`, a colour of the built-in palette.
@@ -180,7 +181,9 @@ pub struct FilesLayout {
     /// is their mean.
     #[serde(deserialize_with = "one_or_many", serialize_with = "one_if_single")]
     pub images: Vec<String>,
-    /// Pattern of the labels, such as `label/label{case}.nii.gz`. With `{organ}`, each organ has files
+    /// Pattern of the labels, such as `label/label{case}.nii.gz`; of DICOM files or folders of them, if
+    /// they are segmentations (SEG) or structure sets (RTSTRUCT), which may be in the folder of the
+    /// image's series. With `{organ}`, each organ has files
     /// of its own, in which every voxel that is not 0 belongs to it: `{case}/organs/{organ}.nii.gz`.
     pub labels: String,
     /// Label numbers of the colours of masks, such as `{ "#ff0000" = 1 }`; empty if the pixels of masks
@@ -271,14 +274,17 @@ impl fmt::Display for Split {
 #[serde(deny_unknown_fields, default)]
 pub struct SplitDescription {
     /// Training cases; if empty, all cases that are in no other split.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub train: Vec<String>,
     /// Test cases, which are scored at the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Validation cases, taken from training to select the best checkpoint.
     #[serde(skip_serializing_if = "Validation::is_none")]
     pub validation: Validation,
     /// Patient by case, for cases whose patient is not named like the case. No patient may be in
     /// two splits.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub patients: BTreeMap<String, String>,
     /// A CSV file in the dataset's folder with the patient of each case, in two columns.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -485,32 +491,48 @@ impl DatasetDescription {
         if patterns.len() < 2 {
             return Ok(vec![first.to_owned()]);
         }
-        // From the end, as many folders and names as the patterns have.
-        let mut root = first.to_owned();
-        let mut names: Vec<String> = Vec::new();
-        for _ in patterns[0].split('/') {
-            names.insert(0, root.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            root.pop();
-        }
-        let case = names.iter().zip(patterns[0].split('/')).find_map(|(name, pattern)| {
+        let unknown =
+            || ReadError::ChannelFiles { file: first.to_owned(), pattern: patterns[0].clone() };
+        let name = first.file_name().unwrap_or_default().to_string_lossy();
+        let case_in = |pattern: &str, name: &str| -> Option<String> {
             let (before, after) = pattern.split_once(CASE_PLACEHOLDER)?;
-            Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
-        });
-        let Some(case) = case else {
-            return Err(ReadError::ChannelFiles {
-                file: first.to_owned(),
-                pattern: patterns[0].clone(),
-            });
+            let case = name.strip_prefix(before)?.strip_suffix(after)?;
+            (!case.is_empty()).then(|| case.to_owned())
         };
-        let file = |pattern: &String| {
-            // An image may lie outside the folders that the patterns name, next to its other channels.
-            let path = pattern.replace(CASE_PLACEHOLDER, &case);
-            let named = root.join(&path);
-            let beside = first.with_file_name(path.rsplit('/').next().unwrap_or(&path));
-            if named.exists() { named } else { beside }
-        };
-        let others = patterns[1..].iter().map(file);
-        Ok(std::iter::once(first.to_owned()).chain(others).collect())
+        let last = |pattern: &str| pattern.rsplit('/').next().unwrap_or(pattern).to_owned();
+        // Where the names of files differ, channels lie in one folder, wherever that is.
+        let lasts: Vec<String> = patterns.iter().map(|pattern| last(pattern)).collect();
+        let are_distinct = lasts.iter().collect::<BTreeSet<_>>().len() == lasts.len();
+        let is_one_folder = patterns
+            .iter()
+            .all(|p| p.rsplit_once('/').map(|p| p.0) == patterns[0].rsplit_once('/').map(|p| p.0));
+        if are_distinct && is_one_folder {
+            let has_case = lasts[0].contains(CASE_PLACEHOLDER);
+            let case = if has_case { case_in(&lasts[0], &name) } else { Some(String::new()) };
+            let case = case.filter(|_| has_case || lasts[0] == name).ok_or_else(unknown)?;
+            let file = |name: &String| first.with_file_name(name.replace(CASE_PLACEHOLDER, &case));
+            return Ok(lasts.iter().map(file).collect());
+        }
+        // Otherwise the folders must be those of the patterns.
+        let mut root = first.to_owned();
+        let mut case: Option<String> = None;
+        for pattern in patterns[0].rsplit('/') {
+            let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            root.pop();
+            if pattern.contains(CASE_PLACEHOLDER) {
+                let found = case_in(pattern, &name).ok_or_else(unknown)?;
+                if case.get_or_insert(found.clone()) != &found {
+                    return Err(unknown());
+                }
+            } else if pattern != name {
+                return Err(unknown());
+            }
+        }
+        let case = case.ok_or_else(unknown)?;
+        Ok(patterns
+            .iter()
+            .map(|pattern| root.join(pattern.replace(CASE_PLACEHOLDER, &case)))
+            .collect())
     }
 
     /// Reads an image in the description's orientation, with the intensities of its files, one for each
@@ -575,6 +597,20 @@ impl DatasetDescription {
             [] => vec![organ.name.replace(' ', "_")],
             files => files.to_vec(),
         }
+    }
+
+    /// For each organ, those of some structures' names that are its own: the name of the organ or one of
+    /// its `files`, whatever their case and whether words are separated by spaces, `_` or `-`.
+    pub(crate) fn structures_of_organs<'a>(&self, names: &BTreeSet<&'a str>) -> Vec<Vec<&'a str>> {
+        let plain = |name: &str| name.trim().to_lowercase().replace(['_', '-'], " ");
+        let of_organ = |organ: &Organ| {
+            let own: Vec<String> = match organ.files.as_slice() {
+                [] => vec![plain(&organ.name)],
+                files => files.iter().map(|name| plain(name)).collect(),
+            };
+            names.iter().copied().filter(|name| own.contains(&plain(name))).collect()
+        };
+        self.organs.iter().map(of_organ).collect()
     }
 
     /// The organ of a class.

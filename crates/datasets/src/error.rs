@@ -565,6 +565,32 @@ pub enum DatasetError {
         /// The expected file of the first organ.
         expected: PathBuf,
     },
+    /// A DICOM segmentation or structure set has a structure that is not described.
+    #[error(
+        "cannot read {}: its structure `{name}` is not in the dataset description, which has {}; add \
+         it to an organ's `files`, or set ignored_labels = \"others\"",
+        path.display(), Names(organs)
+    )]
+    UnknownStructure {
+        /// The file or folder.
+        path: PathBuf,
+        /// The structure.
+        name: String,
+        /// The described organs.
+        organs: Vec<String>,
+    },
+    /// DICOM labels need an image with a place in the patient.
+    #[error(
+        "cannot place the structures of {} on {}, which has no position in the patient; give the \
+         image in DICOM or NIfTI",
+        structures.display(), image.display()
+    )]
+    NoGeometry {
+        /// The image.
+        image: PathBuf,
+        /// The structures.
+        structures: PathBuf,
+    },
     /// Image and label have different shapes.
     #[error(
         "cannot pair volumes of different shapes: {} is {image_shape:?}, {} is {label_shape:?} \
@@ -607,6 +633,19 @@ pub enum DatasetError {
         case: String,
         /// Number of its channels.
         channels: usize,
+    },
+    /// Only one of image and label has a position in space.
+    #[error(
+        "cannot pair {} with {}: only one of them has a position in the patient, so the order of their \
+         voxels may differ; convert the other, or set `geometry = \"trust_voxels\"` in the dataset \
+         description if their voxels correspond in order",
+        image.display(), label.display()
+    )]
+    OneGeometry {
+        /// The image.
+        image: PathBuf,
+        /// The label.
+        label: PathBuf,
     },
     /// A file of cached slices is damaged.
     #[error(

@@ -6,8 +6,8 @@ use crate::nifti_file::{
 };
 use crate::nifti_header;
 use crate::picture::{
-    mask_colors, picture_format, read_picture, read_picture_labels, read_picture_numbers,
-    read_picture_shape, write_picture_labels,
+    MaskLevels, picture_format, read_mask_levels, read_picture, read_picture_labels,
+    read_picture_mask, read_picture_numbers, read_picture_shape, write_picture_labels,
 };
 use crate::raw::{Intensities, LabelNumbers, Scaling};
 use crate::text_header::{TextFormat, TextHeaderReader};
@@ -187,10 +187,10 @@ pub fn read_labels(
     }
 }
 
-/// The colours of a mask and the number of their pixels; `None` if the file has label numbers.
-pub(crate) fn label_colors(file: &Path) -> Result<Option<BTreeMap<Color, usize>>, ReadError> {
+/// What a mask was drawn with; `None` if the file is not a picture.
+pub(crate) fn mask_levels(file: &Path) -> Result<Option<MaskLevels>, ReadError> {
     match Format::of(file)? {
-        Format::Picture(format) => mask_colors(file, format),
+        Format::Picture(format) => read_mask_levels(file, format).map(Some),
         Format::Nifti | Format::Text(_) | Format::DicomSeries => Ok(None),
     }
 }
@@ -213,15 +213,11 @@ pub(crate) fn read_label_volume(
     }
 }
 
-/// Reads the mask of one organ: 1 where the file is not 0, and of a picture where it is closer to
-/// its largest number.
+/// Reads the mask of one organ: 1 where the file is not 0 or, of a picture with soft edges, where it is
+/// closer to the organ's value.
 pub(crate) fn read_mask(file: &Path, orientation: Orientation) -> Result<Volume<u8>, ReadError> {
     match Format::of(file)? {
-        Format::Picture(format) => {
-            let numbers = read_picture_numbers(file, format, &BTreeMap::new())?;
-            let largest = numbers.voxels().iter().copied().max().unwrap_or(0);
-            Ok(numbers.with_voxels(numbers.voxels().mapv(|number| u8::from(number > largest / 2))))
-        }
+        Format::Picture(format) => read_picture_mask(file, format),
         Format::Text(_) => {
             let numbers = read_label_volume(file, orientation, &BTreeMap::new())?;
             Ok(numbers.with_voxels(numbers.voxels().mapv(|number| u8::from(number != 0))))
@@ -283,14 +279,17 @@ pub fn write_labels(
     }
 }
 
-/// Reads which label numbers a file contains.
+/// Reads which label numbers a file contains, a mask in colours by the numbers of `colors`.
 ///
 /// # Errors
 ///
 /// [`ReadError`], naming the file, if it cannot be read, is damaged, or has a voxel that is not a
-/// whole number from 0 to 65,535.
-pub fn read_label_numbers(file: impl AsRef<Path>) -> Result<BTreeSet<u16>, ReadError> {
-    let volume = read_label_volume(file.as_ref(), Orientation::Stored, &BTreeMap::new())?;
+/// whole number from 0 to 65,535 or a colour that is not in `colors`.
+pub fn read_label_numbers(
+    file: impl AsRef<Path>,
+    colors: &BTreeMap<Color, u16>,
+) -> Result<BTreeSet<u16>, ReadError> {
+    let volume = read_label_volume(file.as_ref(), Orientation::Stored, colors)?;
     let mut present = vec![false; 1 << 16];
     volume.voxels().iter().for_each(|&label| present[usize::from(label)] = true);
     Ok((0..=u16::MAX).filter(|&label| present[usize::from(label)]).collect())

@@ -1,15 +1,17 @@
 //! Reads all cases of a folder and describes the dataset.
 
-use crate::image_file::{label_colors, read_channels, read_label_volume, read_mask};
-use crate::picture::{binary_label, drawn_colors};
+use crate::dicom::StructureFiles;
+use crate::image_file::{mask_levels, read_channels, read_label_volume, read_mask};
+use crate::picture::{MaskLevels, drawn_levels, levels_are_apart, nearest};
 use crate::random::validation_order;
 use crate::recognition::RecognizedLayout;
 use crate::{
-    CaseFiles, Color, Dataset, DatasetDescription, DatasetError, Geometry, IgnoredLabels,
-    Intensity, Layout, Organ, Orientation, RecognitionError, Split, SplitDescription, Validation,
-    label_ranges, recognize_layout,
+    Case, CaseFiles, Color, Dataset, DatasetDescription, DatasetError, Geometry, IgnoredLabels,
+    Image, Intensity, Layout, Organ, Orientation, RecognitionError, Split, SplitDescription,
+    Validation, Volume, label_ranges, recognize_layout,
 };
-use std::collections::BTreeMap;
+use ndarray::Array3;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What lies in a folder: a description of the dataset, and what was found in each case.
@@ -91,7 +93,7 @@ pub fn inspect(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Inspection, InspectionError> {
     let root = root.as_ref();
-    let found = recognize_layout(root)?;
+    let mut found = recognize_layout(root)?;
     let name = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let name = name.file_name().map_or("dataset".to_owned(), |name| name.display().to_string());
     let mut draft = draft(&found, name);
@@ -100,12 +102,17 @@ pub fn inspect(
     progress(0, total);
     let mut cases = Vec::with_capacity(total);
     let mut notes = found.notes.clone();
-    if found.organ_files.is_empty() {
-        let colors = mask_colors(&dataset, &mut notes);
-        if let (Layout::Files(layout), false) = (&mut draft.layout, colors.is_empty()) {
-            layout.label_colors = colors;
-            dataset = Dataset::open(root, draft.clone())?;
-        }
+    let structures = structure_names(&dataset);
+    if !structures.is_empty() {
+        found.organ_files = structures;
+        draft = self::draft(&found, draft.name);
+        dataset = Dataset::open(root, draft.clone())?;
+    }
+    let masks = if found.organ_files.is_empty() { read_masks(&dataset) } else { Vec::new() };
+    let colors = label_colors(&masks, &mut notes);
+    if let (Layout::Files(layout), false) = (&mut draft.layout, colors.is_empty()) {
+        layout.label_colors = colors;
+        dataset = Dataset::open(root, draft.clone())?;
     }
     for (i, case) in dataset.all_cases().iter().enumerate() {
         match &case.files {
@@ -129,7 +136,7 @@ pub fn inspect(
         if !cases.is_empty() && !cases.iter().any(is_labelled) {
             return Err(InspectionError::NoLabels { root: root.to_owned(), cases: cases.len() });
         }
-        merge_soft_edges(&mut cases, &mut notes);
+        merge_soft_edges(&masks, &mut cases, &mut notes);
         describe_labels(&mut description, &found, &cases);
         description.intensity = intensity(found.is_ct, &cases);
         let names: Vec<&str> = dataset.all_cases().iter().map(|case| case.name.as_str()).collect();
@@ -165,50 +172,78 @@ fn draft(found: &RecognizedLayout, name: String) -> DatasetDescription {
     }
 }
 
-/// Numbers for the colours of masks, the background's included; empty if masks have numbers.
-fn mask_colors(dataset: &Dataset, notes: &mut Vec<String>) -> BTreeMap<Color, u16> {
-    let mut masks = Vec::new();
+/// The names of all structures in DICOM segmentations and structure sets.
+fn structure_names(dataset: &Dataset) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
     for case in dataset.all_cases() {
         // What is wrong with a file is found when its case is inspected.
-        if let CaseFiles::Volumes { label, .. } = &case.files
-            && let Ok(Some(colors)) = label_colors(label)
+        if let CaseFiles::Structures { structures, .. } = &case.files
+            && let Ok(files) = StructureFiles::open(structures)
         {
-            masks.push(colors);
+            names.extend(files.names().into_iter().map(str::to_owned));
         }
     }
-    let drawn = drawn_colors(&masks);
-    let numbers: BTreeMap<Color, u16> = drawn.iter().copied().zip(0..).collect();
-    if let Some(background) = drawn.first() {
-        notes.push(format!(
-            "masks have colours, of which {} is the background; the numbers of the others are \
-             `label_colors` in the layout",
-            String::from(*background)
-        ));
-    }
-    numbers
+    names
 }
 
-/// Counts the pixels of soft edges and noise of binary masks with the label that they are closest to.
-fn merge_soft_edges(cases: &mut [InspectedCase], notes: &mut Vec<String>) {
-    let mut total: BTreeMap<u16, usize> = BTreeMap::new();
-    for (&label, &pixels) in cases.iter().flat_map(|case| &case.labels) {
-        *total.entry(label).or_default() += pixels;
+/// What the masks of the cases were drawn with, where they are pictures.
+fn read_masks(dataset: &Dataset) -> Vec<MaskLevels> {
+    let levels = |case: &Case| match &case.files {
+        // What is wrong with a file is found when its case is inspected.
+        CaseFiles::Volumes { label, .. } => mask_levels(label).ok().flatten(),
+        _ => None,
+    };
+    dataset.all_cases().iter().filter_map(levels).collect()
+}
+
+/// Numbers for the colours of masks, the background's included; empty if masks have numbers. Indices of
+/// palettes are numbers if all palettes agree and 0 is the background.
+fn label_colors(masks: &[MaskLevels], notes: &mut Vec<String>) -> BTreeMap<Color, u16> {
+    let colored: Vec<&MaskLevels> = masks.iter().filter(|mask| mask.has_colors()).collect();
+    let drawn: Vec<Color> = drawn_levels(&colored)
+        .into_iter()
+        .map(|key| Color([(key >> 16) as u8, (key >> 8) as u8, key as u8]))
+        .collect();
+    let Some(&background) = drawn.first() else { return BTreeMap::new() };
+    let mut of_index: BTreeMap<u16, Color> = BTreeMap::new();
+    let has_indices = colored.iter().all(|mask| {
+        mask.palette().is_some_and(|palette| {
+            palette.iter().all(|(&index, &color)| *of_index.entry(index).or_insert(color) == color)
+        })
+    });
+    if has_indices && of_index.get(&0) == Some(&background) {
+        return BTreeMap::new();
     }
-    let between = total.keys().filter(|&&label| label != 0).count() > 1;
-    let label = binary_label(&total).filter(|_| is_picture(cases) && between);
-    let Some(label) = label else { return };
     notes.push(format!(
-        "masks have values between 0 and {label} at their edges; each is taken as the closer of the two"
+        "masks have colours, of which {} is the background; the numbers of the others are \
+         `label_colors` in the layout",
+        String::from(background)
+    ));
+    drawn.into_iter().zip(0..).collect()
+}
+
+/// Counts the pixels of soft edges and noise of masks with the label that they are closest to.
+fn merge_soft_edges(masks: &[MaskLevels], cases: &mut [InspectedCase], notes: &mut Vec<String>) {
+    let numbered: Vec<&MaskLevels> = masks.iter().filter(|mask| !mask.has_colors()).collect();
+    let levels: Vec<u16> = drawn_levels(&numbered).into_iter().map(|key| key as u16).collect();
+    let is_level = |label: &u16| levels.contains(label);
+    let are_all = cases.iter().flat_map(|case| case.labels.keys()).all(is_level);
+    if levels.len() < 2 || are_all || !levels_are_apart(levels.iter().copied()) {
+        return;
+    }
+    let listed: Vec<String> = levels.iter().map(u16::to_string).collect();
+    notes.push(format!(
+        "masks have other values than {} at their edges; each is taken as the closest of these",
+        listed.join(", ")
     ));
     for case in cases {
-        let closer = |number: u16| if number > label / 2 { label } else { 0 };
         let labels = std::mem::take(&mut case.labels);
         for (number, pixels) in labels {
-            *case.labels.entry(closer(number)).or_default() += pixels;
+            *case.labels.entry(nearest(number, &levels)).or_default() += pixels;
         }
         let labelled = std::mem::take(&mut case.labelled);
         for (number, values) in labelled {
-            case.labelled.entry(closer(number)).or_default().extend(values);
+            case.labelled.entry(nearest(number, &levels)).or_default().extend(values);
         }
         case.labelled.remove(&0);
     }
@@ -221,7 +256,9 @@ fn inspect_case(
     notes: &mut Vec<String>,
 ) -> Result<InspectedCase, DatasetError> {
     let images = match files {
-        CaseFiles::Volumes { images, .. } | CaseFiles::Organs { images, .. } => images.as_slice(),
+        CaseFiles::Volumes { images, .. }
+        | CaseFiles::Organs { images, .. }
+        | CaseFiles::Structures { images, .. } => images.as_slice(),
         CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => &[],
     };
     let image = read_channels(images, Orientation::Stored, None)?;
@@ -241,22 +278,7 @@ fn inspect_case(
     for &voxel in image.voxels() {
         case.range = [case.range[0].min(voxel), case.range[1].max(voxel)];
     }
-    let mut masks = Vec::new();
-    match files {
-        CaseFiles::Volumes { label, .. } => {
-            let labels = read_label_volume(label, Orientation::Stored, draft.label_colors())?;
-            masks.push((None, label, labels));
-        }
-        CaseFiles::Organs { organs, .. } => {
-            for (class, file) in organs {
-                let mask = read_mask(file, Orientation::Stored)?;
-                let labels = mask.with_voxels(mask.voxels().mapv(u16::from));
-                masks.push((Some(u16::from(*class)), file, labels));
-            }
-        }
-        CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
-    }
-    for (class, file, mask) in masks {
+    for (class, file, mask) in read_case_masks(files, &image, draft)? {
         if mask.shape() != image.shape() {
             notes.push(format!(
                 "case {name}: {} has shape {:?} and the image {:?} (slices, rows, columns); resample one \
@@ -264,6 +286,12 @@ fn inspect_case(
                 file.display(),
                 mask.shape(),
                 image.shape()
+            ));
+        } else if geometry.is_some() != mask.geometry().is_some() {
+            notes.push(format!(
+                "case {name}: only one of image and {} has a position in the patient; if their voxels \
+                 correspond in order, set geometry = \"trust_voxels\"",
+                file.display()
             ));
         } else if let (Some(geometry), Some(of_label)) = (geometry, mask.geometry())
             && !geometry.is_same_grid(of_label)
@@ -292,6 +320,48 @@ fn inspect_case(
         }
     }
     Ok(case)
+}
+
+/// The labels of a case, or the mask of each organ with its class and file.
+type CaseMasks<'a> = Vec<(Option<u16>, &'a Path, Volume<u16>)>;
+
+fn read_case_masks<'a>(
+    files: &'a CaseFiles,
+    image: &Image,
+    draft: &DatasetDescription,
+) -> Result<CaseMasks<'a>, DatasetError> {
+    let mut masks = Vec::new();
+    match files {
+        CaseFiles::Volumes { label, .. } => {
+            let labels = read_label_volume(label, Orientation::Stored, draft.label_colors())?;
+            masks.push((None, label.as_path(), labels));
+        }
+        CaseFiles::Organs { organs, .. } => {
+            for (class, file) in organs {
+                let mask = read_mask(file, Orientation::Stored)?;
+                let labels = mask.with_voxels(mask.voxels().mapv(u16::from));
+                masks.push((Some(u16::from(*class)), file.as_path(), labels));
+            }
+        }
+        CaseFiles::Structures { images, structures } => {
+            let files = StructureFiles::open(structures)?;
+            let geometry = image.geometry().ok_or_else(|| DatasetError::NoGeometry {
+                image: images[0].clone(),
+                structures: structures.clone(),
+            })?;
+            let names = files.names();
+            for (class, of_organ) in (1..).zip(draft.structures_of_organs(&names)) {
+                for name in of_organ {
+                    let mask = files.mask(name, geometry)?.into_iter().map(u16::from).collect();
+                    let mask = Array3::from_shape_vec(image.shape(), mask);
+                    let mask = image.with_voxels(mask.expect("a mask on the image's grid"));
+                    masks.push((Some(class), structures.as_path(), mask));
+                }
+            }
+        }
+        CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => {}
+    }
+    Ok(masks)
 }
 
 /// Organs by the labels that occur, with the dataset's names.
@@ -393,7 +463,7 @@ fn describe_split(
     if count > 0 {
         notes.push(format!(
             "the dataset has no split, so {count} of {} cases were chosen at random for testing: {}; if \
-             several cases are of one patient, set `patients` in `split`",
+             several cases are of one patient, set `patient_pattern`, `patient_table` or `patients` in `split`",
             cases.len(),
             split.test.join(", ")
         ));

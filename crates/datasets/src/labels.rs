@@ -68,10 +68,10 @@ impl LabelMap {
         self.label_of[usize::from(class)]
     }
 
-    /// The only label besides 0, if the map has just one and no other number is known.
-    pub(crate) fn only_label(&self) -> Option<u16> {
-        let known = self.class_of.iter().filter(|class| class.is_some()).count();
-        (self.others.is_none() && known == 2 && self.classes() == 2).then(|| self.label_of(1))
+    /// All labels with a meaning of their own, ascending.
+    pub(crate) fn known(&self) -> Vec<u16> {
+        let labels = self.class_of.iter().zip(0..);
+        labels.filter(|(class, _)| class.is_some()).map(|(_, label)| label).collect()
     }
 
     /// Number of classes, including the background.
@@ -93,6 +93,11 @@ pub enum IgnoredLabels {
 }
 
 impl IgnoredLabels {
+    /// Whether these are listed, so that a label that is named nowhere is an error.
+    pub(crate) fn are_listed(&self) -> bool {
+        matches!(self, Self::Listed(_))
+    }
+
     /// The listed labels; empty for [`Others`](Self::Others).
     pub fn listed(&self) -> &[u16] {
         match self {

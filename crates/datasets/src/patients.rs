@@ -20,7 +20,16 @@ impl Patients {
         let mut listed = split.patients.clone();
         let table = split.patient_table.as_ref().map(|table| root.join(table));
         if let Some(table) = &table {
+            let mut of_table: BTreeMap<String, String> = BTreeMap::new();
             for (case, patient) in read_table(table)? {
+                if let Some(other) = of_table.insert(case.clone(), patient.clone())
+                    && other != patient
+                {
+                    let found = format!("it gives case {case} two patients, {other} and {patient}");
+                    return Err(DatasetError::PatientTable { file: table.clone(), found });
+                }
+            }
+            for (case, patient) in of_table {
                 listed.entry(case).or_insert(patient);
             }
         }

@@ -1,7 +1,8 @@
 //! Recognises how the files of a dataset are laid out.
 
-use crate::dicom::is_dicom;
+use crate::dicom::{is_dicom, list_files, modality};
 use crate::{DatasetDescription, FilesLayout, Layout, PreparedLayout, ReadError};
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -115,10 +116,43 @@ pub fn recognize_layout(root: impl AsRef<Path>) -> Result<RecognizedLayout, Reco
         return Ok(found);
     }
     let tree = Tree::read(root)?;
+    // Folders among the files are those of series.
+    if tree.files.iter().any(|path| file_ending(path).is_empty())
+        && let Some(found) = dicom_folders(root)?
+    {
+        return Ok(found);
+    }
     let found = tree.case_folders().or_else(|| tree.two_folders()).or_else(|| tree.one_folder());
     let mut found = found.ok_or_else(|| tree.unknown(root))?;
-    tree.note_unused(&mut found);
+    let unused = tree.note_unused(&mut found);
+    // Pictures lie in many layouts, such as folders of a split or of a diagnosis; one that most of them
+    // do not have is a guess.
+    let are_pictures = tree.files.iter().all(|path| is_picture(file_ending(path)));
+    if are_pictures && 2 * unused > tree.files.len() || tree.is_split() {
+        return Err(tree.unknown(root));
+    }
     Ok(found)
+}
+
+/// A folder for each case with a DICOM series and its segmentations or structure set.
+fn dicom_folders(root: &Path) -> Result<Option<RecognizedLayout>, ReadError> {
+    let mut complete = 0;
+    for entry in std::fs::read_dir(root).map_err(ReadError::io(root))? {
+        let folder = entry.map_err(ReadError::io(root))?.path();
+        if !folder.is_dir() {
+            continue;
+        }
+        let mut files = Vec::new();
+        list_files(&folder, 0, &mut files)?;
+        let modalities: BTreeSet<String> =
+            files.par_iter().filter_map(|file| modality(file)).collect();
+        let is_label = |modality: &&String| matches!(modality.as_str(), "SEG" | "RTSTRUCT");
+        let labels = modalities.iter().filter(is_label).count();
+        complete += usize::from(labels > 0 && modalities.len() > labels);
+    }
+    let name = "a folder for each case with a DICOM series and its SEG or RTSTRUCT";
+    let folders = || "{case}".to_owned();
+    Ok((complete > 0).then(|| RecognizedLayout::files(name, folders(), folders())))
 }
 
 /// nnU-Net's `dataset.json` of both versions, which Decathlon's is like.
@@ -429,8 +463,9 @@ impl Tree {
     }
 
     /// Notes images that no pattern of the layout has, as where a folder holds several datasets.
-    fn note_unused(&self, found: &mut RecognizedLayout) {
-        let Layout::Files(layout) = &found.layout else { return };
+    /// Returns their number.
+    fn note_unused(&self, found: &mut RecognizedLayout) -> usize {
+        let Layout::Files(layout) = &found.layout else { return 0 };
         let ends = |pattern: &str| {
             let (before, _) = pattern.split_once("{case}").unwrap_or((pattern, ""));
             let after = pattern.rsplit('}').next().unwrap_or_default();
@@ -451,22 +486,42 @@ impl Tree {
                 unused.len()
             ));
         }
+        unused.len()
+    }
+
+    /// Whether the folders at the top are those of a split, each with images and labels of its own.
+    fn is_split(&self) -> bool {
+        const SPLITS: [&str; 7] =
+            ["train", "training", "val", "valid", "validation", "test", "testing"];
+        let tops: BTreeSet<String> = self
+            .files
+            .iter()
+            .map(|path| path.split_once('/').map_or("", |(top, _)| top).to_lowercase())
+            .collect();
+        tops.len() > 1 && tops.iter().all(|top| SPLITS.contains(&top.as_str()))
     }
 
     fn unknown(&self, root: &Path) -> RecognitionError {
         let count = |ending: &str| self.others.get(ending).copied().unwrap_or(0);
         let found = if !self.files.is_empty() {
             let first = &self.files[0];
+            let hint = if self.is_split() {
+                "; its folders are those of a split: put all cases into one folder of images and one of \
+                 labels, and list the test cases in the description"
+            } else {
+                ""
+            };
             format!(
-                "it has {}, such as {first}, but no images with labels, or several possible folders of them",
+                "it has {}, such as {first}, but no images with labels, or several possible folders of \
+                 them{hint}",
                 match self.files.len() {
                     1 => "one image".to_owned(),
                     count => format!("{count} images"),
                 }
             )
         } else if count("dcm") > 0 || self.other.as_deref().is_some_and(is_dicom) {
-            "it has DICOM files and no labels in NIfTI. `sam-lst segment` reads a series; to train on \
-             series, write their labels as NIfTI and describe where both are"
+            "it has DICOM files and no labels in NIfTI, and no folder for each case with a series and \
+             its SEG or RTSTRUCT. `sam-lst segment` reads a series without labels"
                 .to_owned()
         } else {
             "it has no image (.nii, .nii.gz, .nrrd, .mha, .mhd, .png, .jpg, .tif, .bmp, .gif)"
@@ -628,6 +683,8 @@ fn common_parts(names: &[&str]) -> (String, String) {
     let cuts_prefix = names.iter().any(|name| in_word(name.chars().nth(prefix)));
     let cuts_suffix = names.iter().any(|name| in_word(name.chars().rev().nth(suffix)));
     let is_part = |c: char, cuts: bool| c.is_ascii_digit() || (cuts && c.is_alphabetic());
+    // A case keeps its brackets: "a (1).png" is not the case "1" of "a ({case}).png".
+    let is_part = |c: char, cuts: bool| is_part(c, cuts) || "()[]{}".contains(c);
     let prefix: String = first.chars().take(prefix).collect();
     let prefix = prefix.trim_end_matches(|c| is_part(c, cuts_prefix)).to_owned();
     let suffix: String = first.chars().skip(length - suffix).collect();

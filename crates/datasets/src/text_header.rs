@@ -151,7 +151,10 @@ impl Fields {
                 .take(MAX_LINE_BYTES)
                 .read_until(b'\n', &mut line)
                 .map_err(HeaderError::Io)?;
-            if !line.ends_with(b"\n") {
+            // A detached header may end without a line break after its last field.
+            let is_last =
+                line.to_ascii_lowercase().starts_with(b"elementdatafile") && line.len() < 4096;
+            if !line.ends_with(b"\n") && !is_last {
                 let is_end = format == TextFormat::Nrrd && line.is_empty();
                 return if is_end {
                     Ok(Self(fields))
@@ -234,8 +237,8 @@ fn affine(directions: [[f64; 3]; 3], origin: [f64; 3], signs: [f64; 3]) -> [[f64
     })
 }
 
-fn nrrd(fields: &Fields) -> Result<Header, String> {
-    let voxel_type = match fields.required(&["type"])?.to_lowercase().as_str() {
+fn nrrd_type(name: &str) -> Result<VoxelType, String> {
+    Ok(match name.to_lowercase().as_str() {
         "uchar" | "unsigned char" | "uint8" | "uint8_t" => VoxelType::U8,
         "signed char" | "int8" | "int8_t" => VoxelType::I8,
         "ushort" | "unsigned short" | "unsigned short int" | "uint16" | "uint16_t" => {
@@ -259,8 +262,17 @@ fn nrrd(fields: &Fields) -> Result<Header, String> {
         "float" => VoxelType::F32,
         "double" => VoxelType::F64,
         other => return Err(format!("its type is `{other}`, which is not supported")),
-    };
+    })
+}
+
+fn nrrd(fields: &Fields) -> Result<Header, String> {
+    let voxel_type = nrrd_type(fields.required(&["type"])?)?;
     let dim = fields.dim(&["sizes"])?;
+    let kinds = fields.get(&["kinds"]).unwrap_or_default().to_lowercase();
+    let is_axis = |kind: &str| matches!(kind, "domain" | "space" | "none" | "???");
+    if let Some(kind) = kinds.split_whitespace().find(|kind| !is_axis(kind)) {
+        return Err(format!("one of its axes is of kind `{kind}`, not one of space"));
+    }
     let compression = match fields.required(&["encoding"])?.to_lowercase().as_str() {
         "raw" => Compression::None,
         "gzip" | "gz" => Compression::Gzip,
@@ -284,7 +296,11 @@ fn nrrd(fields: &Fields) -> Result<Header, String> {
         Some(d) => [[d[0], d[1], d[2]], [d[3], d[4], d[5]], [d[6], d[7], d[8]]],
         None => diagonal(fields.vector::<3>(&["spacings"])?.unwrap_or([1.0; 3])),
     };
-    let origin = fields.vector::<3>(&["space origin"])?.unwrap_or_default();
+    let minimum = match fields.get(&["space"]) {
+        None => fields.vector::<3>(&["axis mins", "axismins"]).ok().flatten(),
+        Some(_) => None,
+    };
+    let origin = fields.vector::<3>(&["space origin"])?.or(minimum).unwrap_or_default();
     for key in ["line skip", "lineskip"] {
         if fields.get(&[key]).is_some_and(|lines| lines != "0") {
             return Err(format!("its header has `{key}`, which is not supported"));

@@ -15,6 +15,15 @@ pub struct Input {
     pub name: String,
     /// A file, or the folder of a DICOM series.
     pub image: PathBuf,
+    /// Other files of its case, such as its labels, which no output may replace.
+    pub others: Vec<PathBuf>,
+}
+
+impl Input {
+    /// An image alone.
+    pub fn new(name: String, image: PathBuf) -> Self {
+        Self { name, image, others: Vec::new() }
+    }
 }
 
 /// The cases of a dataset to segment.
@@ -87,8 +96,11 @@ fn of_dataset(root: &Path, cases: Cases, description: &DatasetDescription) -> Re
         Cases::All => dataset.all_cases().iter().collect(),
     };
     let input = |case: &sam_lst::datasets::Case| match &case.files {
-        CaseFiles::Volumes { images, .. } | CaseFiles::Organs { images, .. } => {
-            Ok(Input { name: case.name.clone(), image: images[0].clone() })
+        CaseFiles::Volumes { images, .. }
+        | CaseFiles::Organs { images, .. }
+        | CaseFiles::Structures { images, .. } => {
+            let others = case.files.paths().into_iter().map(Path::to_owned).collect();
+            Ok(Input { name: case.name.clone(), image: images[0].clone(), others })
         }
         _ => bail!(
             "cannot segment case {}: the preprocessed form has no position in the patient; segment \
@@ -117,18 +129,39 @@ fn in_folder(folder: &Path, description: &DatasetDescription) -> Result<Vec<Inpu
         if !name.starts_with('.') && if path.is_dir() { has_dicom_files(&path) } else { is_image } {
             let stem = name.strip_suffix(suffix).filter(|_| !suffix.is_empty());
             let name = stem.map_or_else(|| name_of(&path), str::to_owned);
-            images.push(Input { name, image: path });
+            images.push(Input::new(name, path));
         }
     }
+    remove_labels(&mut images, description);
     images.sort_by(|a, b| a.name.cmp(&b.name));
     if images.is_empty() {
         bail!(WrongUsage(format!(
-            "folder {} has no image: no NIfTI file, picture or folder of a DICOM series{}",
+            "folder {} has no image: no volume, picture or folder of a DICOM series{}; of a dataset's \
+             folder, --cases says which cases to segment",
             folder.display(),
             if suffix.is_empty() { String::new() } else { format!(" that ends in {suffix}") }
         )));
     }
     Ok(images)
+}
+
+/// Removes the labels of other images, where both lie in one folder in the dataset, too.
+fn remove_labels(images: &mut Vec<Input>, description: &DatasetDescription) {
+    let Layout::Files(layout) = &description.layout else { return };
+    let [image, label] = [&layout.images[0], &layout.labels]
+        .map(|pattern| pattern.rsplit('/').next().unwrap_or(pattern));
+    let name_of = |input: &Input| -> String {
+        input.image.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    let Some((before, after)) = image.split_once("{case}") else { return };
+    let label_of = |input: &Input| {
+        let name = name_of(input);
+        let case = name.strip_prefix(before)?.strip_suffix(after)?.to_owned();
+        let label = label.replace("{case}", &case);
+        (label != name).then_some(label)
+    };
+    let labels: Vec<String> = images.iter().filter_map(label_of).collect();
+    images.retain(|input| !labels.contains(&name_of(input)));
 }
 
 /// The images that a text file lists, one in a line, relative to the current folder or to the list's.
@@ -147,7 +180,7 @@ fn in_list(list: &Path) -> Result<Vec<Input>> {
                 list.display()
             )
         })?;
-        Ok(Input { name: name_of(&image), image })
+        Ok(Input::new(name_of(&image), image))
     };
     let images: Vec<Input> = lines.map(input).collect::<Result<_>>()?;
     if images.is_empty() {

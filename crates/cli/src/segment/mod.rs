@@ -8,7 +8,7 @@ use crate::overlays::{remove_overlays, write_overlays};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::report::LabelVolume;
 use crate::staging::Staging;
-use crate::{Status, WrongUsage, output, report};
+use crate::{Status, WrongUsage, interrupt, output, report};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use images::{Cases, Images, Input, is_single};
@@ -158,6 +158,7 @@ impl Arguments {
         Staging::for_file(&self.output)?;
         if let Some(folder) = &self.overlays {
             output::check_folder(folder, &inputs, self.force)?;
+            check_overlays(folder, &self.input)?;
             Staging::new(folder)?;
         }
         Ok(())
@@ -177,7 +178,7 @@ impl Arguments {
                 if is_nifti { ".nii.gz or .nii" } else { ".png or .tif" }
             )));
         }
-        let input = Input { name: String::new(), image: image.to_owned() };
+        let input = Input::new(String::new(), image.to_owned());
         Ok(Job { input, output: self.output.clone(), overlays: self.overlays.clone() })
     }
 
@@ -190,6 +191,11 @@ impl Arguments {
             )));
         }
         let mut jobs = Vec::with_capacity(images.len());
+        let files: Vec<&Path> = images
+            .iter()
+            .flat_map(|input| [&input.image].into_iter().chain(&input.others))
+            .map(PathBuf::as_path)
+            .collect();
         for input in images {
             // An unreadable image is reported when it is its turn.
             let ending = labels_ending(&input.image, task).unwrap_or(".nii.gz");
@@ -198,16 +204,32 @@ impl Arguments {
                 continue;
             }
             let mut inputs = self.inputs();
-            inputs.push(&input.image);
+            inputs.extend(&files);
             output::check_file(&output, &inputs, self.force)?;
             let overlays = self.overlays.as_ref().map(|folder| folder.join(&input.name));
             if let Some(folder) = &overlays {
                 output::check_folder(folder, &inputs, self.force)?;
+                check_overlays(folder, &input.image)?;
             }
             jobs.push(Job { input: input.clone(), output, overlays });
         }
+        if !self.skip_existing {
+            output::check_file(&self.output.join(VOLUMES), &[], self.force)?;
+        }
         Ok(jobs)
     }
+}
+
+/// Checks that an image does not lie in the folder of pictures, where one may have its name.
+fn check_overlays(folder: &Path, image: &Path) -> Result<()> {
+    if output::resolve(output::folder_of(image)) == output::resolve(folder) {
+        bail!(WrongUsage(format!(
+            "cannot write pictures to {}: it is the folder of {}; choose another",
+            folder.display(),
+            image.display()
+        )));
+    }
+    Ok(())
 }
 
 /// The ending of the labels of an image.
@@ -256,6 +278,9 @@ fn segment_all(
     segmenter: &mut Segmenter<'_>,
     task: &Task,
 ) -> Result<Status> {
+    interrupt::set_keeps_output();
+    let table = arguments.output.join(VOLUMES);
+    let mut volumes = Volumes::open(table.clone(), arguments.skip_existing)?;
     let mut results = Vec::new();
     let mut failed = 0;
     let mut progress = CaseProgress::new("segmenting", jobs.len());
@@ -266,7 +291,11 @@ fn segment_all(
             }
         });
         match segmented {
-            Ok(segmented) => results.push((job, segmented)),
+            Ok(segmented) => {
+                // After each image, so that a stopped program leaves the volumes of its labels.
+                volumes.add(job, &segmented)?;
+                results.push((job, segmented));
+            }
             Err(error) => {
                 failed += 1;
                 note(&format!("error: {error:#}"));
@@ -274,8 +303,6 @@ fn segment_all(
         }
     }
     drop(progress);
-    let table = arguments.output.join("volumes.csv");
-    write_volumes(&table, &results, arguments.skip_existing)?;
     if arguments.json {
         let result = |(job, segmented): &(&Job, Segmented)| {
             json!({
@@ -290,7 +317,11 @@ fn segment_all(
         }))?;
     } else {
         let mut text = String::new();
-        report::file_line(&mut text, &format!("{} label files", results.len()), &arguments.output);
+        let files = match results.len() {
+            1 => "1 label file".to_owned(),
+            count => format!("{count} label files"),
+        };
+        report::file_line(&mut text, &files, &arguments.output);
         report::file_line(&mut text, "volumes", &table);
         if let Some(folder) = &arguments.overlays {
             let pictures: usize = results.iter().map(|(_, segmented)| segmented.pictures).sum();
@@ -304,19 +335,30 @@ fn segment_all(
     Ok(Status::Done)
 }
 
-/// Writes the volumes of all organs as CSV; adds them to those of earlier images with `append`.
-fn write_volumes(file: &Path, results: &[(&Job, Segmented)], append: bool) -> Result<()> {
-    let failed = || format!("cannot write {}", file.display());
-    let header = "image,organ,label,voxels,volume_ml\n".to_owned();
-    let mut text = match std::fs::read_to_string(file) {
-        Ok(earlier) if append => earlier,
-        _ => header,
-    };
-    let quoted = |name: &str| match name.contains(['"', ',', '\n']) {
-        true => format!("\"{}\"", name.replace('"', "\"\"")),
-        false => name.to_owned(),
-    };
-    for (job, segmented) in results {
+/// The table of the volumes of all organs in a folder of labels.
+const VOLUMES: &str = "volumes.csv";
+
+/// The volumes of all organs as CSV, written anew after each image.
+struct Volumes {
+    file: PathBuf,
+    text: String,
+}
+
+impl Volumes {
+    /// Begins a table, or continues that of earlier images.
+    fn open(file: PathBuf, continues: bool) -> Result<Self> {
+        let earlier = std::fs::read_to_string(&file).ok().filter(|_| continues);
+        let text = earlier.unwrap_or_else(|| "image,organ,label,voxels,volume_ml\n".to_owned());
+        let volumes = Self { file, text };
+        volumes.write()?;
+        Ok(volumes)
+    }
+
+    fn add(&mut self, job: &Job, segmented: &Segmented) -> Result<()> {
+        let quoted = |name: &str| match name.contains(['"', ',', '\n']) {
+            true => format!("\"{}\"", name.replace('"', "\"\"")),
+            false => name.to_owned(),
+        };
         for OrganVolume { organ, label, volume } in &segmented.organs {
             let (name, organ) = (quoted(&job.input.name), quoted(organ));
             let ml = if volume.volume_ml.is_nan() {
@@ -324,11 +366,15 @@ fn write_volumes(file: &Path, results: &[(&Job, Segmented)], append: bool) -> Re
             } else {
                 volume.volume_ml.to_string()
             };
-            let _ = writeln!(text, "{name},{organ},{label},{},{ml}", volume.voxels);
+            let _ = writeln!(self.text, "{name},{organ},{label},{},{ml}", volume.voxels);
         }
+        self.write()
     }
-    replace_file(file, "volumes.csv", |temporary| std::fs::write(temporary, text))
-        .with_context(failed)
+
+    fn write(&self) -> Result<()> {
+        replace_file(&self.file, VOLUMES, |temporary| std::fs::write(temporary, &self.text))
+            .with_context(|| format!("cannot write {}", self.file.display()))
+    }
 }
 
 fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {

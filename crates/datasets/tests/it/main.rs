@@ -3,6 +3,7 @@
 mod bad_input;
 mod description;
 mod dicom;
+mod dicom_structures;
 mod inspection;
 mod nifti;
 mod phantom;

@@ -7,6 +7,7 @@ use sam_lst_datasets::{
     read_label_numbers, read_nifti_geometry, read_nifti_image, read_nifti_labels, write_nifti,
     write_nifti_labels,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn read(name: &str, orientation: Orientation) -> Volume<f32> {
@@ -215,7 +216,12 @@ fn labels_of_16_bits_are_read_and_written() {
     labels[(2, 3, 1)] = 65_535;
     let file = folder.path().join("label.nii.gz");
     write_nifti(&file, &volume.with_voxels(labels.clone())).expect("write files");
-    assert!(read_label_numbers(&file).expect("labels").into_iter().eq([0, 1024, 65_535]));
+    assert!(
+        read_label_numbers(&file, &BTreeMap::new())
+            .expect("labels")
+            .into_iter()
+            .eq([0, 1024, 65_535])
+    );
     let map = LabelMap::new(&[vec![1024], vec![65_535]], &IgnoredLabels::default());
     let classes = read_nifti_labels(&file, Orientation::Stored, &map).expect("known labels");
     assert_eq!((classes.voxels()[(0, 1, 2)], classes.voxels()[(2, 3, 1)]), (1, 2));
@@ -299,7 +305,9 @@ fn a_mask_for_each_label_is_read_as_labels() {
         let file = fixture("nifti").join(name);
         let volume = read_nifti_labels(&file, Orientation::Stored, &map).expect("masks");
         assert_eq!(volume.voxels(), &expected, "{name}");
-        assert!(read_label_numbers(&file).expect("masks").into_iter().eq([0, 1, 2]));
+        assert!(
+            read_label_numbers(&file, &BTreeMap::new()).expect("masks").into_iter().eq([0, 1, 2])
+        );
         let warnings = warnings_with(&file.display().to_string());
         assert!(warnings[0].contains(&format!("masks of the labels {labels}")), "{warnings:?}");
         // What is written on this grid has three axes.

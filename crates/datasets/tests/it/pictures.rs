@@ -81,7 +81,8 @@ fn masks_have_numbers_indices_or_colours() {
     let identity = LabelMap::identity(3);
     for name in ["numbers.png", "numbers.tif", "indexed.png", "indexed_two_bits.png"] {
         assert_eq!(mask(name, &identity, &no_colors()), expected, "{name}");
-        let numbers = read_label_numbers(fixture("pictures").join(name)).expect("a mask");
+        let numbers =
+            read_label_numbers(fixture("pictures").join(name), &no_colors()).expect("a mask");
         assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, 1, 2], "{name}");
     }
     let wide = LabelMap::new(&[vec![300], vec![600]], &IgnoredLabels::default());
@@ -91,12 +92,16 @@ fn masks_have_numbers_indices_or_colours() {
     }
     let binary = labels(&cases, "binary").mapv(|value| u8::from(value > 0));
     let map = LabelMap::new(&[vec![255]], &IgnoredLabels::default());
-    for name in ["binary.png", "binary.bmp", "binary.gif", "binary.jpg", "binary_rgb.jpg"] {
-        assert_eq!(mask(name, &map, &no_colors()), binary, "{name}");
-    }
-    // One bit holds the numbers 0 and 1.
-    for name in ["one_bit.png", "one_bit.tif"] {
-        let map = LabelMap::identity(2);
+    // One bit is 0 and 255, as Pillow converts it.
+    for name in [
+        "binary.png",
+        "binary.bmp",
+        "binary.gif",
+        "binary.jpg",
+        "binary_rgb.jpg",
+        "one_bit.png",
+        "one_bit.tif",
+    ] {
         assert_eq!(mask(name, &map, &no_colors()), binary, "{name}");
     }
     assert!(warnings_with("binary.png").is_empty() && warnings_with("colours.png").is_empty());
@@ -127,6 +132,17 @@ fn refused(name: &str, map: &LabelMap, colors: &BTreeMap<Color, u16>) -> String 
 }
 
 #[test]
+fn grey_masks_have_numbers_even_if_labels_have_colours() {
+    let cases = Cases::open("pictures");
+    let identity = LabelMap::identity(3);
+    assert_eq!(mask("numbers.png", &identity, &colors()), labels(&cases, "labels"));
+    let numbers = read_label_numbers(fixture("pictures/numbers.png"), &colors()).expect("a mask");
+    assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+    let numbers = read_label_numbers(fixture("pictures/colours.png"), &colors()).expect("a mask");
+    assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
 fn masks_that_do_not_fit_are_refused() {
     let identity = LabelMap::identity(3);
     let binary = LabelMap::new(&[vec![255]], &IgnoredLabels::default());
@@ -139,18 +155,84 @@ fn masks_that_do_not_fit_are_refused() {
         (refused("colours.png", &identity, &no_colors()), "label_colors"),
         (
             refused("colours.png", &identity, &BTreeMap::from([(Color([230, 40, 40]), 1)])),
-            "is #28c85a, and the colours are #e62828, #000000",
+            "have the value #28c85a, and described are #000000, #e62828",
+        ),
+        // Neither are 0 and 1 soft edges of 0 and 255.
+        (
+            refused("numbers.png", &binary, &no_colors()),
+            "have the value 1, and described are 0, 255",
         ),
         // Grey levels of an image are no soft edges of a mask.
         (refused("grey.png", &binary, &no_colors()), "choose the mask if this is an image"),
-        (refused("rgb.png", &identity, &colors()), "is #"),
+        (refused("rgb.png", &identity, &colors()), "choose the mask if this is an image"),
     ] {
         assert!(error.contains(expected), "{error}");
     }
     // A class whose colour is a mixture of two others is no edge.
     let black_and_green = BTreeMap::from([(Color([60, 255, 120]), 1)]);
     let error = refused("soft_colours.png", &LabelMap::identity(2), &black_and_green);
-    assert!(error.contains("is #"), "{error}");
+    assert!(error.contains("have the value #"), "{error}");
+}
+
+/// Writes a mask of grey values.
+fn write_mask(file: &Path, size: u32, value: impl Fn(u32, u32) -> u8) {
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    let toml = "name = \"x\"\nintensity = \"stored\"\nignored_labels = \"others\"\n\
+                layout.files = { images = \"{case}.png\", labels = \"{case}_m.png\" }\norgans = [";
+    let organs: String =
+        (1..=255).map(|n| format!("{{ name = \"{n}\", labels = [{n}] }},")).collect();
+    let description = DatasetDescription::from_toml(&format!("{toml}{organs}]")).expect("valid");
+    let voxels = Array3::from_shape_fn((1, size as usize, size as usize), |(_, row, column)| {
+        value(column as u32, row as u32)
+    });
+    write_labels(file, &Volume::new(voxels, None), &description).expect("writes");
+}
+
+/// The labels that an inspection of grey masks finds.
+fn inspected_labels(value: impl Fn(u32, u32) -> u8) -> Vec<u16> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write_mask(&root.join("images/a.png"), 64, |x, y| (x + y) as u8);
+    write_mask(&root.join("masks/a.png"), 64, value);
+    let inspection = inspect(root, |_, _| {}).expect("recognised");
+    let description = inspection.description;
+    let dataset = Dataset::open(root, description.clone()).expect("the same folder");
+    dataset.read(&dataset.all_cases()[0]).expect("readable by its description");
+    description.organs.iter().map(|organ| organ.labels[0]).collect()
+}
+
+#[test]
+fn values_that_cover_an_area_are_labels_and_edges_are_not() {
+    // A disc, with this value as its edge.
+    let disc = |x: u32, y: u32, radius: f32, inside: u8, edge: u8| {
+        let distance = (x as f32 - 32.0).hypot(y as f32 - 32.0);
+        match distance {
+            d if d < radius => inside,
+            d if d < radius + 1.0 => edge,
+            _ => 0,
+        }
+    };
+    let gradient = |x: u32, y: u32| (x * 37 + y * 11) as u8 | 1;
+    assert_eq!(inspected_labels(|x, y| disc(x, y, 20.0, 255, gradient(x, y))), [255]);
+    // Three grey levels with soft edges.
+    let nested = |x, y| {
+        let inner = disc(x, y, 8.0, 128, gradient(x, y));
+        if inner > 0 { inner } else { disc(x, y, 20.0, 255, gradient(x, y)) }
+    };
+    assert_eq!(inspected_labels(nested), [128, 255]);
+    // Class numbers with a border of 255, as in VOC.
+    assert_eq!(inspected_labels(|x, y| disc(x, y, 20.0, 1, 255)), [1, 255]);
+    assert_eq!(inspected_labels(|x, y| if y == 9 && x < 40 { 7 } else { u8::from(x < 3) }), [1, 7]);
+}
+
+#[test]
+fn truncated_jpeg_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.jpg");
+    let bytes = std::fs::read(fixture("pictures/large.jpg")).expect("a fixture");
+    std::fs::write(&file, &bytes[..bytes.len() - 200]).expect("writes");
+    let error = read_image(&file, Orientation::LPS).expect_err("truncated").to_string();
+    assert!(error.contains("the file is truncated"), "{error}");
 }
 
 #[test]
@@ -303,7 +385,7 @@ fn labels_are_written_in_the_format_of_the_name() {
         let map = description.label_map();
         let read = read_labels(file(name), Orientation::LPS, &map, &no_colors()).expect("reads");
         assert_eq!(read, classes(slices), "{name}");
-        let numbers = read_label_numbers(file(name)).expect("reads");
+        let numbers = read_label_numbers(file(name), &no_colors()).expect("reads");
         assert_eq!(numbers.into_iter().collect::<Vec<_>>(), [0, label], "{name}");
     }
     let geometry = read_image(fixture("dicom/plain"), Orientation::LPS).expect("a series");

@@ -72,7 +72,7 @@ fn labels_are_read_and_turned() {
     let mut turned = classes.clone();
     turned.invert_axis(sam_lst_datasets::ndarray::Axis(0));
     assert_eq!(read(Orientation::LPS), turned);
-    let found = read_label_numbers(file("u1.mha")).expect("labels");
+    let found = read_label_numbers(file("u1.mha"), &BTreeMap::new()).expect("labels");
     let mut expected: Vec<u16> = numbers.iter().copied().collect();
     expected.sort_unstable();
     expected.dedup();

@@ -66,23 +66,26 @@ impl FolderPairs {
         &self.unpredicted
     }
 
-    /// Reads which label numbers the files contain. `progress` receives the number of pairs that are
-    /// read and of all.
+    /// Reads which label numbers the files contain, masks in colours by the description. `progress`
+    /// receives the number of pairs that are read and of all.
     ///
     /// # Errors
     ///
     /// [`EvaluationError`] if a file cannot be read, or has a label that is not a whole number from 0
-    /// to 65,535.
+    /// to 65,535 or a colour that is not described.
     pub fn label_numbers(
         &self,
+        description: Option<&DatasetDescription>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<LabelNumbers, EvaluationError> {
+        let none = BTreeMap::new();
+        let colors = description.map_or(&none, DatasetDescription::label_colors);
         let mut numbers = LabelNumbers::default();
         progress(0, self.pairs.len());
         for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
             let files = [(prediction, &mut numbers.predicted), (label, &mut numbers.truth)];
             for (file, numbers) in files {
-                numbers.extend(read_label_numbers(file)?);
+                numbers.extend(read_label_numbers(file, colors)?);
             }
             progress(i + 1, self.pairs.len());
         }
@@ -131,6 +134,7 @@ pub struct CasePairs<'a> {
     predictions: PathBuf,
     pairs: Vec<(&'a Case, PathBuf)>,
     unpredicted: Vec<&'a Case>,
+    others: Vec<String>,
 }
 
 impl<'a> CasePairs<'a> {
@@ -146,7 +150,22 @@ impl<'a> CasePairs<'a> {
     ) -> Result<Self, EvaluationError> {
         let predictions = predictions.as_ref();
         let names = cases.iter().map(|case| (case.name.clone(), PathBuf::from(&case.name)));
-        let (pairs, unpredicted) = pair(volumes(predictions)?, names.collect(), dataset.root())?;
+        let mut predicted = volumes(predictions)?;
+        // A prediction of another case of the dataset is not scored, and none of these.
+        let is_other = |name: &String| {
+            let is_scored = cases.iter().any(|case| case.name == *name);
+            !is_scored && dataset.all_cases().iter().any(|case| case.name == *name)
+        };
+        let others: Vec<String> = predicted.keys().filter(|name| is_other(name)).cloned().collect();
+        predicted.retain(|name, _| !others.contains(name));
+        let pairs = pair(predicted, names.collect(), dataset.root());
+        let (pairs, unpredicted) = pairs.map_err(|error| match error {
+            EvaluationError::NoLabel { prediction, labels } => {
+                let cases = cases.iter().map(|case| case.name.clone()).collect();
+                EvaluationError::NoCase { prediction, root: labels, cases }
+            }
+            error => error,
+        })?;
         let of_name =
             |name: &Path| cases.iter().find(|case| Path::new(&case.name) == name).copied();
         let pairs = pairs.into_iter().filter_map(|FolderPair { label, prediction }| {
@@ -157,6 +176,7 @@ impl<'a> CasePairs<'a> {
             predictions: predictions.to_owned(),
             pairs: pairs.collect(),
             unpredicted: unpredicted.iter().filter_map(|name| of_name(name)).collect(),
+            others,
         })
     }
 
@@ -168,6 +188,11 @@ impl<'a> CasePairs<'a> {
     /// Cases without a prediction. They are not scored.
     pub fn unpredicted(&self) -> &[&'a Case] {
         &self.unpredicted
+    }
+
+    /// Cases of the dataset that have a prediction and are not among those to score.
+    pub fn others(&self) -> &[String] {
+        &self.others
     }
 
     /// Scores the predictions, whose label numbers are those of the dataset's description. `progress`
@@ -226,11 +251,22 @@ impl LabelNumbers {
     /// Programs that train on classes 1 to K often write these, whatever the numbers of the dataset's
     /// files are. Such numbers would be scored as other organs: they are recognised where predictions
     /// have no number above K, but one that the description ignores, and the ground truth has others.
+    /// So are predictions that have numbers, but none of an organ.
     ///
     /// # Errors
     ///
-    /// [`EvaluationError::Numbering`].
+    /// [`EvaluationError::Numbering`] or [`EvaluationError::NoOrgan`].
     pub fn check(&self, description: &DatasetDescription) -> Result<(), EvaluationError> {
+        let map = description.label_map();
+        let is_organ = |number: &&u16| map.class_of(**number).is_some_and(|class| class != 0);
+        let mut labels = self.predicted.iter().filter(|number| **number != 0).peekable();
+        if labels.peek().is_some() && !labels.any(|number| is_organ(&number)) {
+            return Err(EvaluationError::NoOrgan {
+                numbers: self.predicted.iter().copied().collect(),
+                description: description.name.clone(),
+                expected: Box::new(map),
+            });
+        }
         let organs = description.organs.len();
         let is_renumbered = |numbers: &BTreeSet<u16>| {
             numbers.iter().all(|&number| usize::from(number) <= organs)
@@ -269,7 +305,9 @@ fn pair(
     if !predicted.is_empty() {
         let (predicted, mut truth) = (by_numbers(&predicted)?, by_numbers(&unpaired)?);
         for (numbers, prediction) in predicted {
-            let Some(label) = truth.remove(&numbers) else {
+            // Names without a number have nothing to be paired by.
+            let label = truth.remove(&numbers).filter(|_| !numbers.is_empty());
+            let Some(label) = label else {
                 return Err(EvaluationError::NoLabel { prediction, labels: labels.to_owned() });
             };
             unpaired.retain(|_, file| *file != label);

@@ -2,8 +2,8 @@ use crate::embeddings::CacheError;
 use crate::inference::Segmenter;
 use crate::model::SideEncoder;
 use sam_lst_datasets::{
-    Case, Dataset, DatasetDescription, DatasetError, ReadError, Split, Volume, WriteError,
-    label_ranges, replace_file,
+    Case, Dataset, DatasetDescription, DatasetError, LabelMap, ReadError, Split, Volume,
+    WriteError, label_ranges, replace_file,
 };
 use sam_lst_metrics::{Protocol, Report, ScoreError};
 use std::collections::BTreeSet;
@@ -48,6 +48,35 @@ pub enum EvaluationError {
         prediction: PathBuf,
         /// The folder of labels.
         labels: PathBuf,
+    },
+    /// A prediction for none of the cases.
+    #[error(
+        "{} is the prediction of none of the cases of {} that are scored: {}; name it after its case, or \
+         move it away",
+        prediction.display(), root.display(), cases.join(", ")
+    )]
+    NoCase {
+        /// The prediction.
+        prediction: PathBuf,
+        /// The dataset's folder.
+        root: PathBuf,
+        /// The cases that are scored.
+        cases: Vec<String>,
+    },
+    /// The predictions have labels, but none of an organ.
+    #[error(
+        "the predictions are numbered {}, and none of these is an organ of the description \
+         `{description}`, which knows {expected}; renumber the predictions, or give a --dataset whose \
+         `labels` are the numbers in the files",
+        label_ranges(numbers.iter().copied())
+    )]
+    NoOrgan {
+        /// All label numbers of the predictions.
+        numbers: Vec<u16>,
+        /// Name of the description.
+        description: String,
+        /// The described labels.
+        expected: Box<LabelMap>,
     },
     /// Two files of one case.
     #[error(

@@ -216,6 +216,15 @@ impl Training {
         };
         let (plan, missing) = planner.plan(&mut events)?;
         events.emit(TrainingEvent::Planned(&plan));
+        let warmup_steps = self.config.optimization.schedule.warmup_steps;
+        if 2 * warmup_steps > plan.total_steps {
+            log::warn!(
+                "the learning rate only rises during the first {warmup_steps} steps, and there are {}; \
+                 for a useful model raise `epochs`, or lower `batch_size` or \
+                 `optimization.schedule.warmup_steps`",
+                plan.total_steps
+            );
+        }
         folder.begin(&identity)?;
         let precomputed = match &cache {
             Some(cache) if !events.stop_requested => {

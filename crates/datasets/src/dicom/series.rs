@@ -1,23 +1,25 @@
 //! Reads a DICOM series of single slices as a volume.
 
+use super::{dot, error, first, is_dicom, items, list_files, numbers, report, text, vector};
 use crate::{Geometry, Orientation, ReadError, Volume};
+use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions};
 use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
 use rayon::prelude::*;
-use std::io::Read;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
-/// Reads the series of CT or MR slices in a folder, or below it. Slices are sorted by their position;
-/// intensities are rescaled, in a CT to Hounsfield units. Compressed slices are decoded (RLE, JPEG, JPEG
-/// 2000). Files that are not DICOM images are skipped, and so are localizers.
+/// Reads the series of CT or MR slices in a folder, or below it, a file for each or several frames in a
+/// file (enhanced CT and MR). Slices are sorted by their position; intensities are rescaled, in a CT to
+/// Hounsfield units. Compressed slices are decoded (RLE, JPEG, JPEG 2000). Files that are not DICOM
+/// images are skipped, and so are localizers.
 ///
 /// # Errors
 ///
 /// [`ReadError`], with the folder or file, if there is no series or more than one; if slices are
-/// missing, duplicated or unevenly spaced; if they are colour images or several frames in one file;
-/// or if a file cannot be read or decoded.
+/// missing, duplicated or unevenly spaced; if they are colour images; or if a file cannot be read or
+/// decoded.
 pub fn read_dicom_image(
     folder: impl AsRef<Path>,
     orientation: Orientation,
@@ -26,8 +28,7 @@ pub fn read_dicom_image(
     let series = Series::find(folder)?;
     let geometry = series.geometry(folder, orientation)?;
     let [rows, columns] = series.slices[0].shape;
-    let slices: Vec<Vec<f32>> =
-        series.slices.par_iter().map(Slice::decode).collect::<Result<_, _>>()?;
+    let slices = series.decode()?;
     let dim = [columns, rows, slices.len()];
     let voxels = geometry.axis_mapping().to_array(slices.concat(), dim);
     Ok(Volume::new(voxels, Some(geometry)))
@@ -69,11 +70,14 @@ struct Slice {
     spacing: [f64; 2],
     /// Millimetres that a single slice stands for.
     thickness: Option<f64>,
+    /// Number of its frame in the file, with the frame's slope and intercept; `None` for a file of one
+    /// slice.
+    frame: Option<(usize, [f64; 2])>,
 }
 
 /// What a file is.
 enum Found {
-    Slice(Slice),
+    Slices(Vec<Slice>),
     /// Not DICOM, or without an image.
     Nothing,
     /// An image that is not a slice of a volume.
@@ -82,13 +86,6 @@ enum Found {
         error: ReadError,
     },
     Damaged(ReadError),
-}
-
-/// Levels of folders below the given one.
-const MAX_DEPTH: usize = 4;
-
-fn error(path: &Path, found: impl Into<String>, remedy: impl Into<String>) -> ReadError {
-    ReadError::Dicom { path: path.to_owned(), found: found.into(), remedy: remedy.into() }
 }
 
 impl Series {
@@ -103,10 +100,14 @@ impl Series {
                 Found::Nothing => {}
                 Found::Damaged(error) => return Err(error),
                 Found::Unusable { series, error } => unusable.push((series, error)),
-                Found::Slice(slice) => {
-                    match groups.iter_mut().find(|group| group[0].is_of_one_volume_with(&slice)) {
-                        Some(group) => group.push(slice),
-                        None => groups.push(vec![slice]),
+                Found::Slices(slices) => {
+                    for slice in slices {
+                        let of_slice =
+                            |group: &&mut Vec<Slice>| group[0].is_of_one_volume_with(&slice);
+                        match groups.iter_mut().find(of_slice) {
+                            Some(group) => group.push(slice),
+                            None => groups.push(vec![slice]),
+                        }
                     }
                 }
             }
@@ -131,6 +132,18 @@ impl Series {
                 Err(error(folder, found, "choose the folder of one, or move the others away"))
             }
         }
+    }
+
+    /// The intensities of all slices in order.
+    fn decode(&self) -> Result<Vec<Vec<f32>>, ReadError> {
+        let Some(of_frames) = self.slices.iter().find(|slice| slice.frame.is_some()) else {
+            return self.slices.par_iter().map(Slice::decode).collect();
+        };
+        if self.slices.iter().any(|slice| slice.file != of_frames.file) {
+            let found = "it belongs to a series of several files with several frames each";
+            return Err(error(&of_frames.file, found, "convert it to NIfTI, as with dcm2niix"));
+        }
+        Slice::decode_frames(&self.slices.iter().collect::<Vec<_>>())
     }
 
     /// Orders the slices, and checks that they are one volume.
@@ -227,33 +240,6 @@ impl Series {
     }
 }
 
-/// Lists the files below a folder, sorted; `depth` is 0.
-pub(crate) fn list_files(
-    folder: &Path,
-    depth: usize,
-    files: &mut Vec<PathBuf>,
-) -> Result<(), ReadError> {
-    let io = ReadError::io(folder);
-    let entries = std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>();
-    let mut paths: Vec<PathBuf> = entries.map_err(io)?.iter().map(|entry| entry.path()).collect();
-    // Hidden files, which some systems leave in every folder, belong to no series.
-    let is_hidden = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
-    };
-    paths.retain(|path| !is_hidden(path));
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            if depth < MAX_DEPTH {
-                list_files(&path, depth + 1, files)?;
-            }
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
 /// A series in a message.
 fn describe(folder: &Path, slices: &[Slice]) -> String {
     let [_, number, description] = &slices[0].series;
@@ -282,21 +268,15 @@ impl Slice {
             return Found::Nothing;
         }
         match Self::of_object(file, &object) {
-            Ok(slice) => Found::Slice(slice),
+            Ok(slices) => Found::Slices(slices),
             Err(error) => {
                 Found::Unusable { series: text(&object, tags::SERIES_INSTANCE_UID), error }
             }
         }
     }
 
-    fn of_object(file: &Path, object: &DefaultDicomObject) -> Result<Self, ReadError> {
+    fn of_object(file: &Path, object: &DefaultDicomObject) -> Result<Vec<Self>, ReadError> {
         let number = |tag| numbers(object, tag).and_then(first);
-        let frames = number(tags::NUMBER_OF_FRAMES).unwrap_or(1.0);
-        if frames > 1.0 {
-            let found =
-                format!("it has {frames} frames in one file (enhanced or multi-frame DICOM)");
-            return Err(error(file, found, "convert it to NIfTI, as with dcm2niix"));
-        }
         let samples = number(tags::SAMPLES_PER_PIXEL).unwrap_or(1.0);
         let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION);
         if samples != 1.0 || photometric != "MONOCHROME2" {
@@ -314,10 +294,6 @@ impl Slice {
                 "its intensities follow from a table (Modality LUT), which is not supported";
             return Err(error(file, found, "convert it to NIfTI, as with dcm2niix"));
         }
-        let vector = |tag, length: usize| {
-            let found = numbers(object, tag).filter(|found| found.len() == length);
-            found.filter(|found| found.iter().all(|value| value.is_finite()))
-        };
         let missing = |name: &str| {
             let found = format!("it has no valid {name}, so its place in the patient is not known");
             error(file, found, "choose a series of slices, or remove the file")
@@ -326,35 +302,61 @@ impl Slice {
         if shape.contains(&0) {
             return Err(missing("Rows and Columns"));
         }
-        let position = vector(tags::IMAGE_POSITION_PATIENT, 3);
-        let position = position.ok_or_else(|| missing("Image Position (Patient)"))?;
-        let directions = vector(tags::IMAGE_ORIENTATION_PATIENT, 6);
-        let directions = directions.ok_or_else(|| missing("Image Orientation (Patient)"))?;
-        let spacing = vector(tags::PIXEL_SPACING, 2)
-            .filter(|spacing| spacing.iter().all(|&spacing| spacing > 0.0));
-        let spacing = spacing.ok_or_else(|| missing("Pixel Spacing"))?;
-        let thickness = [tags::SPACING_BETWEEN_SLICES, tags::SLICE_THICKNESS]
-            .into_iter()
-            .find_map(|tag| number(tag).filter(|&value| value > 0.0));
         let series = [tags::SERIES_INSTANCE_UID, tags::SERIES_NUMBER, tags::SERIES_DESCRIPTION];
         let patient = [tags::PATIENT_ID, tags::STUDY_INSTANCE_UID];
-        let d = directions;
-        let slice = Self {
-            file: file.to_owned(),
-            series: series.map(|tag| text(object, tag)),
-            patient: patient.map(|tag| text(object, tag)),
-            shape,
-            position: [position[0], position[1], position[2]],
-            directions: [[d[0], d[1], d[2]], [d[3], d[4], d[5]]],
-            spacing: [spacing[0], spacing[1]],
-            thickness,
+        let [series, patient] =
+            [&series[..], &patient].map(|tags| tags.iter().map(|&tag| text(object, tag)));
+        let (series, patient): (Vec<_>, Vec<_>) = (series.collect(), patient.collect());
+        let slice = |planes: &Planes<'_>, frame| -> Result<Self, ReadError> {
+            let position =
+                planes.vector(tags::PLANE_POSITION_SEQUENCE, tags::IMAGE_POSITION_PATIENT);
+            let position = position.ok_or_else(|| missing("Image Position (Patient)"))?;
+            let directions =
+                planes.vector(tags::PLANE_ORIENTATION_SEQUENCE, tags::IMAGE_ORIENTATION_PATIENT);
+            let d: [f64; 6] = directions.ok_or_else(|| missing("Image Orientation (Patient)"))?;
+            let spacing = planes.vector(tags::PIXEL_MEASURES_SEQUENCE, tags::PIXEL_SPACING);
+            let spacing = spacing.filter(|spacing: &[f64; 2]| spacing.iter().all(|&mm| mm > 0.0));
+            let thickness = [tags::SPACING_BETWEEN_SLICES, tags::SLICE_THICKNESS].into_iter();
+            let slice = Self {
+                file: file.to_owned(),
+                series: std::array::from_fn(|i| series[i].clone()),
+                patient: std::array::from_fn(|i| patient[i].clone()),
+                shape,
+                position,
+                directions: [[d[0], d[1], d[2]], [d[3], d[4], d[5]]],
+                spacing: spacing.ok_or_else(|| missing("Pixel Spacing"))?,
+                thickness: thickness
+                    .filter_map(|tag| planes.vector(tags::PIXEL_MEASURES_SEQUENCE, tag))
+                    .find_map(|[mm]: [f64; 1]| (mm > 0.0).then_some(mm)),
+                frame,
+            };
+            let normal = slice.normal();
+            // Of two unit vectors at a right angle.
+            if (dot(normal, normal) - 1.0).abs() > 0.01 {
+                return Err(missing("Image Orientation (Patient)"));
+            }
+            Ok(slice)
         };
-        let normal = slice.normal();
-        // Of two unit vectors at a right angle.
-        if (dot(normal, normal) - 1.0).abs() > 0.01 {
-            return Err(missing("Image Orientation (Patient)"));
+        let frames = items(object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
+        let declared = number(tags::NUMBER_OF_FRAMES).unwrap_or(1.0);
+        if frames.is_empty() && declared <= 1.0 {
+            return Ok(vec![slice(&Planes::of_file(object), None)?]);
         }
-        Ok(slice)
+        if frames.len() as f64 != declared {
+            let found =
+                format!("it has {declared} frames and positions of {} of them", frames.len());
+            return Err(error(file, found, "convert it to NIfTI, as with dcm2niix"));
+        }
+        let of_frame = |(i, frame)| {
+            let planes = Planes::of_frame(object, frame);
+            let scale = |tag, otherwise: f64| {
+                let found = planes.vector(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE, tag);
+                found.map_or(otherwise, |[value]: [f64; 1]| value)
+            };
+            let scale = [scale(tags::RESCALE_SLOPE, 1.0), scale(tags::RESCALE_INTERCEPT, 0.0)];
+            slice(&planes, Some((i, scale)))
+        };
+        frames.iter().enumerate().map(of_frame).collect()
     }
 
     /// Whether two slices are of one patient, series and grid. Directions and spacings of one series
@@ -375,27 +377,30 @@ impl Slice {
 
     /// Intensities, rescaled.
     fn decode(&self) -> Result<Vec<f32>, ReadError> {
-        let failed = |found: String| {
-            let remedy =
-                "decompress it with another program (such as gdcmconv --raw), or copy it again";
-            error(&self.file, found, remedy)
+        self.checked(decode_file(&self.file, ModalityLutOption::Default)?)
+    }
+
+    /// The frames of one file, rescaled.
+    fn decode_frames(slices: &[&Self]) -> Result<Vec<Vec<f32>>, ReadError> {
+        let Some(first) = slices.first() else { return Ok(Vec::new()) };
+        let stored = decode_file(&first.file, ModalityLutOption::None)?;
+        let pixels = first.shape[0] * first.shape[1];
+        let frame = |slice: &&Self| {
+            let (number, [slope, intercept]) = slice.frame.unwrap_or((0, [1.0, 0.0]));
+            let stored = stored.get(number * pixels..(number + 1) * pixels).unwrap_or_default();
+            let rescaled =
+                stored.iter().map(|&value| (f64::from(value) * slope + intercept) as f32);
+            slice.checked(rescaled.collect())
         };
-        let decode = || -> Result<Vec<f32>, ReadError> {
-            let object = OpenFileOptions::new().open_file(&self.file);
-            let object = object.map_err(|source| failed(report(&source)))?;
-            let pixels = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
-            let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default);
-            pixels.to_vec_with_options(&options).map_err(|source| failed(report(&source)))
-        };
-        // Decoders of compressed pixels panic on some damaged ones, as that of RLE where they end early.
-        let voxels = std::panic::catch_unwind(AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(failed("its compressed pixels are damaged".to_owned())))?;
+        slices.iter().map(frame).collect()
+    }
+
+    /// Pixels of the slice's shape that are finite.
+    fn checked(&self, voxels: Vec<f32>) -> Result<Vec<f32>, ReadError> {
         let [rows, columns] = self.shape;
         if voxels.len() != rows * columns {
-            return Err(failed(format!(
-                "it has {} pixels instead of {rows} x {columns}",
-                voxels.len()
-            )));
+            let found = format!("it has {} pixels instead of {rows} x {columns}", voxels.len());
+            return Err(error(&self.file, found, "copy it again"));
         }
         if let Some(index) = voxels.iter().position(|voxel| !voxel.is_finite()) {
             let voxel = [index % columns, index / columns, 0];
@@ -409,48 +414,50 @@ impl Slice {
     }
 }
 
-/// Whether a file is DICOM by its first bytes or its name.
-pub fn is_dicom(file: &Path) -> bool {
-    let mut start = [0; 132];
-    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
-    let is_named = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dcm"));
-    is_named || (read.is_ok() && start.ends_with(b"DICM"))
+/// The pixels of all frames of a file.
+fn decode_file(file: &Path, modality_lut: ModalityLutOption) -> Result<Vec<f32>, ReadError> {
+    let failed = |found: String| {
+        let remedy =
+            "decompress it with another program (such as gdcmconv --raw), or copy it again";
+        error(file, found, remedy)
+    };
+    let decode = || -> Result<Vec<f32>, ReadError> {
+        let object = OpenFileOptions::new().open_file(file);
+        let object = object.map_err(|source| failed(report(&source)))?;
+        let pixels = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
+        let options = ConvertOptions::new().with_modality_lut(modality_lut);
+        pixels.to_vec_with_options(&options).map_err(|source| failed(report(&source)))
+    };
+    // Decoders of compressed pixels panic on some damaged ones, as that of RLE where they end early.
+    std::panic::catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(failed("its compressed pixels are damaged".to_owned())))
 }
 
-/// Whether a folder is one of a DICOM series: whether DICOM files lie directly in it.
-pub fn has_dicom_files(folder: &Path) -> bool {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|file| file.is_file() && is_dicom(&file))
+/// Where the attributes of a slice's plane are: in the file, or in the functional groups of a frame.
+enum Planes<'a> {
+    File(&'a InMemDicomObject),
+    Frame { shared: Option<&'a InMemDicomObject>, frame: &'a InMemDicomObject },
 }
 
-/// An error with its causes in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+impl<'a> Planes<'a> {
+    fn of_file(object: &'a InMemDicomObject) -> Self {
+        Self::File(object)
     }
-    text
-}
 
-fn text(object: &DefaultDicomObject, tag: dicom_core::Tag) -> String {
-    let element = object.element_opt(tag).ok().flatten();
-    let text = element.and_then(|element| element.to_str().ok().map(|text| text.into_owned()));
-    text.unwrap_or_default().trim().trim_end_matches('\0').to_owned()
-}
+    fn of_frame(object: &'a InMemDicomObject, frame: &'a InMemDicomObject) -> Self {
+        let shared = items(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
+        Self::Frame { shared, frame }
+    }
 
-fn numbers(object: &DefaultDicomObject, tag: dicom_core::Tag) -> Option<Vec<f64>> {
-    object.element_opt(tag).ok().flatten()?.to_multi_float64().ok()
-}
-
-fn first(numbers: Vec<f64>) -> Option<f64> {
-    numbers.first().copied()
-}
-
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    /// The finite numbers of an attribute, which frames have in a group of this sequence.
+    fn vector<const N: usize>(&self, sequence: Tag, tag: Tag) -> Option<[f64; N]> {
+        let object = match *self {
+            Self::File(object) => object,
+            Self::Frame { shared, frame } => {
+                let own = items(frame, sequence).first();
+                own.or_else(|| items(shared?, sequence).first())?
+            }
+        };
+        vector(object, tag)
+    }
 }
