@@ -153,8 +153,9 @@ if "metrics" in benches:
     medpy = measure("metrics_medpy.py")
     report(f"medpy {medpy['medpy']} (one run, peak memory {medpy['peak_mb']} MB)", medpy)
 if "datasets" in benches:
-    python = measure("datasets_python.py", target_directory() / "tmp/phantom.nii.gz")
-    report(f"nibabel {python['nibabel']}, scipy {python['scipy']}", python)
+    folder = target_directory() / "tmp"
+    python = measure("datasets_python.py", folder / "phantom.nii.gz", folder / "phantom")
+    report(f"nibabel {python['nibabel']}, SimpleITK {python['SimpleITK']}, scipy {python['scipy']}", python)
 if "memory" in benches:
     first, second = training_mb()
     cached, full = (peak_mb(sys.executable, here / "models_pytorch.py", row) for row in ("step/cached_b4", "step/full_b4"))

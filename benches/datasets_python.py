@@ -1,7 +1,7 @@
-"""The rows of benches/datasets.rs in nibabel and scipy. Prints the median of ten runs in seconds as
-JSON.
+"""The rows of benches/datasets.rs in nibabel, SimpleITK and scipy. Prints the median of ten runs in
+seconds as JSON.
 
-    python benches/datasets_python.py FILE.nii.gz
+    python benches/datasets_python.py FILE.nii.gz SERIES
 """
 
 import json
@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 from scipy.ndimage import zoom
 
 rows, columns = np.indices((512, 512))
@@ -21,6 +22,13 @@ pixels = (rows * columns % 97 / 97).astype(np.float32)
 def read():
     volume = nib.load(sys.argv[1]).get_fdata(dtype=np.float32)
     assert volume.shape == (512, 512, 148)
+
+
+def read_series():
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(sys.argv[2]))
+    volume = sitk.GetArrayFromImage(reader.Execute()).astype(np.float32)
+    assert volume.shape == (148, 512, 512)
 
 
 def cubic():
@@ -40,6 +48,11 @@ def median(run):
 result = {
     "nibabel": version("nibabel"),
     "scipy": version("scipy"),
-    "seconds": {"datasets/read_nifti_512_512_148": median(read), "datasets/cubic_512_224_512": median(cubic)},
+    "SimpleITK": version("SimpleITK"),
+    "seconds": {
+        "datasets/read_nifti_512_512_148": median(read),
+        "datasets/read_dicom_512_512_148": median(read_series),
+        "datasets/cubic_512_224_512": median(cubic),
+    },
 }
 json.dump(result, sys.stdout)

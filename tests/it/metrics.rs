@@ -212,6 +212,16 @@ fn each_protocol_scores_absent_organs_in_its_own_way() {
     }
     let unknown = Protocol::strict().score(&present, &absent, [1, 1, 3], None, &[CLASS]);
     assert_eq!(unknown, Err(ScoreError::UnknownSpacing));
+    // In voxels, absent organs count as in millimetres.
+    let strict = Protocol::strict().in_voxels();
+    let scores = strict.score(&present, &absent, [1, 1, 3], None, &[CLASS]).expect("in voxels");
+    assert_eq!((scores[0].dsc, scores[0].hd95, strict.unit()), (Some(0.0), None, "voxels"));
+    assert_eq!(
+        strict.to_string(),
+        "strict (HD95 larger of both directions, surface Dice at 1 voxels)"
+    );
+    let shifted = strict.score(&[2, 2, 0, 0], &[0, 0, 2, 2], [1, 1, 4], None, &[CLASS]);
+    assert_eq!(shifted.expect("in voxels")[0].hausdorff, Some(2.0));
     assert!(Protocol::Reference.score(&present, &absent, [1, 1, 3], None, &[CLASS]).is_ok());
 }
 

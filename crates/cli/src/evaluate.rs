@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Protocols: `reference` is that of the published tables (medpy; HD95 in voxels); `strict` measures
-in mm; an organ in only one of the volumes scores a DSC of 0. Files pair by name, else by number.
+in mm, pictures in voxels; an organ in only one of the files scores 0. Files pair by name or number.
 
 Examples:
   sam-lst evaluate --pred predictions --label labels --dataset synapse --output scores/mine
@@ -128,6 +128,7 @@ impl Arguments {
                 Hd95::Pooled => DirectedDistances::Pooled,
             },
             surface_dice_tolerance_mm: self.tolerance_mm,
+            in_voxels: false,
         });
         match self.protocol {
             Scoring::Reference => vec![Protocol::Reference],
@@ -198,7 +199,7 @@ fn score_folders(
     for pair in folders.pairs() {
         has_spacing &= read_geometry(&pair.label, description.orientation)?.is_some();
     }
-    restrict_to_spacing(arguments, has_spacing, labels, &mut protocols)?;
+    measure_in_voxels(!has_spacing, &mut protocols);
     let reports = folders.evaluate(&description, &protocols, |done, total| {
         progress.count("scoring", done, total, "cases");
     })?;
@@ -238,7 +239,7 @@ fn score_cases(
     let list = label_ranges(numbers.predicted.iter().copied());
     note(&format!("labels      predictions have {list}"));
     numbers.check(dataset.description())?;
-    restrict_protocols(arguments, &dataset, data, &mut protocols)?;
+    adapt_to_spacing(&dataset, &mut protocols)?;
     let mut progress = Progress::new();
     let reports = pairs.evaluate(&protocols, |done, total| {
         progress.count("scoring", done, total, "cases");
@@ -247,36 +248,19 @@ fn score_cases(
     Ok(Evaluation { reports, unpredicted })
 }
 
-/// Checks the test cases, and leaves out the strict protocol where they have no voxel spacing.
-fn restrict_protocols(
-    arguments: &Arguments,
-    dataset: &Dataset,
-    data: &Path,
-    protocols: &mut Vec<Protocol>,
-) -> Result<()> {
+/// Checks the test cases, and measures in voxels where they have no voxel spacing.
+fn adapt_to_spacing(dataset: &Dataset, protocols: &mut [Protocol]) -> Result<()> {
     let has_spacing = check_cases(dataset, &[Split::Test])?;
-    restrict_to_spacing(arguments, has_spacing, data, protocols)
+    measure_in_voxels(!has_spacing, protocols);
+    Ok(())
 }
 
-/// Leaves out the strict protocol without a voxel spacing.
-fn restrict_to_spacing(
-    arguments: &Arguments,
-    has_spacing: bool,
-    data: &Path,
-    protocols: &mut Vec<Protocol>,
-) -> Result<()> {
-    if !has_spacing && arguments.protocol == Scoring::Strict {
-        bail!(
-            "cannot use the strict protocol: the volumes of {} have no voxel spacing in mm; use \
-             --protocol reference",
-            data.display()
-        );
+/// Lets all protocols measure in voxels where there is no voxel spacing.
+fn measure_in_voxels(without_spacing: bool, protocols: &mut [Protocol]) {
+    if without_spacing {
+        note("the images have no voxel spacing in mm; distances are in voxels");
+        protocols.iter_mut().for_each(|protocol| *protocol = protocol.in_voxels());
     }
-    if !has_spacing && arguments.protocol == Scoring::Both {
-        note("the images have no voxel spacing in mm; only the reference protocol is used");
-        protocols.retain(|protocol| *protocol == Protocol::Reference);
-    }
-    Ok(())
 }
 
 /// Shows which prediction is scored against which label file. Equal names need no list.
@@ -332,7 +316,7 @@ fn score_model(
     let cases = dataset.cases(Split::Test)?;
     let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     note(&format!("test:       {}", names.join(", ")));
-    restrict_protocols(arguments, &dataset, data, &mut protocols)?;
+    adapt_to_spacing(&dataset, &mut protocols)?;
     let model = match &arguments.ladder {
         Some(ladder) => options.load(sam, ladder, &device)?,
         None => {

@@ -9,7 +9,7 @@ use crate::random::validation_order;
 use crate::{
     DatasetDescription, DatasetError, FilesLayout, Geometry, GeometryCheck, Image, LabelMap,
     Layout, Orientation, PreparedLayout, ReadError, Slice, Split, SplitDescription, Validation,
-    Volume, files_sha256, read_h5_volume, read_labels, read_npz_slice,
+    Volume, files_sha256, read_geometry, read_h5_volume, read_labels, read_npz_slice,
 };
 use ndarray::{Array3, Axis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,6 +181,28 @@ impl Dataset {
             });
         }
         Ok(cases)
+    }
+
+    /// Whether all of some cases have a voxel spacing, by the headers of their images.
+    ///
+    /// # Errors
+    ///
+    /// [`DatasetError`] if an image cannot be read.
+    pub fn has_spacing(&self, cases: &[&Case]) -> Result<bool, DatasetError> {
+        for case in cases {
+            let has_spacing = match &case.files {
+                CaseFiles::Volumes { images, .. }
+                | CaseFiles::Organs { images, .. }
+                | CaseFiles::Structures { images, .. } => {
+                    read_geometry(&images[0], self.description.orientation)?.is_some()
+                }
+                CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => false,
+            };
+            if !has_spacing {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads the volumes of a case. A warning is logged for intensities that do not fit

@@ -51,7 +51,10 @@ pub use description::{
     Color, ColorError, DatasetDescription, FilesLayout, GeometryCheck, Layout, Organ,
     PreparedLayout, Split, SplitDescription, Validation,
 };
-pub use dicom::{has_dicom_files, is_dicom, read_dicom_geometry, read_dicom_image};
+pub use dicom::{
+    SegmentationType, has_dicom_files, is_dicom, read_dicom_geometry, read_dicom_image,
+    write_dicom_segmentation,
+};
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
 pub use image::{Image, map_channels};

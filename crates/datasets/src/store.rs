@@ -230,6 +230,12 @@ fn cache_file_name(dataset: &Dataset, case: &Case, files_sha256: &str) -> String
         let classes: Vec<u8> = organs.iter().map(|(class, _)| *class).collect();
         digest.update(format!("{classes:?}"));
     }
+    if let CaseFiles::Structures { .. } = &case.files {
+        // Structures are found by their names.
+        for organ in &description.organs {
+            digest.update(format!("{:?} {:?}", organ.name, organ.files));
+        }
+    }
     digest.update(files_sha256);
     let hash: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let name: String =

@@ -14,7 +14,7 @@ pub enum Protocol {
     /// not predicted has DSC 0 and HD95 0, whether or not it is in the label. An HD95 of 0 for a
     /// false negative makes a worse model look better.
     Reference,
-    /// Distances in millimetres. An organ that is in only one of the two volumes has a DSC and a
+    /// Distances in millimetres, or in voxels for images without a spacing. An organ that is in only one of the two volumes has a DSC and a
     /// surface Dice of 0 and no HD95; an organ that is in neither is excluded.
     Strict(StrictOptions),
 }
@@ -27,6 +27,10 @@ pub struct StrictOptions {
     pub hd95: DirectedDistances,
     /// Distance up to which surfaces count as equal in the surface Dice.
     pub surface_dice_tolerance_mm: f64,
+    /// Whether distances, and the tolerance, are in voxels regardless of the spacing, for pictures and
+    /// other images that have none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_voxels: bool,
 }
 
 /// How two sets of directed surface distances are combined into one percentile.
@@ -41,7 +45,7 @@ pub enum DirectedDistances {
 
 impl Default for StrictOptions {
     fn default() -> Self {
-        Self { hd95: DirectedDistances::Larger, surface_dice_tolerance_mm: 1.0 }
+        Self { hd95: DirectedDistances::Larger, surface_dice_tolerance_mm: 1.0, in_voxels: false }
     }
 }
 
@@ -49,6 +53,14 @@ impl Protocol {
     /// The strict protocol with its default options: the larger percentile, a tolerance of 1 mm.
     pub fn strict() -> Self {
         Self::Strict(StrictOptions::default())
+    }
+
+    /// This protocol for images without a spacing: with distances in voxels.
+    pub fn in_voxels(self) -> Self {
+        match self {
+            Self::Reference => Self::Reference,
+            Self::Strict(options) => Self::Strict(StrictOptions { in_voxels: true, ..options }),
+        }
     }
 
     /// The name without the options: `reference` or `strict`.
@@ -62,7 +74,7 @@ impl Protocol {
     /// The unit of distances: `voxels` or `mm`.
     pub fn unit(&self) -> &'static str {
         match self {
-            Self::Reference => "voxels",
+            Self::Reference | Self::Strict(StrictOptions { in_voxels: true, .. }) => "voxels",
             Self::Strict(_) => "mm",
         }
     }
@@ -72,7 +84,7 @@ impl Protocol {
     ///
     /// # Errors
     ///
-    /// [`ScoreError`] if the volumes cannot be compared, or if the protocol is [`Self::Strict`] and
+    /// [`ScoreError`] if the volumes cannot be compared, or if the protocol is in millimetres and
     /// `spacing_mm` is `None`.
     pub fn score(
         &self,
@@ -83,7 +95,7 @@ impl Protocol {
         classes: &[u8],
     ) -> Result<Vec<Score>, ScoreError> {
         let spacing = match self {
-            Self::Reference => [1.0; 3],
+            Self::Reference | Self::Strict(StrictOptions { in_voxels: true, .. }) => [1.0; 3],
             Self::Strict(_) => spacing_mm.ok_or(ScoreError::UnknownSpacing)?,
         };
         let volume = |labels| LabelVolume::in_mm(labels, shape, spacing);
@@ -145,7 +157,8 @@ impl fmt::Display for Protocol {
                     DirectedDistances::Pooled => "both directions pooled",
                 };
                 let tolerance = options.surface_dice_tolerance_mm;
-                write!(f, "strict (HD95 {hd95}, surface Dice at {tolerance} mm)")
+                let unit = self.unit();
+                write!(f, "strict (HD95 {hd95}, surface Dice at {tolerance} {unit})")
             }
         }
     }
@@ -161,7 +174,7 @@ pub enum ScoreError {
     /// The strict protocol needs a voxel spacing, which the volumes do not have.
     #[error(
         "cannot score in millimetres: the volumes have no voxel spacing; \
-         use the reference protocol, which measures in voxels"
+         use a protocol that measures in voxels"
     )]
     UnknownSpacing,
 }

@@ -10,9 +10,11 @@ use crate::report::LabelVolume;
 use crate::staging::Staging;
 use crate::{Status, WrongUsage, interrupt, output, report};
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use images::{Cases, Images, Input, is_single};
-use sam_lst::datasets::{read_geometry, replace_file, write_labels};
+use sam_lst::datasets::{
+    SegmentationType, read_geometry, replace_file, write_dicom_segmentation, write_labels,
+};
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -21,21 +23,19 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Prints the volume of each organ in ml, of several images into OUTPUT/volumes.csv. Labels are
-numbered as in the training dataset; of a picture, they are a mask in PNG or TIFF. Resampling
-`reference` enlarges the class map, as the released code does; `logits` gives smoother borders.
+Prints the volume of each organ in ml, of several images into OUTPUT/volumes.csv. Labels have the
+numbers of the training dataset: NIfTI, PNG or TIFF of a picture, DICOM SEG (.dcm) of a series.
 
 Examples:
   sam-lst segment ct.nii.gz organs.nii.gz --sam lite_medsam.pth \\
       --ladder runs/synapse/ladder.safetensors --overlays pictures
-  sam-lst segment Synapse predictions --cases test --sam lite_medsam.pth \\
-      --ladder runs/synapse/ladder.safetensors --device cuda:0";
+  sam-lst segment mri predictions --cases test --sam lite_medsam.pth --ladder ladder.safetensors";
 
 /// Segment images with a trained ladder
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The image (NIfTI, folder of a DICOM series, picture), a folder of images, or a list (.txt)
+    /// The image (volume, folder of a DICOM series, picture), a folder, or a list (.txt)
     input: PathBuf,
     /// The labels to write, on the image's grid; of several images, their folder
     output: PathBuf,
@@ -56,6 +56,9 @@ pub struct Arguments {
     dataset: Option<PathBuf>,
     #[command(flatten)]
     model: ModelOptions,
+    /// Write DICOM SEG of a DICOM series [default for OUTPUT.dcm: binary]
+    #[arg(long, value_name = "TYPE")]
+    dicom_seg: Option<DicomSeg>,
     /// Overwrite existing outputs; removes earlier pictures of slices
     #[arg(long)]
     force: bool,
@@ -65,6 +68,13 @@ pub struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How a DICOM segmentation stores its segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DicomSeg {
+    Binary,
+    LabelMap,
 }
 
 /// The volume of an organ.
@@ -123,9 +133,10 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let status = match images {
         Images::One(_) => {
             let mut progress = Progress::new();
-            let segmented = segment(&jobs[0], &mut segmenter, &task, |work, done, slices| {
-                progress.count(work, done, slices, "slices");
-            })?;
+            let segmented =
+                segment(arguments, &jobs[0], &mut segmenter, &task, |work, done, slices| {
+                    progress.count(work, done, slices, "slices");
+                })?;
             drop(progress);
             print_result(arguments, &segmented)?;
             Status::Done
@@ -150,7 +161,19 @@ impl Arguments {
         if self.skip_existing {
             bail!(WrongUsage("--skip-existing is for several images".to_owned()));
         }
-        output::check_ending(&self.output, &[".nii", ".nii.gz", ".png", ".tif", ".tiff"])?;
+        let endings: &[&str] = match self.dicom_seg {
+            Some(_) => &[".dcm"],
+            None => &[".nii", ".nii.gz", ".png", ".tif", ".tiff", ".dcm"],
+        };
+        output::check_ending(&self.output, endings)?;
+        if is_dicom_name(&self.output) && !self.input.is_dir() {
+            bail!(WrongUsage(format!(
+                "cannot write {}: a DICOM segmentation needs the DICOM series of the image, and {} is \
+                 no folder of one",
+                self.output.display(),
+                self.input.display()
+            )));
+        }
         let mut inputs = self.inputs();
         inputs.push(&self.input);
         output::check_file(&self.output, &inputs, self.force)?;
@@ -166,8 +189,8 @@ impl Arguments {
 
     /// The job of one image.
     fn single_job(&self, image: &Path, task: &Task) -> Result<Job> {
-        let ending = labels_ending(image, task)?;
-        let is_nifti = ending == ".nii.gz";
+        let is_nifti =
+            self.labels_ending(image, task)? == ".nii.gz" && !is_dicom_name(&self.output);
         let name = self.output.to_string_lossy();
         if is_nifti != (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
             let kind = if is_nifti { "a volume in the patient" } else { "a picture" };
@@ -198,7 +221,7 @@ impl Arguments {
             .collect();
         for input in images {
             // An unreadable image is reported when it is its turn.
-            let ending = labels_ending(&input.image, task).unwrap_or(".nii.gz");
+            let ending = self.labels_ending(&input.image, task).unwrap_or(".nii.gz");
             let output = self.output.join(format!("{}{ending}", input.name));
             if self.skip_existing && output.exists() {
                 continue;
@@ -218,6 +241,31 @@ impl Arguments {
         }
         Ok(jobs)
     }
+
+    /// The ending of the labels of an image.
+    fn labels_ending(&self, image: &Path, task: &Task) -> Result<&'static str> {
+        let geometry = read_geometry(image, task.dataset.orientation)?;
+        let name = image.to_string_lossy().to_lowercase();
+        Ok(match geometry {
+            Some(_) if self.dicom_seg.is_some() && image.is_dir() => ".dcm",
+            Some(_) => ".nii.gz",
+            None if name.ends_with(".tif") || name.ends_with(".tiff") => ".tif",
+            None => ".png",
+        })
+    }
+
+    /// Writes the labels of an image.
+    fn write(&self, job: &Job, classes: &Volume<u8>, task: &Task) -> Result<()> {
+        if !is_dicom_name(&job.output) {
+            return Ok(write_labels(&job.output, classes, &task.dataset)?);
+        }
+        let kind = match self.dicom_seg {
+            None | Some(DicomSeg::Binary) => SegmentationType::Binary,
+            Some(DicomSeg::LabelMap) => SegmentationType::LabelMap,
+        };
+        let (output, series) = (&job.output, &job.input.image);
+        Ok(write_dicom_segmentation(output, series, classes, &task.dataset, kind)?)
+    }
 }
 
 /// Checks that an image does not lie in the folder of pictures, where one may have its name.
@@ -232,20 +280,15 @@ fn check_overlays(folder: &Path, image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The ending of the labels of an image.
-fn labels_ending(image: &Path, task: &Task) -> Result<&'static str> {
-    let geometry = read_geometry(image, task.dataset.orientation)?;
-    let name = image.to_string_lossy().to_lowercase();
-    Ok(match geometry {
-        Some(_) => ".nii.gz",
-        None if name.ends_with(".tif") || name.ends_with(".tiff") => ".tif",
-        None => ".png",
-    })
+/// Whether a name is that of a DICOM file.
+fn is_dicom_name(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "dcm")
 }
 
 /// Segments an image and writes its labels and pictures. `progress` receives what is done, the number of
 /// slices that are done, and that of all.
 fn segment(
+    arguments: &Arguments,
     job: &Job,
     segmenter: &mut Segmenter<'_>,
     task: &Task,
@@ -263,7 +306,7 @@ fn segment(
                 progress("drawing", done, all);
             })?;
     }
-    write_labels(&job.output, &classes, &task.dataset)?;
+    arguments.write(job, &classes, task)?;
     if let (Some(staging), Some(folder)) = (overlays, &job.overlays) {
         remove_overlays(folder)?;
         staging.publish()?;
@@ -285,7 +328,7 @@ fn segment_all(
     let mut failed = 0;
     let mut progress = CaseProgress::new("segmenting", jobs.len());
     for job in jobs {
-        let segmented = segment(job, segmenter, task, |work, done, slices| {
+        let segmented = segment(arguments, job, segmenter, task, |work, done, slices| {
             if work == "segmenting" {
                 progress.update(&job.input.name, done, slices);
             }

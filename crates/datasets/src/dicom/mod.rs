@@ -2,9 +2,11 @@
 
 mod series;
 mod structures;
+mod write;
 
 pub use series::{read_dicom_geometry, read_dicom_image};
 pub(crate) use structures::{StructureFiles, modality};
+pub use write::{SegmentationType, write_dicom_segmentation};
 
 use crate::ReadError;
 use dicom_core::Tag;

@@ -48,31 +48,31 @@ pub fn read_dicom_geometry(
 }
 
 /// Slices of one series, ordered along their normal.
-struct Series {
-    slices: Vec<Slice>,
+pub(super) struct Series {
+    pub slices: Vec<Slice>,
 }
 
 /// The header of one slice.
 #[derive(Debug, Clone)]
-struct Slice {
-    file: PathBuf,
+pub(super) struct Slice {
+    pub file: PathBuf,
     /// UID, number and description of its series.
     series: [String; 3],
     /// ID of the patient and UID of the study.
     patient: [String; 2],
     /// Rows and columns.
-    shape: [usize; 2],
+    pub shape: [usize; 2],
     /// Of the first pixel in mm, x to the patient's left, y to the back, z to the head.
-    position: [f64; 3],
+    pub position: [f64; 3],
     /// Directions along a row and along a column.
-    directions: [[f64; 3]; 2],
+    pub directions: [[f64; 3]; 2],
     /// Millimetres between rows and between columns.
-    spacing: [f64; 2],
+    pub spacing: [f64; 2],
     /// Millimetres that a single slice stands for.
-    thickness: Option<f64>,
+    pub thickness: Option<f64>,
     /// Number of its frame in the file, with the frame's slope and intercept; `None` for a file of one
     /// slice.
-    frame: Option<(usize, [f64; 2])>,
+    pub frame: Option<(usize, [f64; 2])>,
 }
 
 /// What a file is.
@@ -89,7 +89,7 @@ enum Found {
 }
 
 impl Series {
-    fn find(folder: &Path) -> Result<Self, ReadError> {
+    pub fn find(folder: &Path) -> Result<Self, ReadError> {
         let mut files = Vec::new();
         list_files(folder, 0, &mut files)?;
         let found: Vec<Found> = files.par_iter().map(|file| Slice::read(file)).collect();
@@ -144,6 +144,14 @@ impl Series {
             return Err(error(&of_frames.file, found, "convert it to NIfTI, as with dcm2niix"));
         }
         Slice::decode_frames(&self.slices.iter().collect::<Vec<_>>())
+    }
+
+    /// Millimetres from one slice to the next along their normal; `None` for one slice.
+    pub fn step_mm(&self) -> Option<f64> {
+        let (first, last) = (self.slices.first()?, self.slices.last()?);
+        let count = self.slices.len().checked_sub(1).filter(|&count| count > 0)?;
+        let along = |slice: &Slice| dot(slice.position, first.normal());
+        Some((along(last) - along(first)) / count as f64)
     }
 
     /// Orders the slices, and checks that they are one volume.

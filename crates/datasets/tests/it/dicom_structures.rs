@@ -4,8 +4,9 @@
 use crate::support::{Cases, collect_warnings, fixture, warnings_with};
 use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{
-    Dataset, DatasetDescription, Orientation, RecognitionError, inspect, read_dicom_image,
-    recognize_layout,
+    Dataset, DatasetDescription, Orientation, RecognitionError, SegmentationType, SliceStore,
+    inspect, read_dicom_image, read_image, read_nifti_labels, recognize_layout,
+    write_dicom_segmentation, write_nifti,
 };
 use std::path::Path;
 use tempfile::TempDir;
@@ -150,6 +151,23 @@ fn folders_of_series_and_structures_are_recognised_with_names() {
 }
 
 #[test]
+fn cached_slices_depend_on_the_names_of_structures() {
+    let (folder, cache) = (case_with("binary.dcm"), tempfile::tempdir().expect("a folder"));
+    let count = |organs: [&str; 2]| {
+        let description = description("LPS", organs, "ignored_labels = \"others\"");
+        let dataset = Dataset::open(folder.path(), description).expect("a case");
+        let cases: Vec<_> = dataset.all_cases().iter().collect();
+        let store = SliceStore::open(&dataset, &cases, &cache, |_| {}).expect("cached");
+        let labels = (0..store.len()).map(|i| store.slice(i).expect("a slice").label);
+        labels.map(|label| label.iter().filter(|&&class| class == 1).count()).sum::<usize>()
+    };
+    let cases = Cases::open("dicom_structures");
+    let voxels = |name: &str| cases.volume(name).iter().filter(|&&voxel| voxel != 0.0).count();
+    assert_eq!(count(["liver", "spleen"]), voxels("liver"));
+    assert_eq!(count(["left kidney", "spleen"]), voxels("kidney"));
+}
+
+#[test]
 fn structures_that_do_not_fit_are_refused() {
     let folder = case_with("binary.dcm");
     let root = folder.path();
@@ -188,4 +206,82 @@ fn structures_that_do_not_fit_are_refused() {
     expect("labels.dcm");
     std::fs::remove_file(root.join("labels.dcm")).expect("removes");
     expect("no DICOM segmentation (SEG) and no structure set (RTSTRUCT)");
+}
+
+/// Whether the program that checks DICOM files finds no error in one; `None` where it is not installed.
+fn dciodvfy(file: &Path) -> Option<Vec<String>> {
+    let output = std::process::Command::new("dciodvfy").arg(file).output().ok()?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let is_error = |line: &&str| line.starts_with("Error") || line.starts_with("Abort");
+    Some(text.lines().filter(is_error).map(str::to_owned).collect())
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn print_skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
+#[test]
+fn written_segmentations_are_read_back_and_valid() {
+    let cases = Cases::open("dicom_structures");
+    let stored = classes(&cases, ["liver", "kidney"]);
+    // An empty segmentation is valid, too.
+    for (masks, name) in [(stored.clone(), "two"), (Array3::zeros(stored.dim()), "none")] {
+        for kind in [SegmentationType::Binary, SegmentationType::LabelMap] {
+            for (series, orientation) in
+                [("series", "stored"), ("series", "ASR"), ("enhanced", "RAI")]
+            {
+                let folder = tempfile::tempdir().expect("a folder");
+                let root = folder.path().join("p1");
+                std::fs::create_dir_all(root.join("ct")).expect("a folder");
+                for entry in
+                    std::fs::read_dir(fixture("dicom_structures").join(series)).expect("a fixture")
+                {
+                    let entry = entry.expect("an entry");
+                    std::fs::copy(entry.path(), root.join("ct").join(entry.file_name()))
+                        .expect("copies");
+                }
+                let organs = ["Liver", "left kidney"];
+                let description = description(orientation, organs, "ignored_labels = [7]");
+                // The classes in the orientation in which a model sees the image.
+                let image = read_image(root.join("ct"), description.orientation).expect("a series");
+                let nifti = folder.path().join("labels.nii");
+                let in_order = read_image(root.join("ct"), Orientation::Stored).expect("a series");
+                write_nifti(&nifti, &in_order.with_voxels(masks.clone())).expect("writes");
+                let map = description.label_map();
+                let turned =
+                    read_nifti_labels(&nifti, description.orientation, &map).expect("reads");
+                let turned = image.with_voxels(turned.into_voxels());
+                let file = root.join("labels.dcm");
+                write_dicom_segmentation(&file, root.join("ct"), &turned, &description, kind)
+                    .unwrap_or_else(|error| panic!("{error}"));
+                let again = labels(folder.path(), description).expect("just written");
+                assert_eq!(&again, turned.voxels(), "{name} {kind:?} {series} {orientation}");
+                // The installed version may not know label maps.
+                match dciodvfy(&file).filter(|_| kind == SegmentationType::Binary) {
+                    Some(errors) => assert!(errors.is_empty(), "{errors:?}"),
+                    None => print_skipped(&format!("no dciodvfy for {kind:?}")),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segmentation_needs_a_series_with_uids_and_its_grid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("out.dcm");
+    let description = description("stored", ["a", "b"], "");
+    let write = |series: &str, of: &str| {
+        let image = read_image(fixture(of), Orientation::Stored).expect("a series");
+        let labels = image.with_voxels(Array3::zeros(image.shape()));
+        let kind = SegmentationType::Binary;
+        let written = write_dicom_segmentation(&file, fixture(series), &labels, &description, kind);
+        written.expect_err("refused").to_string()
+    };
+    let error = write("dicom/without_uids", "dicom/without_uids");
+    assert!(error.contains("empty UIDs") && error.contains(".nii.gz"), "{error}");
+    let error = write("dicom_structures/series", "dicom/plain");
+    assert!(error.contains("not on the grid of the series"), "{error}");
+    assert!(!file.exists());
 }

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_stay_beside_a_grey_slice_of_the_batch() {
+    fn colours_are_kept_in_a_batch_with_a_grey_slice() {
         let grey = Array3::from_shape_fn((1, 1, 1), |_| 5.0);
         let colours = Array3::from_shape_fn((3, 1, 1), |(channel, ..)| channel as f32);
         let images = images(&[grey, colours], 1, &Device::flex());

@@ -34,8 +34,8 @@ impl<S: SideEncoder> Trained<S> {
     /// Evaluates the trained model on the test cases, or on the validation or training cases if there
     /// are none, and writes scores, pictures and the learning curve into the run's folder.
     ///
-    /// `scores-reference` and `scores-strict` are CSV, JSON and Markdown files of the two protocols;
-    /// without a voxel spacing in millimetres there is only the first. The scores are also added to
+    /// `scores-reference` and `scores-strict` are CSV, JSON and Markdown files of the two protocols, the
+    /// second in voxels if a case has no voxel spacing in millimetres. The scores are also added to
     /// `run_summary.json`. `pictures` shows, for two cases, the slices with the most organs.
     /// `progress` receives the case's name, the number of its slices that are done, and the number
     /// of its slices.
@@ -61,13 +61,11 @@ impl<S: SideEncoder> Trained<S> {
         if let Some(cache) = &cache {
             segmenter = segmenter.with_cache(cache);
         }
-        // Volumes of the prepared layout have no voxel spacing, which the strict protocol needs.
-        let has_spacing = dataset.read(cases[0])?.image.spacing_mm().is_some();
-        let protocols = if has_spacing {
-            vec![Protocol::Reference, Protocol::strict()]
-        } else {
-            vec![Protocol::Reference]
+        let strict = match dataset.has_spacing(&cases)? {
+            true => Protocol::strict(),
+            false => Protocol::strict().in_voxels(),
         };
+        let protocols = [Protocol::Reference, strict];
         let reports = segmenter.evaluate(dataset, &cases, &protocols, progress)?;
         self.save_scores(&reports)?;
         let run = &self.folders.run;
