@@ -255,7 +255,7 @@ fn adapt_to_spacing(dataset: &Dataset, protocols: &mut [Protocol]) -> Result<()>
     Ok(())
 }
 
-/// Lets all protocols measure in voxels where there is no voxel spacing.
+/// Makes all protocols measure in voxels if there is no voxel spacing.
 fn measure_in_voxels(without_spacing: bool, protocols: &mut [Protocol]) {
     if without_spacing {
         note("the images have no voxel spacing in mm; distances are in voxels");

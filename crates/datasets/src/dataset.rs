@@ -259,9 +259,17 @@ impl Dataset {
         label: &Path,
         read: impl FnOnce(Orientation) -> Result<Volume<u8>, ReadError>,
     ) -> Result<Volume<u8>, DatasetError> {
-        let trusts = self.description.geometry == GeometryCheck::TrustVoxels;
         let label_volume = match self.description.geometry {
-            GeometryCheck::Check => read(self.description.orientation)?,
+            GeometryCheck::Check => {
+                let label_volume = read(self.description.orientation)?;
+                if image_volume.geometry().is_some() != label_volume.geometry().is_some() {
+                    return Err(DatasetError::OneGeometry {
+                        image: image.to_owned(),
+                        label: label.to_owned(),
+                    });
+                }
+                label_volume
+            }
             GeometryCheck::TrustVoxels => {
                 on_grid_of((image, image_volume), (label, read(Orientation::Stored)?))?
             }
@@ -270,12 +278,6 @@ impl Dataset {
             (image, image_volume.shape(), image_volume.geometry()),
             (label, label_volume.shape(), label_volume.geometry()),
         )?;
-        if !trusts && image_volume.geometry().is_some() != label_volume.geometry().is_some() {
-            return Err(DatasetError::OneGeometry {
-                image: image.to_owned(),
-                label: label.to_owned(),
-            });
-        }
         Ok(label_volume)
     }
 

@@ -494,24 +494,24 @@ impl DatasetDescription {
         let unknown =
             || ReadError::ChannelFiles { file: first.to_owned(), pattern: patterns[0].clone() };
         let name = first.file_name().unwrap_or_default().to_string_lossy();
+        // The case in a name; empty for a name without one.
         let case_in = |pattern: &str, name: &str| -> Option<String> {
-            let (before, after) = pattern.split_once(CASE_PLACEHOLDER)?;
+            let Some((before, after)) = pattern.split_once(CASE_PLACEHOLDER) else {
+                return (pattern == name).then(String::new);
+            };
             let case = name.strip_prefix(before)?.strip_suffix(after)?;
             (!case.is_empty()).then(|| case.to_owned())
         };
-        let last = |pattern: &str| pattern.rsplit('/').next().unwrap_or(pattern).to_owned();
-        // Where the names of files differ, channels lie in one folder, wherever that is.
-        let lasts: Vec<String> = patterns.iter().map(|pattern| last(pattern)).collect();
-        let are_distinct = lasts.iter().collect::<BTreeSet<_>>().len() == lasts.len();
-        let is_one_folder = patterns
+        let paths: Vec<(&str, &str)> = patterns
             .iter()
-            .all(|p| p.rsplit_once('/').map(|p| p.0) == patterns[0].rsplit_once('/').map(|p| p.0));
-        if are_distinct && is_one_folder {
-            let has_case = lasts[0].contains(CASE_PLACEHOLDER);
-            let case = if has_case { case_in(&lasts[0], &name) } else { Some(String::new()) };
-            let case = case.filter(|_| has_case || lasts[0] == name).ok_or_else(unknown)?;
-            let file = |name: &String| first.with_file_name(name.replace(CASE_PLACEHOLDER, &case));
-            return Ok(lasts.iter().map(file).collect());
+            .map(|pattern| pattern.rsplit_once('/').unwrap_or(("", pattern)))
+            .collect();
+        let are_distinct = paths.iter().collect::<BTreeSet<_>>().len() == paths.len();
+        // Channels of one folder lie in one folder, wherever that is.
+        if are_distinct && paths.iter().all(|(folder, _)| *folder == paths[0].0) {
+            let case = case_in(paths[0].1, &name).ok_or_else(unknown)?;
+            let file = |name: &str| first.with_file_name(name.replace(CASE_PLACEHOLDER, &case));
+            return Ok(paths.iter().map(|(_, name)| file(name)).collect());
         }
         // Otherwise the folders must be those of the patterns.
         let mut root = first.to_owned();
@@ -519,12 +519,8 @@ impl DatasetDescription {
         for pattern in patterns[0].rsplit('/') {
             let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
             root.pop();
-            if pattern.contains(CASE_PLACEHOLDER) {
-                let found = case_in(pattern, &name).ok_or_else(unknown)?;
-                if case.get_or_insert(found.clone()) != &found {
-                    return Err(unknown());
-                }
-            } else if pattern != name {
+            let found = case_in(pattern, &name).ok_or_else(unknown)?;
+            if !found.is_empty() && *case.get_or_insert(found.clone()) != found {
                 return Err(unknown());
             }
         }
@@ -602,13 +598,12 @@ impl DatasetDescription {
     /// For each organ, those of some structures' names that are its own: the name of the organ or one of
     /// its `files`, whatever their case and whether words are separated by spaces, `_` or `-`.
     pub(crate) fn structures_of_organs<'a>(&self, names: &BTreeSet<&'a str>) -> Vec<Vec<&'a str>> {
-        let plain = |name: &str| name.trim().to_lowercase().replace(['_', '-'], " ");
         let of_organ = |organ: &Organ| {
             let own: Vec<String> = match organ.files.as_slice() {
-                [] => vec![plain(&organ.name)],
-                files => files.iter().map(|name| plain(name)).collect(),
+                [] => vec![plain_name(&organ.name)],
+                files => files.iter().map(|name| plain_name(name)).collect(),
             };
-            names.iter().copied().filter(|name| own.contains(&plain(name))).collect()
+            names.iter().copied().filter(|name| own.contains(&plain_name(name))).collect()
         };
         self.organs.iter().map(of_organ).collect()
     }
@@ -752,6 +747,11 @@ impl DatasetDescription {
         }
         Ok(())
     }
+}
+
+/// A name of an organ or structure for comparison: whatever its case and what separates its words.
+pub(crate) fn plain_name(name: &str) -> String {
+    name.trim().to_lowercase().replace(['_', '-'], " ")
 }
 
 /// Placeholder of a case's name in path patterns.

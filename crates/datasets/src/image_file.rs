@@ -6,8 +6,8 @@ use crate::nifti_file::{
 };
 use crate::nifti_header;
 use crate::picture::{
-    MaskLevels, picture_format, read_mask_levels, read_picture, read_picture_labels,
-    read_picture_mask, read_picture_numbers, read_picture_shape, write_picture_labels,
+    MaskLevels, check_picture, picture_format, read_mask_levels, read_picture, read_picture_labels,
+    read_picture_mask, read_picture_numbers, write_picture_labels,
 };
 use crate::raw::{Intensities, LabelNumbers, Scaling};
 use crate::text_header::{TextFormat, TextHeaderReader};
@@ -154,7 +154,7 @@ pub fn read_geometry(
         Format::Text(format) => {
             TextHeaderReader::open(path, format)?.geometry(orientation).map(Some)
         }
-        Format::Picture(format) => read_picture_shape(path, format).map(|_| None),
+        Format::Picture(format) => check_picture(path, format).map(|()| None),
     }
 }
 

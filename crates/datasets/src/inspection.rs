@@ -2,7 +2,7 @@
 
 use crate::dicom::StructureFiles;
 use crate::image_file::{mask_levels, read_channels, read_label_volume, read_mask};
-use crate::picture::{MaskLevels, drawn_levels, levels_are_apart, nearest};
+use crate::picture::{MaskLevels, drawn_colors, drawn_numbers, levels_are_apart, nearest};
 use crate::random::validation_order;
 use crate::recognition::RecognizedLayout;
 use crate::{
@@ -200,10 +200,7 @@ fn read_masks(dataset: &Dataset) -> Vec<MaskLevels> {
 /// palettes are numbers if all palettes agree and 0 is the background.
 fn label_colors(masks: &[MaskLevels], notes: &mut Vec<String>) -> BTreeMap<Color, u16> {
     let colored: Vec<&MaskLevels> = masks.iter().filter(|mask| mask.has_colors()).collect();
-    let drawn: Vec<Color> = drawn_levels(&colored)
-        .into_iter()
-        .map(|key| Color([(key >> 16) as u8, (key >> 8) as u8, key as u8]))
-        .collect();
+    let drawn = drawn_colors(&colored);
     let Some(&background) = drawn.first() else { return BTreeMap::new() };
     let mut of_index: BTreeMap<u16, Color> = BTreeMap::new();
     let has_indices = colored.iter().all(|mask| {
@@ -225,7 +222,7 @@ fn label_colors(masks: &[MaskLevels], notes: &mut Vec<String>) -> BTreeMap<Color
 /// Counts the pixels of soft edges and noise of masks with the label that they are closest to.
 fn merge_soft_edges(masks: &[MaskLevels], cases: &mut [InspectedCase], notes: &mut Vec<String>) {
     let numbered: Vec<&MaskLevels> = masks.iter().filter(|mask| !mask.has_colors()).collect();
-    let levels: Vec<u16> = drawn_levels(&numbered).into_iter().map(|key| key as u16).collect();
+    let levels = drawn_numbers(&numbered);
     let is_level = |label: &u16| levels.contains(label);
     let are_all = cases.iter().flat_map(|case| case.labels.keys()).all(is_level);
     if levels.len() < 2 || are_all || !levels_are_apart(levels.iter().copied()) {

@@ -678,7 +678,7 @@ fn common_parts(names: &[&str]) -> (String, String) {
             first[start..].find(|c: char| !c.is_ascii_digit()).map_or(first.len(), |n| start + n);
         return (first[..start].to_owned(), first[end..].to_owned());
     }
-    // A word that begins alike is no common part: "cat" and "car" have none.
+    // Part of a word is not a common part: "cat" and "car" have none.
     let in_word = |at: Option<char>| at.is_some_and(char::is_alphabetic);
     let cuts_prefix = names.iter().any(|name| in_word(name.chars().nth(prefix)));
     let cuts_suffix = names.iter().any(|name| in_word(name.chars().rev().nth(suffix)));

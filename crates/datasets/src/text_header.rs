@@ -172,7 +172,7 @@ impl Fields {
             }
             let separator = if format == TextFormat::Nrrd { ':' } else { '=' };
             let Some((key, value)) = line.split_once(separator) else {
-                return Err(HeaderError::Invalid(format!("line {} is no field", number + 1)));
+                return Err(HeaderError::Invalid(format!("line {} is not a field", number + 1)));
             };
             let key = key.trim().to_lowercase();
             let is_last = format == TextFormat::MetaImage && key == "elementdatafile";

@@ -19,7 +19,6 @@ use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
 use serde_json::json;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -189,6 +188,8 @@ impl Arguments {
 
     /// The job of one image.
     fn single_job(&self, image: &Path, task: &Task) -> Result<Job> {
+        // An unreadable image is reported before the model is loaded.
+        read_geometry(image, task.dataset.orientation)?;
         let is_nifti =
             self.labels_ending(image, task)? == ".nii.gz" && !is_dicom_name(&self.output);
         let name = self.output.to_string_lossy();
@@ -244,10 +245,12 @@ impl Arguments {
 
     /// The ending of the labels of an image.
     fn labels_ending(&self, image: &Path, task: &Task) -> Result<&'static str> {
-        let geometry = read_geometry(image, task.dataset.orientation)?;
+        if image.is_dir() {
+            // A DICOM series, whose headers need not be read for this.
+            return Ok(if self.dicom_seg.is_some() { ".dcm" } else { ".nii.gz" });
+        }
         let name = image.to_string_lossy().to_lowercase();
-        Ok(match geometry {
-            Some(_) if self.dicom_seg.is_some() && image.is_dir() => ".dcm",
+        Ok(match read_geometry(image, task.dataset.orientation)? {
             Some(_) => ".nii.gz",
             None if name.ends_with(".tif") || name.ends_with(".tiff") => ".tif",
             None => ".png",
@@ -314,7 +317,7 @@ fn segment(
     Ok(Segmented { organs: organ_volumes(&classes, task), pictures })
 }
 
-/// Segments several images. One that cannot be read does not keep the others from being segmented.
+/// Segments several images. One that cannot be read is reported, and the others are segmented.
 fn segment_all(
     arguments: &Arguments,
     jobs: &[Job],
@@ -398,19 +401,12 @@ impl Volumes {
     }
 
     fn add(&mut self, job: &Job, segmented: &Segmented) -> Result<()> {
-        let quoted = |name: &str| match name.contains(['"', ',', '\n']) {
-            true => format!("\"{}\"", name.replace('"', "\"\"")),
-            false => name.to_owned(),
-        };
+        let mut rows = csv::Writer::from_writer(Vec::new());
         for OrganVolume { organ, label, volume } in &segmented.organs {
-            let (name, organ) = (quoted(&job.input.name), quoted(organ));
-            let ml = if volume.volume_ml.is_nan() {
-                String::new()
-            } else {
-                volume.volume_ml.to_string()
-            };
-            let _ = writeln!(self.text, "{name},{organ},{label},{},{ml}", volume.voxels);
+            let ml = Some(volume.volume_ml).filter(|ml| !ml.is_nan());
+            rows.serialize((&job.input.name, organ, label, volume.voxels, ml))?;
         }
+        self.text += &String::from_utf8(rows.into_inner()?)?;
         self.write()
     }
 

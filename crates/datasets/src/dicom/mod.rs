@@ -10,8 +10,12 @@ pub use write::{SegmentationType, write_dicom_segmentation};
 
 use crate::ReadError;
 use dicom_core::Tag;
-use dicom_object::InMemDicomObject;
+use dicom_dictionary_std::tags;
+use dicom_object::{DefaultDicomObject, InMemDicomObject};
+use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
+use num_traits::NumCast;
 use std::io::Read;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 /// Levels of folders below the given one.
@@ -92,19 +96,63 @@ fn items(object: &InMemDicomObject, tag: Tag) -> &[InMemDicomObject] {
     element.and_then(|element| element.items()).unwrap_or_default()
 }
 
-fn vector<const N: usize>(object: &InMemDicomObject, tag: Tag) -> Option<[f64; N]> {
-    let found: [f64; N] = numbers(object, tag)?.try_into().ok()?;
-    found.iter().all(|value| value.is_finite()).then_some(found)
-}
-
 fn number(object: &InMemDicomObject, tag: Tag) -> Option<f64> {
     numbers(object, tag)?.first().copied()
 }
 
-fn first(numbers: Vec<f64>) -> Option<f64> {
-    numbers.first().copied()
-}
-
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The pixels of all frames of an object.
+fn decode_pixels<T>(
+    file: &Path,
+    object: &DefaultDicomObject,
+    modality_lut: ModalityLutOption,
+) -> Result<Vec<T>, ReadError>
+where
+    T: NumCast + Send + Sync + Copy + 'static,
+{
+    let decode = || -> Result<Vec<T>, ReadError> {
+        let decoded =
+            object.decode_pixel_data().map_err(|source| undecodable(file, report(&source)))?;
+        let options = ConvertOptions::new().with_modality_lut(modality_lut);
+        let pixels = decoded.to_vec_with_options(&options);
+        pixels.map_err(|source| undecodable(file, report(&source)))
+    };
+    // Decoders of compressed pixels panic on some damaged ones, as that of RLE where they end early.
+    std::panic::catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(undecodable(file, "its compressed pixels are damaged".to_owned())))
+}
+
+fn undecodable(file: &Path, found: String) -> ReadError {
+    let remedy = "decompress it with another program (such as gdcmconv --raw), or copy it again";
+    error(file, found, remedy)
+}
+
+/// Where the attributes of a slice's plane are: in the file, or in the functional groups of a frame.
+enum Planes<'a> {
+    File(&'a InMemDicomObject),
+    Frame { shared: Option<&'a InMemDicomObject>, frame: &'a InMemDicomObject },
+}
+
+impl<'a> Planes<'a> {
+    fn of_frame(object: &'a InMemDicomObject, frame: &'a InMemDicomObject) -> Self {
+        let shared = items(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
+        Self::Frame { shared, frame }
+    }
+
+    /// The finite numbers of an attribute, which frames have in a group of this sequence: in one of their
+    /// own or in what all frames share.
+    fn vector<const N: usize>(&self, sequence: Tag, tag: Tag) -> Option<[f64; N]> {
+        let object = match *self {
+            Self::File(object) => object,
+            Self::Frame { shared, frame } => {
+                let own = items(frame, sequence).first();
+                own.or_else(|| items(shared?, sequence).first())?
+            }
+        };
+        let found: [f64; N] = numbers(object, tag)?.try_into().ok()?;
+        found.iter().all(|value| value.is_finite()).then_some(found)
+    }
 }

@@ -1,13 +1,14 @@
 //! Reads a DICOM series of single slices as a volume.
 
-use super::{dot, error, first, is_dicom, items, list_files, numbers, report, text, vector};
+use super::{
+    Planes, decode_pixels, dot, error, is_dicom, items, list_files, number, numbers, report, text,
+    undecodable,
+};
 use crate::{Geometry, Orientation, ReadError, Volume};
-use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions};
-use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
+use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use dicom_pixeldata::ModalityLutOption;
 use rayon::prelude::*;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 /// Reads the series of CT or MR slices in a folder, or below it, a file for each or several frames in a
@@ -146,12 +147,16 @@ impl Series {
         Slice::decode_frames(&self.slices.iter().collect::<Vec<_>>())
     }
 
-    /// Millimetres from one slice to the next along their normal; `None` for one slice.
-    pub fn step_mm(&self) -> Option<f64> {
+    /// Millimetres from one slice to the next; `None` for one slice.
+    fn step(&self) -> Option<[f64; 3]> {
         let (first, last) = (self.slices.first()?, self.slices.last()?);
-        let count = self.slices.len().checked_sub(1).filter(|&count| count > 0)?;
-        let along = |slice: &Slice| dot(slice.position, first.normal());
-        Some((along(last) - along(first)) / count as f64)
+        let count = self.slices.len().checked_sub(1).filter(|&count| count > 0)? as f64;
+        Some(std::array::from_fn(|i| (last.position[i] - first.position[i]) / count))
+    }
+
+    /// As [`step`](Self::step), along the normal of the slices.
+    pub fn step_mm(&self) -> Option<f64> {
+        Some(dot(self.step()?, self.slices[0].normal()))
     }
 
     /// Orders the slices, and checks that they are one volume.
@@ -217,13 +222,8 @@ impl Series {
         let [rows, columns] = first.shape;
         let [row, column] = first.directions;
         let [between_rows, between_columns] = first.spacing;
-        let step = match self.slices.last() {
-            Some(last) if self.slices.len() > 1 => {
-                let count = (self.slices.len() - 1) as f64;
-                std::array::from_fn(|i| (last.position[i] - first.position[i]) / count)
-            }
-            _ => first.normal().map(|value| value * first.thickness.unwrap_or(1.0)),
-        };
+        let thickness = || first.normal().map(|value| value * first.thickness.unwrap_or(1.0));
+        let step = self.step().unwrap_or_else(thickness);
         self.check_line(folder, step)?;
         let cosine = dot(step, first.normal()) / dot(step, step).sqrt();
         let tilt = cosine.clamp(-1.0, 1.0).acos().to_degrees();
@@ -284,7 +284,7 @@ impl Slice {
     }
 
     fn of_object(file: &Path, object: &DefaultDicomObject) -> Result<Vec<Self>, ReadError> {
-        let number = |tag| numbers(object, tag).and_then(first);
+        let number = |tag| number(object, tag);
         let samples = number(tags::SAMPLES_PER_PIXEL).unwrap_or(1.0);
         let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION);
         if samples != 1.0 || photometric != "MONOCHROME2" {
@@ -311,10 +311,8 @@ impl Slice {
             return Err(missing("Rows and Columns"));
         }
         let series = [tags::SERIES_INSTANCE_UID, tags::SERIES_NUMBER, tags::SERIES_DESCRIPTION];
-        let patient = [tags::PATIENT_ID, tags::STUDY_INSTANCE_UID];
-        let [series, patient] =
-            [&series[..], &patient].map(|tags| tags.iter().map(|&tag| text(object, tag)));
-        let (series, patient): (Vec<_>, Vec<_>) = (series.collect(), patient.collect());
+        let series = series.map(|tag| text(object, tag));
+        let patient = [tags::PATIENT_ID, tags::STUDY_INSTANCE_UID].map(|tag| text(object, tag));
         let slice = |planes: &Planes<'_>, frame| -> Result<Self, ReadError> {
             let position =
                 planes.vector(tags::PLANE_POSITION_SEQUENCE, tags::IMAGE_POSITION_PATIENT);
@@ -327,8 +325,8 @@ impl Slice {
             let thickness = [tags::SPACING_BETWEEN_SLICES, tags::SLICE_THICKNESS].into_iter();
             let slice = Self {
                 file: file.to_owned(),
-                series: std::array::from_fn(|i| series[i].clone()),
-                patient: std::array::from_fn(|i| patient[i].clone()),
+                series: series.clone(),
+                patient: patient.clone(),
                 shape,
                 position,
                 directions: [[d[0], d[1], d[2]], [d[3], d[4], d[5]]],
@@ -348,7 +346,7 @@ impl Slice {
         let frames = items(object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
         let declared = number(tags::NUMBER_OF_FRAMES).unwrap_or(1.0);
         if frames.is_empty() && declared <= 1.0 {
-            return Ok(vec![slice(&Planes::of_file(object), None)?]);
+            return Ok(vec![slice(&Planes::File(object), None)?]);
         }
         if frames.len() as f64 != declared {
             let found =
@@ -424,48 +422,7 @@ impl Slice {
 
 /// The pixels of all frames of a file.
 fn decode_file(file: &Path, modality_lut: ModalityLutOption) -> Result<Vec<f32>, ReadError> {
-    let failed = |found: String| {
-        let remedy =
-            "decompress it with another program (such as gdcmconv --raw), or copy it again";
-        error(file, found, remedy)
-    };
-    let decode = || -> Result<Vec<f32>, ReadError> {
-        let object = OpenFileOptions::new().open_file(file);
-        let object = object.map_err(|source| failed(report(&source)))?;
-        let pixels = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
-        let options = ConvertOptions::new().with_modality_lut(modality_lut);
-        pixels.to_vec_with_options(&options).map_err(|source| failed(report(&source)))
-    };
-    // Decoders of compressed pixels panic on some damaged ones, as that of RLE where they end early.
-    std::panic::catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(failed("its compressed pixels are damaged".to_owned())))
-}
-
-/// Where the attributes of a slice's plane are: in the file, or in the functional groups of a frame.
-enum Planes<'a> {
-    File(&'a InMemDicomObject),
-    Frame { shared: Option<&'a InMemDicomObject>, frame: &'a InMemDicomObject },
-}
-
-impl<'a> Planes<'a> {
-    fn of_file(object: &'a InMemDicomObject) -> Self {
-        Self::File(object)
-    }
-
-    fn of_frame(object: &'a InMemDicomObject, frame: &'a InMemDicomObject) -> Self {
-        let shared = items(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
-        Self::Frame { shared, frame }
-    }
-
-    /// The finite numbers of an attribute, which frames have in a group of this sequence.
-    fn vector<const N: usize>(&self, sequence: Tag, tag: Tag) -> Option<[f64; N]> {
-        let object = match *self {
-            Self::File(object) => object,
-            Self::Frame { shared, frame } => {
-                let own = items(frame, sequence).first();
-                own.or_else(|| items(shared?, sequence).first())?
-            }
-        };
-        vector(object, tag)
-    }
+    let object = OpenFileOptions::new().open_file(file);
+    let object = object.map_err(|source| undecodable(file, report(&source)))?;
+    decode_pixels(file, &object, modality_lut)
 }

@@ -2,12 +2,12 @@
 //!
 //! Both name their structures, and number them in each file anew, so a structure is found by its name.
 
-use super::{error, items, list_files, number, numbers, report, text, vector};
+use super::{Planes, decode_pixels, error, items, list_files, number, numbers, report, text};
 use crate::{Geometry, ReadError};
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{InMemDicomObject, OpenFileOptions};
-use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
+use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions};
+use dicom_pixeldata::ModalityLutOption;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -183,7 +183,7 @@ enum SegmentationKind {
     /// A bit for each pixel, the first in the lowest bit of a byte.
     Binary(Vec<u8>),
     /// A pixel belongs to the segment from this value.
-    Fractional { pixels: Vec<u8>, threshold: u8 },
+    Fractional { pixels: Vec<u16>, threshold: u16 },
     /// A pixel is the number of its segment.
     LabelMap(Vec<u16>),
 }
@@ -200,25 +200,11 @@ struct Frame {
 /// The pixels of a compressed segmentation; `None` if it is not compressed.
 fn decode_if_compressed(
     file: &Path,
-    object: &dicom_object::DefaultDicomObject,
+    object: &DefaultDicomObject,
 ) -> Result<Option<Vec<u16>>, ReadError> {
     let pixels = object.element_opt(tags::PIXEL_DATA).ok().flatten();
-    if pixels.is_none_or(|pixels| pixels.fragments().is_none()) {
-        return Ok(None);
-    }
-    let failed = |found: String| {
-        error(file, found, "decompress it with another program (such as gdcmconv --raw)")
-    };
-    let decode = || -> Result<Vec<u16>, ReadError> {
-        let decoded = object.decode_pixel_data().map_err(|source| failed(report(&source)))?;
-        let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::None);
-        decoded.to_vec_with_options(&options).map_err(|source| failed(report(&source)))
-    };
-    // As for images, decoders panic on some damaged pixels.
-    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
-    decoded
-        .unwrap_or_else(|_| Err(failed("its compressed pixels are damaged".to_owned())))
-        .map(Some)
+    let is_compressed = pixels.is_some_and(|pixels| pixels.fragments().is_some());
+    is_compressed.then(|| decode_pixels(file, object, ModalityLutOption::None)).transpose()
 }
 
 impl Segmentation {
@@ -254,28 +240,16 @@ impl Segmentation {
             return Err(invalid("it has fewer pixels than its header declares"));
         }
         let kind = text(object, tags::SEGMENTATION_TYPE);
-        let wide = |decoded: Option<Vec<u16>>, bytes: Vec<u8>| match (decoded, bits) {
-            (Some(pixels), _) => Some(pixels),
-            (None, 8) => Some(bytes.into_iter().map(u16::from).collect()),
-            (None, 16) => {
-                let pairs = bytes.as_chunks::<2>().0.iter();
-                Some(pairs.map(|&pair| u16::from_le_bytes(pair)).collect())
-            }
-            _ => None,
-        };
         let kind = match (kind.as_str(), bits) {
             ("BINARY", 1) if decoded.is_none() => SegmentationKind::Binary(bytes),
             ("FRACTIONAL", 8) => {
                 let most = number(object, tags::MAXIMUM_FRACTIONAL_VALUE).unwrap_or(255.0);
-                let pixels = match decoded {
-                    Some(pixels) => pixels.into_iter().map(|pixel| pixel as u8).collect(),
-                    None => bytes,
-                };
-                SegmentationKind::Fractional { pixels, threshold: (most / 2.0).ceil() as u8 }
+                let pixels = decoded.unwrap_or_else(|| values(&bytes, bits));
+                SegmentationKind::Fractional { pixels, threshold: (most / 2.0).ceil() as u16 }
             }
-            ("LABELMAP", 8 | 16) => SegmentationKind::LabelMap(
-                wide(decoded, bytes).ok_or_else(|| invalid("its pixels cannot be decoded"))?,
-            ),
+            ("LABELMAP", 8 | 16) => {
+                SegmentationKind::LabelMap(decoded.unwrap_or_else(|| values(&bytes, bits)))
+            }
             (kind, bits) => {
                 return Err(invalid(&format!(
                     "it is of type `{kind}` with {bits} bits in a pixel"
@@ -369,6 +343,14 @@ impl Segmentation {
     }
 }
 
+/// Values of 16 or 8 bits.
+fn values(bytes: &[u8], bits: usize) -> Vec<u16> {
+    match bits {
+        16 => bytes.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair)).collect(),
+        _ => bytes.iter().map(|&byte| byte.into()).collect(),
+    }
+}
+
 /// The label of a segment or, without one, the meaning of its code.
 fn segment_name(segment: &InMemDicomObject, number: u16) -> String {
     let label = text(segment, tags::SEGMENT_LABEL);
@@ -382,28 +364,21 @@ fn segment_name(segment: &InMemDicomObject, number: u16) -> String {
 
 /// The frames of a segmentation, by its functional groups.
 fn frames(object: &InMemDicomObject) -> Result<Vec<Frame>, &'static str> {
-    let shared = items(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
     let frames = items(object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
     let mut found = Vec::with_capacity(frames.len());
     for frame in frames {
-        // A group is in the frame or in what all frames share.
-        let group = |tag: Tag| {
-            let own = items(frame, tag).first();
-            own.or_else(|| items(shared?, tag).first())
-        };
-        let position = group(tags::PLANE_POSITION_SEQUENCE)
-            .and_then(|group| vector::<3>(group, tags::IMAGE_POSITION_PATIENT));
+        let planes = Planes::of_frame(object, frame);
+        let position = planes.vector(tags::PLANE_POSITION_SEQUENCE, tags::IMAGE_POSITION_PATIENT);
         let corner = position.ok_or("a frame has no position in the patient")?;
-        let directions = group(tags::PLANE_ORIENTATION_SEQUENCE)
-            .and_then(|group| vector::<6>(group, tags::IMAGE_ORIENTATION_PATIENT));
-        let d = directions.ok_or("a frame has no orientation in the patient")?;
-        let spacing = group(tags::PIXEL_MEASURES_SEQUENCE)
-            .and_then(|group| vector::<2>(group, tags::PIXEL_SPACING));
+        let directions =
+            planes.vector(tags::PLANE_ORIENTATION_SEQUENCE, tags::IMAGE_ORIENTATION_PATIENT);
+        let d: [f64; 6] = directions.ok_or("a frame has no orientation in the patient")?;
+        let spacing = planes.vector(tags::PIXEL_MEASURES_SEQUENCE, tags::PIXEL_SPACING);
         let [between_rows, between_columns] = spacing.ok_or("a frame has no pixel spacing")?;
-        let segment = group(tags::SEGMENT_IDENTIFICATION_SEQUENCE)
-            .and_then(|group| number(group, tags::REFERENCED_SEGMENT_NUMBER));
+        let segment =
+            planes.vector(tags::SEGMENT_IDENTIFICATION_SEQUENCE, tags::REFERENCED_SEGMENT_NUMBER);
         found.push(Frame {
-            segment: segment.unwrap_or(0.0) as u16,
+            segment: segment.map_or(0, |[number]: [f64; 1]| number as u16),
             corner,
             column_step: [d[0], d[1], d[2]].map(|value| value * between_columns),
             row_step: [d[3], d[4], d[5]].map(|value| value * between_rows),

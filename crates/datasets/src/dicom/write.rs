@@ -4,6 +4,7 @@
 
 use super::report;
 use super::series::{Series, Slice};
+use crate::description::plain_name;
 use crate::{DatasetDescription, Volume, WriteError};
 use dicom_core::chrono::Utc;
 use dicom_core::value::DataSetSequence;
@@ -551,7 +552,7 @@ fn organ_code(name: &str) -> OrganCode {
         ("breast", "76752008", "Breast"),
         ("ovary", "15497006", "Ovary"),
     ];
-    let plain = name.trim().to_lowercase().replace(['_', '-'], " ");
+    let plain = plain_name(name);
     let sides = [("left", ("7771000", "Left")), ("right", ("24028007", "Right"))];
     let (mut side, mut organ) = (None, plain.as_str());
     for (word, code) in sides {

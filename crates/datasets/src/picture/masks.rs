@@ -91,7 +91,7 @@ impl Histogram {
         }
     }
 
-    /// Whether a value covers an area, so that it is no soft edge of others, of which the closest is so
+    /// Whether a value covers an area, so that it is not a soft edge of others, of which the closest is so
     /// far.
     fn is_area(&self, key: Key, distance: u32) -> bool {
         self.areas.contains(&key) || (self.small_areas.contains(&key) && distance > NOISE)
@@ -154,7 +154,7 @@ pub(crate) fn read_mask_levels(file: &Path, format: ImageFormat) -> Result<MaskL
 
 /// The values that masks of one kind were drawn with, without those of soft edges and noise. The first is
 /// the background: 0 or black or, where that covers no area, the most frequent.
-pub(crate) fn drawn_levels(masks: &[&MaskLevels]) -> Vec<Key> {
+fn drawn_levels(masks: &[&MaskLevels]) -> Vec<Key> {
     let Some(first) = masks.first() else { return Vec::new() };
     let mut total: BTreeMap<Key, usize> = BTreeMap::new();
     for (&key, pixels) in masks.iter().flat_map(|mask| &mask.histogram.pixels) {
@@ -178,6 +178,17 @@ pub(crate) fn drawn_levels(masks: &[&MaskLevels]) -> Vec<Key> {
         }
     }
     drawn
+}
+
+/// As [`drawn_levels`], of masks with colours.
+pub(crate) fn drawn_colors(masks: &[&MaskLevels]) -> Vec<Color> {
+    drawn_levels(masks).into_iter().map(color_of).collect()
+}
+
+/// As [`drawn_levels`], of masks with label numbers.
+pub(crate) fn drawn_numbers(masks: &[&MaskLevels]) -> Vec<u16> {
+    // Label numbers have 16 bits.
+    drawn_levels(masks).into_iter().map(|key| key as u16).collect()
 }
 
 /// Whether label numbers are so far apart that values between them may be soft edges.
@@ -286,7 +297,7 @@ pub(crate) fn read_picture_mask(file: &Path, format: ImageFormat) -> Result<Volu
     }
     let is_jpeg = format == ImageFormat::Jpeg;
     let levels = MaskLevels { values: Values::Numbers, is_jpeg, histogram, palette: None };
-    let drawn: Vec<u16> = drawn_levels(&[&levels]).into_iter().map(|key| key as u16).collect();
+    let drawn = drawn_numbers(&[&levels]);
     let inside = |number: u16| match drawn.as_slice() {
         [0, _] if levels_are_apart(drawn.iter().copied()) => nearest(number, &drawn) != 0,
         _ => number != 0,
@@ -308,6 +319,10 @@ impl Pixels<'_> {
     /// The labels of the pixels by the known values. A warning is logged if there are soft edges.
     fn labels(&self, values: Values, known: &BTreeMap<Key, u16>) -> Result<Vec<u16>, ReadError> {
         let Self { file, keys, .. } = *self;
+        let exact: Option<Vec<u16>> = keys.iter().map(|key| known.get(key).copied()).collect();
+        if let Some(labels) = exact {
+            return Ok(labels); // no edges to look for
+        }
         let mut histogram = Histogram::default();
         histogram.add(keys, [self.rows, self.columns]);
         let is_jpeg = self.format == ImageFormat::Jpeg;

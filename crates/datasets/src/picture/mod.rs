@@ -4,8 +4,8 @@ mod masks;
 mod write;
 
 pub(crate) use masks::{
-    MaskLevels, drawn_levels, levels_are_apart, nearest, read_mask_levels, read_picture_labels,
-    read_picture_mask, read_picture_numbers,
+    MaskLevels, drawn_colors, drawn_numbers, levels_are_apart, nearest, read_mask_levels,
+    read_picture_labels, read_picture_mask, read_picture_numbers,
 };
 pub(crate) use write::write_picture_labels;
 
@@ -74,17 +74,18 @@ pub(crate) fn read_picture(file: &Path, format: ImageFormat) -> Result<Image, Re
     Ok(Image::new(voxels, None))
 }
 
-/// Reads the size of a picture: slices, rows and columns.
-pub(crate) fn read_picture_shape(
-    file: &Path,
-    format: ImageFormat,
-) -> Result<[usize; 3], ReadError> {
+/// Checks that the header of a picture can be read.
+///
+/// # Errors
+///
+/// [`ReadError`], naming the file.
+pub(crate) fn check_picture(file: &Path, format: ImageFormat) -> Result<(), ReadError> {
     if format == ImageFormat::Tiff {
-        let [rows, columns] = same_shape(file, &read_pages(file, format)?)?;
-        return Ok([1, rows, columns]);
+        let opened = File::open(file).map_err(ReadError::io(file))?;
+        let decoder = TiffDecoder::new(BufReader::new(opened));
+        return decoder.map(|_| ()).map_err(|error| damaged(file, &error));
     }
-    let (columns, rows) = decoder(file, format)?.dimensions();
-    Ok([1, rows as usize, columns as usize])
+    decoder(file, format).map(|_| ())
 }
 
 /// One decoded picture of a file.

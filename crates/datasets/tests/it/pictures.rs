@@ -168,7 +168,7 @@ fn masks_that_do_not_fit_are_refused() {
     ] {
         assert!(error.contains(expected), "{error}");
     }
-    // A class whose colour is a mixture of two others is no edge.
+    // A class whose colour is a mixture of two others is not an edge.
     let black_and_green = BTreeMap::from([(Color([60, 255, 120]), 1)]);
     let error = refused("soft_colours.png", &LabelMap::identity(2), &black_and_green);
     assert!(error.contains("have the value #"), "{error}");

@@ -110,7 +110,7 @@ fn invalid_headers_are_errors() {
         ("\n\n", "\nspace directions: (1,0,0) (0,1,0) (0,0,0)\n\n", "spacing must be positive"),
         ("\n\n", "\ndata file: LIST\n\n", "in several files"),
         ("\n\n", "\ndata file: none.raw\n\n", "none.raw"),
-        ("\n\n", "\nnonsense\n\n", "line 7 is no field"),
+        ("\n\n", "\nnonsense\n\n", "line 7 is not a field"),
         ("\n\n", "\n", "has no end"),
     ] {
         let error = refused("a.nrrd", (nrrd.replace(from, to) + "1234567890123456").as_bytes());
