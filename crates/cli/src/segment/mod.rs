@@ -401,12 +401,7 @@ impl Volumes {
     }
 
     fn add(&mut self, job: &Job, segmented: &Segmented) -> Result<()> {
-        let mut rows = csv::Writer::from_writer(Vec::new());
-        for OrganVolume { organ, label, volume } in &segmented.organs {
-            let ml = Some(volume.volume_ml).filter(|ml| !ml.is_nan());
-            rows.serialize((&job.input.name, organ, label, volume.voxels, ml))?;
-        }
-        self.text += &String::from_utf8(rows.into_inner()?)?;
+        self.text += &volume_rows(&job.input.name, &segmented.organs)?;
         self.write()
     }
 
@@ -414,6 +409,18 @@ impl Volumes {
         replace_file(&self.file, VOLUMES, |temporary| std::fs::write(temporary, &self.text))
             .with_context(|| format!("cannot write {}", self.file.display()))
     }
+}
+
+/// The rows of an image in the table; a volume that is not known is empty.
+fn volume_rows(image: &str, organs: &[OrganVolume]) -> Result<String> {
+    let mut rows = csv::Writer::from_writer(Vec::new());
+    for OrganVolume { organ, label, volume } in organs {
+        let known_ml = Some(volume.volume_ml).filter(|ml| !ml.is_nan());
+        // As text: the writer's own form of a whole number is "12.0".
+        let ml = known_ml.map(|ml| ml.to_string());
+        rows.serialize((image, organ, label, volume.voxels, ml))?;
+    }
+    Ok(String::from_utf8(rows.into_inner()?)?)
 }
 
 fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {
@@ -448,4 +455,27 @@ fn print_result(arguments: &Arguments, segmented: &Segmented) -> Result<()> {
         report::file_line(&mut text, &format!("{pictures} pictures"), folder);
     }
     output::print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_volumes_quote_names_and_leave_unknown_volumes_empty() {
+        let organ = |organ: &str, label, voxels, volume_ml| OrganVolume {
+            organ: organ.into(),
+            label,
+            volume: LabelVolume { voxels, volume_ml },
+        };
+        let organs = [
+            organ("liver", 6, 8, 12.0),
+            organ("kidney, left", 3, 0, 0.0),
+            organ("the \"nodule\"", 1, 5, f64::NAN),
+        ];
+        let rows = volume_rows("case 1", &organs).expect("rows");
+        let expected = "case 1,liver,6,8,12\ncase 1,\"kidney, left\",3,0,0\n\
+                        case 1,\"the \"\"nodule\"\"\",1,5,\n";
+        assert_eq!(rows, expected);
+    }
 }
