@@ -7,6 +7,8 @@
 use crate::{progress, staging, terminal};
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Exit status of a stopped program.
 pub const EXIT_STATUS: u8 = 130;
@@ -18,6 +20,9 @@ static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 static RESUMABLE: AtomicBool = AtomicBool::new(false);
 static KEEPS_OUTPUT: AtomicBool = AtomicBool::new(false);
 static EXITING: AtomicBool = AtomicBool::new(false);
+static WRITING: Mutex<()> = Mutex::new(());
+/// Longer than writing a file takes; a file system that hangs must not keep the program running.
+const LONGEST_WRITE: Duration = Duration::from_secs(10);
 
 /// Starts to handle signals.
 pub fn install() -> Result<()> {
@@ -44,6 +49,25 @@ pub fn stop_requested() -> bool {
     STOP_REQUESTED.load(Ordering::SeqCst)
 }
 
+/// Until the guard is dropped, a signal does not end the program: what belongs together is written
+/// together, and no temporary file is left.
+pub fn hold() -> MutexGuard<'static, ()> {
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the end of what [`hold`] protects and keeps it from beginning again.
+fn wait_for_writing() -> Option<MutexGuard<'static, ()>> {
+    let started = Instant::now();
+    loop {
+        match WRITING.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) if started.elapsed() > LONGEST_WRITE => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 /// Never returns if the program is exiting after a signal, so that its exit status is that of a
 /// stop.
 pub fn wait_if_exiting() {
@@ -60,6 +84,7 @@ fn on_signal() {
         }
         return;
     }
+    let _writing = wait_for_writing();
     EXITING.store(true, Ordering::SeqCst);
     terminal::restore();
     progress::clear();

@@ -212,6 +212,58 @@ fn segment_many(at: &Path, model: &[&str]) {
     fails_with(2, at, &empty, &["nothing has no image"]);
 }
 
+/// Stops the segmentation of a folder and continues it.
+#[cfg(unix)]
+fn segment_interrupted(at: &Path, model: &[&str]) {
+    let images = at.join("twenty");
+    std::fs::create_dir(&images).expect("a folder");
+    let image = at.join("phantoms/RawData/Training/img/img0001.nii.gz");
+    for i in 0..20 {
+        std::fs::copy(&image, images.join(format!("{i:02}.nii.gz"))).expect("copies");
+    }
+    let segment = [&["segment", "twenty", "stopped", "--skip-existing"], model].concat();
+    let table = at.join("stopped/volumes.csv");
+    let rows = || std::fs::read_to_string(&table).unwrap_or_default().lines().count();
+    let output = interrupted(at, &segment, || rows() > 1);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    // Whole files, each with its rows, and nothing else.
+    let files = names(&at.join("stopped"));
+    let written = files.iter().filter(|name| name.ends_with(".nii.gz")).count();
+    assert!((1..20).contains(&written), "{files:?}");
+    assert_eq!((rows(), files.len()), (1 + 8 * written, written + 1), "{files:?}");
+    let [text, _] = run(at, &segment, 0);
+    assert!(text.contains(&format!("{} label file", 20 - written)), "{text}");
+    assert_eq!((rows(), names(&at.join("stopped")).len()), (1 + 8 * 20, 21));
+    let expected = classes(&at.join("pred/img0001.nii.gz"));
+    for i in 0..20 {
+        assert_eq!(classes(&at.join(format!("stopped/{i:02}.nii.gz"))), expected);
+    }
+}
+
+/// Starts the program, sends Ctrl-C when `is_ready`, and waits for its end.
+#[cfg(unix)]
+fn interrupted(
+    folder: &Path,
+    arguments: &[&str],
+    is_ready: impl Fn() -> bool,
+) -> std::process::Output {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let mut program = Command::new(env!("CARGO_BIN_EXE_sam-lst"));
+    program.current_dir(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = program.spawn().expect("starts");
+    let started = Instant::now();
+    while !is_ready() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not ready: {arguments:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("starts").success());
+    child.wait_with_output().expect("ends")
+}
+
 /// The classes of a file with Synapse's labels.
 fn classes(file: &Path) -> Volume<u8> {
     let map = DatasetDescription::synapse().label_map();
@@ -240,6 +292,9 @@ fn unusable_paths_are_reported_before_anything_is_read() {
     let no_device = arguments("ct.nii.gz", "o.nii", &["--device", "gpu"]);
     fails_with(2, at, &no_device, &["unknown device `gpu`", "sam-lst devices"]);
     segment("ct.nii.gz", "o.nii", &["--overlays", "phantoms"], &["phantoms", "--force"]);
+    let beside = ["--overlays", ".", "--force"];
+    let pictures = arguments("ct.nii.gz", "new/o.nii", &beside);
+    fails_with(2, at, &pictures, &["cannot write pictures to .", "the folder of ct.nii.gz"]);
     segment("ct.nii.gz", "o.nii", &[], &["l.safetensors"]);
     assert!(!at.join("o.nii").exists());
 
@@ -381,6 +436,8 @@ fn a_model_is_trained_and_evaluated() {
     assert_eq!(reports[0]["subject"], "test cases of synapse");
 
     segment_many(at, &model);
+    #[cfg(unix)]
+    segment_interrupted(at, &model);
 
     // Without a ladder, the decoder has SAM's size.
     let EncoderConfig::Vit(encoder) = tiny_config(1).model.encoder else { panic!("SAM's ViT") };
@@ -486,27 +543,14 @@ fn a_demo_trains_over_a_checkpoint_that_is_named_or_lies_beside() {
 #[cfg(unix)]
 #[test]
 fn a_demo_stopped_by_ctrl_c_is_resumed_by_the_same_command() {
-    use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
-
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     write_demo_phantoms(at);
     let config = TrainingConfig { validation_epochs: 100, ..tiny_config(30) };
     std::fs::write(at.join("tiny.toml"), config.to_toml()).expect("writes");
     let arguments = ["demo", "--config", "tiny.toml", "--json"];
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_sam-lst"));
-    demo.current_dir(at).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = demo.spawn().expect("starts");
     let steps = || std::fs::read_to_string(at.join("runs/demo/steps.csv")).unwrap_or_default();
-    let started = Instant::now();
-    while steps().lines().count() < 3 {
-        assert!(started.elapsed() < Duration::from_secs(60), "no step");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(kill.expect("starts").success());
-    let output = child.wait_with_output().expect("ends");
+    let output = interrupted(at, &arguments, || steps().lines().count() >= 3);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("run the same command again to resume"), "{stderr}");

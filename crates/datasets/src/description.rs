@@ -172,7 +172,8 @@ pub enum Layout {
 }
 
 /// Where the files of each case are: path patterns that contain `{case}`, at most once in a folder's or file's name:
-/// `{case}/{case}_t1.nii.gz` is one.
+/// `{case}/{case}_t1.nii.gz` is one. With `{split}`, cases lie in a folder for each split, whose names are
+/// [`SplitDescription::folders`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilesLayout {
@@ -181,6 +182,10 @@ pub struct FilesLayout {
     /// is their mean.
     #[serde(deserialize_with = "one_or_many", serialize_with = "one_if_single")]
     pub images: Vec<String>,
+    /// Which channels of a NIfTI file with several (a fourth axis) are the image's, up to three, counted
+    /// from 0; empty for files with one. Of two channels, the third is their mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<usize>,
     /// Pattern of the labels, such as `label/label{case}.nii.gz`; of DICOM files or folders of them, if
     /// they are segmentations (SEG) or structure sets (RTSTRUCT), which may be in the folder of the
     /// image's series. With `{organ}`, each organ has files
@@ -273,6 +278,11 @@ impl fmt::Display for Split {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitDescription {
+    /// The names that stand for `{split}` in the layout, such as `{ train = "train", test = "test" }`;
+    /// lists of training and test cases must then be absent. If cases of two splits have equal names,
+    /// all cases are named with their folder, as `train_0001`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub folders: BTreeMap<Split, String>,
     /// Training cases; if empty, all cases that are in no other split.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub train: Vec<String>,
@@ -383,6 +393,7 @@ impl DatasetDescription {
             ]),
             layout: Layout::Files(FilesLayout {
                 images: vec!["RawData/Training/img/img{case}.nii.gz".to_owned()],
+                channels: Vec::new(),
                 labels: "RawData/Training/label/label{case}.nii.gz".to_owned(),
                 label_colors: BTreeMap::new(),
             }),
@@ -516,10 +527,20 @@ impl DatasetDescription {
         // Otherwise the folders must be those of the patterns.
         let mut root = first.to_owned();
         let mut case: Option<String> = None;
+        let folders: Vec<&str> = self.split.folders.values().map(String::as_str).collect();
+        let splits = if folders.is_empty() { vec![""] } else { folders };
+        let mut split = "";
         for pattern in patterns[0].rsplit('/') {
             let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
             root.pop();
-            let found = case_in(pattern, &name).ok_or_else(unknown)?;
+            let in_split = |split: &&&str| {
+                case_in(&pattern.replace(SPLIT_PLACEHOLDER, split), &name).is_some()
+            };
+            if pattern.contains(SPLIT_PLACEHOLDER) {
+                split = splits.iter().find(in_split).copied().ok_or_else(unknown)?;
+            }
+            let pattern = pattern.replace(SPLIT_PLACEHOLDER, split);
+            let found = case_in(&pattern, &name).ok_or_else(unknown)?;
             if !found.is_empty() && *case.get_or_insert(found.clone()) != found {
                 return Err(unknown());
             }
@@ -527,14 +548,25 @@ impl DatasetDescription {
         let case = case.ok_or_else(unknown)?;
         Ok(patterns
             .iter()
-            .map(|pattern| root.join(pattern.replace(CASE_PLACEHOLDER, &case)))
+            .map(|pattern| {
+                pattern.replace(SPLIT_PLACEHOLDER, split).replace(CASE_PLACEHOLDER, &case)
+            })
+            .map(|path| root.join(path))
             .collect())
     }
 
     /// Reads an image in the description's orientation, with the intensities of its files, one for each
     /// channel.
     pub(crate) fn read_stored_image(&self, files: &[PathBuf]) -> Result<Image, ReadError> {
-        read_channels(files, self.orientation, self.fill_nan)
+        read_channels(files, self.file_channels(), self.orientation, self.fill_nan)
+    }
+
+    /// The channels to read of a file with several; empty for files with one.
+    pub(crate) fn file_channels(&self) -> &[usize] {
+        match &self.layout {
+            Layout::Files(layout) => &layout.channels,
+            Layout::Prepared(_) => &[],
+        }
     }
 
     /// Label numbers of the colours of masks.
@@ -650,6 +682,11 @@ impl DatasetDescription {
                 if !(1..=3).contains(&layout.images.len()) {
                     return Err(DescriptionError::Channels { count: layout.images.len() });
                 }
+                let (files, channels) = (layout.images.len(), layout.channels.len());
+                if channels > 3 || (channels > 0 && files > 1) {
+                    return Err(DescriptionError::FileChannels { files, channels });
+                }
+                self.check_split_folders(layout)?;
                 let images = layout.images.iter().map(|pattern| ("images", pattern));
                 for (key, pattern) in images.chain([("labels", &layout.labels)]) {
                     let in_name = |name: &str| name.matches(CASE_PLACEHOLDER).count();
@@ -664,6 +701,7 @@ impl DatasetDescription {
                     ("intensity", self.intensity == Intensity::Stored),
                     ("split.train", self.split.train.is_empty()),
                     ("split.test", self.split.test.is_empty()),
+                    ("split.folders", self.split.folders.is_empty()),
                 ] {
                     if !unused {
                         return Err(DescriptionError::UnusedSetting { key });
@@ -672,6 +710,28 @@ impl DatasetDescription {
             }
         }
         self.check_split()
+    }
+
+    fn check_split_folders(&self, layout: &FilesLayout) -> Result<(), DescriptionError> {
+        let mut patterns = layout.images.iter().chain([&layout.labels]);
+        let split = &self.split;
+        let problem = if split.folders.is_empty() {
+            let is_used = patterns.any(|pattern| pattern.contains(SPLIT_PLACEHOLDER));
+            is_used.then_some(
+                "name the folders, as in `folders = { train = \"train\", test = \"test\" }`",
+            )
+        } else if !patterns.all(|pattern| pattern.contains(SPLIT_PLACEHOLDER)) {
+            Some("write `{split}` for the folder in `images` and in `labels`")
+        } else if !(split.train.is_empty() && split.test.is_empty()) {
+            Some("the folders assign the cases, so remove `split.train` and `split.test`")
+        } else if !split.folders.contains_key(&Split::Train) {
+            Some("name the folder of the training cases, as in `folders = { train = \"train\" }`")
+        } else if split.folders.values().collect::<BTreeSet<_>>().len() < split.folders.len() {
+            Some("two splits have the same folder")
+        } else {
+            None
+        };
+        problem.map_or(Ok(()), |problem| Err(DescriptionError::SplitFolders { problem }))
     }
 
     fn check_labels(&self) -> Result<(), DescriptionError> {
@@ -756,6 +816,8 @@ pub(crate) fn plain_name(name: &str) -> String {
 
 /// Placeholder of a case's name in path patterns.
 pub(crate) const CASE_PLACEHOLDER: &str = "{case}";
+/// Placeholder of a split's folder in path patterns.
+pub(crate) const SPLIT_PLACEHOLDER: &str = "{split}";
 /// Placeholder of an organ's files in path patterns.
 pub(crate) const ORGAN_PLACEHOLDER: &str = "{organ}";
 

@@ -153,6 +153,42 @@ pub enum ReadError {
         /// How they differ.
         found: String,
     },
+    /// A file has several volumes, and nothing says which of them are channels.
+    #[error(
+        "cannot read {}: it has {channels} volumes along its fourth axis; if they are channels, name up \
+         to three of them in the layout of the dataset description, as in `channels = [0, 1]`",
+        file.display()
+    )]
+    FileChannels {
+        /// The file.
+        file: PathBuf,
+        /// Number of volumes.
+        channels: usize,
+    },
+    /// A file does not have a channel.
+    #[error(
+        "cannot read {}: it has {count} channels, so there is no channel {channel}; they count from 0: \
+         correct `channels` in the layout of the dataset description",
+        file.display()
+    )]
+    NoChannel {
+        /// The file.
+        file: PathBuf,
+        /// The channel.
+        channel: usize,
+        /// Number of channels of the file.
+        count: usize,
+    },
+    /// The description chooses channels of NIfTI files, and the file is another.
+    #[error(
+        "cannot read {}: `channels` in the layout of the dataset description applies to NIfTI files \
+         only; convert the file, or remove `channels`",
+        file.display()
+    )]
+    NotNifti {
+        /// The file.
+        file: PathBuf,
+    },
     /// Each channel has a file, and the name of the first does not show those of the others.
     #[error(
         "cannot find the other channels of {}: its name does not fit `images = \"{pattern}\"` of the \
@@ -355,6 +391,23 @@ pub enum DescriptionError {
     Channels {
         /// Number of patterns.
         count: usize,
+    },
+    /// More than three channels of a file are chosen, or some where each channel has its own file.
+    #[error(
+        "`channels` names {channels} channels, and `images` has {files} patterns; expected up to three \
+         channels of one file, or none where each channel has a file"
+    )]
+    FileChannels {
+        /// Number of patterns.
+        files: usize,
+        /// Number of channels.
+        channels: usize,
+    },
+    /// Folders of a split and the layout do not fit.
+    #[error("`{{split}}` in the layout and `split.folders` belong together: {problem}")]
+    SplitFolders {
+        /// What is wrong.
+        problem: &'static str,
     },
     /// `split.patient_pattern` is not a regular expression with a group.
     #[error(

@@ -2,7 +2,8 @@
 
 use crate::dicom::{is_dicom, list_files};
 use crate::nifti_file::{
-    read_nifti_image_filled, read_nifti_label_volume, read_nifti_labels, read_nifti_mask,
+    read_nifti_channels, read_nifti_image_filled, read_nifti_label_volume, read_nifti_labels,
+    read_nifti_mask,
 };
 use crate::nifti_header;
 use crate::picture::{
@@ -16,7 +17,7 @@ use crate::{
     WriteError, read_dicom_geometry, read_dicom_image, read_nifti_geometry, write_nifti_labels,
 };
 use image::ImageFormat;
-use ndarray::{Axis, stack};
+use ndarray::{ArrayView3, Axis, stack};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -91,15 +92,22 @@ pub(crate) fn read_image_filled(
     }
 }
 
-/// Reads the channels of an image, each from a file of its own. Of two channels, the third is their
-/// mean.
+/// Reads the channels of an image, each from a file of its own, or those of `of_file` from the only one.
+/// Of two channels, the third is their mean.
 pub(crate) fn read_channels<P: AsRef<Path>>(
     paths: &[P],
+    of_file: &[usize],
     orientation: Orientation,
     fill: Option<f32>,
 ) -> Result<Image, ReadError> {
     let [first, others @ ..] = paths else { unreachable!("a case has an image") };
     let first_path = first.as_ref();
+    if !of_file.is_empty() {
+        return match Format::of(first_path)? {
+            Format::Nifti => read_nifti_channels(first_path, of_file, orientation, fill),
+            _ => Err(ReadError::NotNifti { file: first_path.to_owned() }),
+        };
+    }
     let first = read_image_filled(first_path, orientation, fill)?;
     if others.is_empty() {
         return Ok(first);
@@ -128,14 +136,19 @@ pub(crate) fn read_channels<P: AsRef<Path>>(
         }
         channels.push(channel);
     }
-    let mut voxels: Vec<_> = channels.iter().map(|image| image.channel(0)).collect();
+    let voxels = channels.iter().map(|image| image.channel(0)).collect();
+    Ok(stacked(voxels, channels[0].geometry().cloned()))
+}
+
+/// The image of one to three channels of one shape. Of two channels, the third is their mean.
+pub(crate) fn stacked(channels: Vec<ArrayView3<'_, f32>>, geometry: Option<Geometry>) -> Image {
     let mean;
-    if let [first, second] = voxels[..] {
+    let mut channels = channels;
+    if let [first, second] = channels[..] {
         mean = (&first + &second) / 2.0;
-        voxels.push(mean.view());
+        channels.push(mean.view());
     }
-    let voxels = stack(Axis(0), &voxels).expect("channels of one shape");
-    Ok(Image::new(voxels, channels[0].geometry().cloned()))
+    Image::new(stack(Axis(0), &channels).expect("channels of one shape"), geometry)
 }
 
 /// Reads the geometry of an image without its voxels, `None` if it has none, as a picture.

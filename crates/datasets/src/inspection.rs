@@ -167,7 +167,7 @@ fn draft(found: &RecognizedLayout, name: String) -> DatasetDescription {
         report_order: Vec::new(),
         layout: found.layout.clone(),
         organs,
-        split: SplitDescription::default(),
+        split: SplitDescription { folders: found.split_folders.clone(), ..Default::default() },
         ..DatasetDescription::synapse()
     }
 }
@@ -258,7 +258,7 @@ fn inspect_case(
         | CaseFiles::Structures { images, .. } => images.as_slice(),
         CaseFiles::Slices(_) | CaseFiles::Hdf5(_) => &[],
     };
-    let image = read_channels(images, Orientation::Stored, None)?;
+    let image = read_channels(images, draft.file_channels(), Orientation::Stored, None)?;
     let geometry = image.geometry();
     let [slices, rows, columns] = image.shape();
     let sides = |geometry: &Geometry| geometry.sides().iter().map(ToString::to_string).collect();
@@ -442,6 +442,9 @@ fn describe_split(
     notes: &mut Vec<String>,
 ) {
     let split = &mut description.split;
+    if !split.folders.is_empty() {
+        return;
+    }
     let is_validation = |case: &str| found.validation.iter().any(|name| name == case);
     let validation: Vec<String> =
         cases.iter().filter(|case| is_validation(case)).map(|&case| case.to_owned()).collect();

@@ -16,10 +16,12 @@
 //! Every reader checks the sizes in a file's header before it allocates memory. Every error names
 //! the file and its cause.
 
+mod cases;
 mod dataset;
 mod description;
 mod dicom;
 mod error;
+mod grid;
 mod hdf5;
 mod image;
 mod image_file;
@@ -46,7 +48,7 @@ mod volume;
 mod voxel_type;
 mod write;
 
-pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset, check_one_grid};
+pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset};
 pub use description::{
     Color, ColorError, DatasetDescription, FilesLayout, GeometryCheck, Layout, Organ,
     PreparedLayout, Split, SplitDescription, Validation,

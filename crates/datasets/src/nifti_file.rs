@@ -1,5 +1,6 @@
 //! Reads NIfTI files and writes NIfTI-1 files.
 
+use crate::image_file::stacked;
 use crate::nifti_header::{self, format_error};
 use crate::raw::{
     ArrayHeader, FromNumber, Intensities, LabelNumbers, MAX_DEFLATE_RATIO, Scaling, decode_error,
@@ -7,7 +8,8 @@ use crate::raw::{
 use crate::volume::spatial_dim;
 use crate::voxel_type::{ByteOrder, VoxelType};
 use crate::write::write_file;
-use crate::{Geometry, LabelMap, Orientation, ReadError, Volume, WriteError};
+use crate::{Geometry, Image, LabelMap, Orientation, ReadError, Volume, WriteError};
+use ndarray::Array3;
 use nifti::writer::WriterOptions;
 use nifti::{Endianness, NiftiHeader, NiftiType};
 use std::io::Read;
@@ -35,8 +37,38 @@ pub(crate) fn read_nifti_image_filled(
     fill: Option<f32>,
 ) -> Result<Volume<f32>, ReadError> {
     let reader = NiftiReader::open(file)?;
+    if reader.channels > 1 {
+        return Err(ReadError::FileChannels { file: file.to_owned(), channels: reader.channels });
+    }
     let intensities = Intensities { scaling: reader.scaling, fill };
     reader.read(orientation, &intensities)
+}
+
+/// Reads some channels of a file with several along its fourth axis, or its fifth after one of length 1.
+pub(crate) fn read_nifti_channels(
+    file: &Path,
+    channels: &[usize],
+    orientation: Orientation,
+    fill: Option<f32>,
+) -> Result<Image, ReadError> {
+    let reader = NiftiReader::open(file)?;
+    let count = reader.channels;
+    if let Some(&channel) = channels.iter().find(|&&channel| channel >= count) {
+        return Err(ReadError::NoChannel { file: file.to_owned(), channel, count });
+    }
+    let geometry = Geometry::from_header(reader.volume_header(), orientation, file)?;
+    let intensities = Intensities { scaling: reader.scaling, fill };
+    let [columns, rows, slices] = reader.array.dim;
+    let dim = [columns, rows, slices / count];
+    let stored: Vec<f32> = reader.array.read(file, reader.stream, &intensities)?;
+    let voxels = dim.iter().product();
+    let channel = |&channel: &usize| {
+        let stored = stored[channel * voxels..][..voxels].to_vec();
+        geometry.axis_mapping().to_array(stored, dim)
+    };
+    let channels: Vec<Array3<f32>> = channels.iter().map(channel).collect();
+    let views = channels.iter().map(|channel| channel.view()).collect();
+    Ok(stacked(views, Some(geometry.clone())))
 }
 
 /// Reads the labels of a file as classes, as [`read_nifti_image`].
@@ -56,7 +88,7 @@ pub fn read_nifti_labels(
     labels: &LabelMap,
 ) -> Result<Volume<u8>, ReadError> {
     let file = file.as_ref();
-    let reader = NiftiReader::open_labels(file)?;
+    let reader = NiftiReader::open(file)?;
     if reader.channels > 1 {
         return reader.read_one_hot(orientation, labels);
     }
@@ -71,7 +103,7 @@ pub(crate) fn read_nifti_mask(
     file: &Path,
     orientation: Orientation,
 ) -> Result<Volume<u8>, ReadError> {
-    let volume = NiftiReader::open(file)?.read_labels(orientation)?;
+    let volume = NiftiReader::open(file)?.one_volume()?.read_labels(orientation)?;
     Ok(volume.with_voxels(volume.voxels().mapv(|label| u8::from(label != 0))))
 }
 
@@ -80,7 +112,7 @@ pub(crate) fn read_nifti_label_volume(
     file: &Path,
     orientation: Orientation,
 ) -> Result<Volume<u16>, ReadError> {
-    let reader = NiftiReader::open_labels(file)?;
+    let reader = NiftiReader::open(file)?;
     if reader.channels > 1 {
         let volume = reader.read_one_hot(orientation, &LabelMap::identity(256))?;
         return Ok(volume.with_voxels(volume.voxels().mapv(u16::from)));
@@ -98,8 +130,11 @@ pub fn read_nifti_geometry(
     orientation: Orientation,
 ) -> Result<Geometry, ReadError> {
     let file = file.as_ref();
-    Geometry::from_header(NiftiReader::open(file)?.header, orientation, file)
+    Geometry::from_header(NiftiReader::open(file)?.volume_header(), orientation, file)
 }
+
+/// The largest number of masks for one label each: the background's and those of 255 organs.
+const MAX_MASKS: usize = 256;
 
 /// An open file whose header has been read and checked.
 struct NiftiReader<'a> {
@@ -114,17 +149,12 @@ struct NiftiReader<'a> {
 }
 
 impl<'a> NiftiReader<'a> {
-    /// Opens a file with one volume.
+    /// Opens a file with one volume, or several of one kind along another axis.
     fn open(file: &'a Path) -> Result<Self, ReadError> {
-        Self::read_header(file, 1).map_err(|error| damage(file).unwrap_or(error))
+        Self::read_header(file).map_err(|error| damage(file).unwrap_or(error))
     }
 
-    /// Opens a file with one volume or a mask for each label.
-    fn open_labels(file: &'a Path) -> Result<Self, ReadError> {
-        Self::read_header(file, 256).map_err(|error| damage(file).unwrap_or(error))
-    }
-
-    fn read_header(file: &'a Path, max_channels: usize) -> Result<Self, ReadError> {
+    fn read_header(file: &'a Path) -> Result<Self, ReadError> {
         let [header_file, voxel_file] = nifti_header::files(file);
         let io = ReadError::io(&header_file);
         let (mut stream, mut compressed) = nifti_header::open(&header_file).map_err(io)?;
@@ -145,7 +175,7 @@ impl<'a> NiftiReader<'a> {
         let dim = header.dim().map_err(|error| invalid(error.to_string()))?;
         let channels = dim.iter().skip(3).fold(1, |n: usize, &axis| n.saturating_mul(axis.into()));
         let one_axis = dim.iter().skip(3).filter(|&&axis| axis > 1).count() <= 1;
-        if dim.len() < 2 || channels > max_channels || !one_axis {
+        if dim.len() < 2 || channels == 0 || !one_axis {
             return Err(ReadError::Axes {
                 file: file.to_owned(),
                 found: dim.iter().map(|&axis| axis.into()).collect(),
@@ -197,6 +227,29 @@ impl<'a> NiftiReader<'a> {
 }
 
 impl NiftiReader<'_> {
+    /// The header of one volume: the geometry, and what is written on its grid, have three axes.
+    fn volume_header(&self) -> NiftiHeader {
+        let mut header = self.header.clone();
+        if self.channels > 1 {
+            header.dim = [3, header.dim[1], header.dim[2], header.dim[3], 1, 1, 1, 1];
+        }
+        header
+    }
+
+    /// An error if the file has several volumes.
+    fn one_volume(self) -> Result<Self, ReadError> {
+        if self.channels > 1 { Err(self.not_one_volume()) } else { Ok(self) }
+    }
+
+    fn not_one_volume(&self) -> ReadError {
+        let [columns, rows, slices] = self.array.dim;
+        ReadError::Axes {
+            file: self.file.to_owned(),
+            found: [columns, rows, slices / self.channels, self.channels].map(|n| n as u64).into(),
+            expected: "one volume with three axes",
+        }
+    }
+
     /// Reads one volume of labels as the file's own numbers.
     fn read_labels(self, orientation: Orientation) -> Result<Volume<u16>, ReadError> {
         let (file, conversion) = (self.file, LabelNumbers::new(self.scaling));
@@ -211,8 +264,11 @@ impl NiftiReader<'_> {
         orientation: Orientation,
         labels: &LabelMap,
     ) -> Result<Volume<u8>, ReadError> {
+        let header = self.volume_header();
         let Self { file, array, channels, .. } = self;
-        let mut header = self.header;
+        if channels > MAX_MASKS {
+            return Err(self.not_one_volume());
+        }
         let numbers = LabelNumbers::new(self.scaling);
         let masks: Vec<u16> = array.read(file, self.stream, &numbers)?;
         let [columns, rows, slices] = array.dim;
@@ -257,8 +313,6 @@ impl NiftiReader<'_> {
             file.display(),
             first + channels - 1
         );
-        // The geometry, and what is written on this grid, have three axes.
-        header.dim = [3, header.dim[1], header.dim[2], header.dim[3], 1, 1, 1, 1];
         let geometry = Geometry::from_header(header, orientation, file)?;
         Ok(Volume::new(geometry.axis_mapping().to_array(classes, dim), Some(geometry)))
     }

@@ -41,9 +41,10 @@ impl Patients {
         Ok(Self { listed, table, pattern })
     }
 
-    /// The patient of a case: the listed one, or that of the pattern; without either, the case's name.
-    pub fn of(&self, case: &str) -> Result<String, DatasetError> {
-        if let Some(patient) = self.listed.get(case) {
+    /// The patient of a case: the listed one, or that of the pattern in the name of its file; without
+    /// either, the case's name. Cases are listed by their name or by that of their file.
+    pub fn of(&self, case: &str, of_file: &str) -> Result<String, DatasetError> {
+        if let Some(patient) = self.listed.get(case).or_else(|| self.listed.get(of_file)) {
             return Ok(patient.clone());
         }
         let missing = |source_of_patients: String| DatasetError::NoPatient {
@@ -52,7 +53,7 @@ impl Patients {
         };
         match (&self.pattern, &self.table) {
             (Some(pattern), _) => {
-                let found = pattern.captures(case).and_then(|found| found.get(1));
+                let found = pattern.captures(of_file).and_then(|found| found.get(1));
                 found.map(|patient| patient.as_str().to_owned()).ok_or_else(|| {
                     missing(format!(
                         "`split.patient_pattern = \"{pattern}\"` does not match its name"

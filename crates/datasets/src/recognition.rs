@@ -1,7 +1,7 @@
 //! Recognises how the files of a dataset are laid out.
 
 use crate::dicom::{is_dicom, list_files, modality};
-use crate::{DatasetDescription, FilesLayout, Layout, PreparedLayout, ReadError};
+use crate::{DatasetDescription, FilesLayout, Layout, PreparedLayout, ReadError, Split};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ pub struct RecognizedLayout {
     pub is_ct: Option<bool>,
     /// Cases that the dataset assigns to validation.
     pub validation: Vec<String>,
+    /// Folders of the splits, where each split has one: what `{split}` stands for in the layout.
+    pub split_folders: BTreeMap<Split, String>,
     /// Choices that were made, for the user to check.
     pub notes: Vec<String>,
     /// The whole description, for a dataset that is built in.
@@ -73,14 +75,20 @@ impl RecognizedLayout {
             ignored_labels: Vec::new(),
             is_ct: None,
             validation: Vec::new(),
+            split_folders: BTreeMap::new(),
             notes: Vec::new(),
             built_in: None,
         }
     }
 
     fn files(name: impl Into<String>, images: String, labels: String) -> Self {
-        let (images, label_colors) = (vec![images], BTreeMap::new());
-        Self::new(name, Layout::Files(FilesLayout { images, labels, label_colors }))
+        let layout = FilesLayout {
+            images: vec![images],
+            channels: Vec::new(),
+            labels,
+            label_colors: BTreeMap::new(),
+        };
+        Self::new(name, Layout::Files(layout))
     }
 }
 
@@ -122,8 +130,10 @@ pub fn recognize_layout(root: impl AsRef<Path>) -> Result<RecognizedLayout, Reco
     {
         return Ok(found);
     }
-    let found = tree.case_folders().or_else(|| tree.two_folders()).or_else(|| tree.one_folder());
-    let mut found = found.ok_or_else(|| tree.unknown(root))?;
+    if let Some(found) = tree.split_folders() {
+        return Ok(found);
+    }
+    let mut found = tree.cases().ok_or_else(|| tree.unknown(root))?;
     let unused = tree.note_unused(&mut found);
     // Pictures lie in many layouts, such as folders of a split or of a diagnosis; one that most of them
     // do not have is a guess.
@@ -202,27 +212,25 @@ fn dataset_json(root: &Path, json: &Path) -> Result<RecognizedLayout, Recognitio
     let mut patterns: Vec<String> =
         patterns.iter().map(|end| format!("imagesTr/{{case}}{end}")).collect();
     let names: Vec<&str> = channels.values().map(String::as_str).collect();
-    if patterns.len() == 1 && names.len() > 1 && !is_picture(ending) {
-        return Err(unsupported(format!(
-            "names {} channels in one file; write up to three of them to files of their own, and \
-             describe these (--dataset)",
-            names.len()
-        )));
-    }
-    let total = patterns.len();
+    let in_one_file = patterns.len() == 1 && names.len() > 1 && !is_picture(ending);
+    let total = if in_one_file { names.len() } else { patterns.len() };
     patterns.truncate(3);
     let mut found =
         RecognizedLayout::files(name, patterns[0].clone(), format!("labelsTr/{{case}}{ending}"));
     if total > 1 {
-        let used = names[..names.len().min(patterns.len())].join(", ");
+        let used = total.min(3);
+        let key = if in_one_file { "channels" } else { "images" };
         found.notes.push(format!(
-            "images have {total} channels; {} are used ({used}): choose up to three in `images` of the \
+            "images have {total} channels; {used} are used ({}): choose up to three in `{key}` of the \
              layout",
-            patterns.len()
+            names[..names.len().min(used)].join(", ")
         ));
     }
     if let Layout::Files(layout) = &mut found.layout {
         layout.images = patterns;
+        if in_one_file {
+            layout.channels = (0..total.min(3)).collect();
+        }
     }
     found.is_ct =
         (!names.is_empty()).then(|| names.iter().all(|name| name.eq_ignore_ascii_case("CT")));
@@ -233,8 +241,39 @@ fn dataset_json(root: &Path, json: &Path) -> Result<RecognizedLayout, Recognitio
     Ok(found)
 }
 
+/// The labels of nnU-Net's regions, each with the name of the smallest region that has it.
+fn labels_of_regions(labels: &Map<String, Value>) -> BTreeMap<u16, String> {
+    let numbers = |value: &Value| -> Vec<u16> {
+        let listed = value.as_array().into_iter().flatten().chain([value]);
+        listed.filter_map(|number| number.as_u64()?.try_into().ok()).collect()
+    };
+    let mut regions: Vec<(Vec<u16>, &String)> =
+        labels.iter().map(|(name, value)| (numbers(value), name)).collect();
+    regions.sort_by_key(|(numbers, _)| numbers.len());
+    let mut names: BTreeMap<u16, String> = BTreeMap::new();
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    for (numbers, region) in &regions {
+        for &label in numbers {
+            names.entry(label).or_insert_with(|| match used.insert(region) {
+                true => (*region).clone(),
+                false => format!("{region} ({label})"),
+            });
+        }
+    }
+    names
+}
+
 /// Adds the labels of a `dataset.json`; an error says what is not supported.
 fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Result<(), String> {
+    let names = labels_of_regions(labels);
+    let region = labels.values().find(|value| value.as_array().is_some_and(|of| of.len() > 1));
+    if region.is_some() {
+        found.notes.push(
+            "its dataset.json has regions, which overlap; each label number is a class of its own, named \
+             after the smallest region that has it"
+                .to_owned(),
+        );
+    }
     for (key, value) in labels {
         // Version 1 maps numbers to names, version 2 names to numbers.
         let (number, name) = match (key.parse::<u16>(), value) {
@@ -242,11 +281,19 @@ fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Resu
             (_, Value::Number(number)) => {
                 (number.as_u64().and_then(|number| u16::try_from(number).ok()), key.clone())
             }
-            (_, Value::Array(_)) => {
-                return Err(format!(
-                    "gives `{key}` several labels, a region; regions overlap, so describe the organs \
-                     in a dataset description (--dataset)"
-                ));
+            (_, Value::Array(numbers)) => {
+                for number in numbers {
+                    let label = number.as_u64().and_then(|number| u16::try_from(number).ok());
+                    let label = label.ok_or_else(|| {
+                        format!(
+                            "gives `{key}` the label {number}, expected numbers from 0 to 65535"
+                        )
+                    })?;
+                    if label != 0 {
+                        found.label_names.insert(label, names[&label].clone());
+                    }
+                }
+                continue;
             }
             _ => (None, key.clone()),
         };
@@ -260,6 +307,7 @@ fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Resu
             ));
         } else if number != 0
             && let Some(other) = found.label_names.insert(number, name.clone())
+            && region.is_none()
         {
             return Err(format!(
                 "gives label {number} two names, `{other}` and `{name}`; correct it"
@@ -361,6 +409,71 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// A layout of the files, by their names.
+    fn cases(&self) -> Option<RecognizedLayout> {
+        self.case_folders().or_else(|| self.two_folders()).or_else(|| self.one_folder())
+    }
+
+    /// A folder for each split, at the top or within the folders of images and of labels, with the same
+    /// layout in each.
+    fn split_folders(&self) -> Option<RecognizedLayout> {
+        (0..2).find_map(|depth| self.split_folders_at(depth))
+    }
+
+    fn split_folders_at(&self, depth: usize) -> Option<RecognizedLayout> {
+        let mut splits: BTreeMap<Split, (&str, Vec<String>)> = BTreeMap::new();
+        for path in &self.files {
+            let mut parts: Vec<&str> = path.split('/').collect();
+            let folder = (depth + 1 < parts.len()).then(|| parts.remove(depth))?;
+            let (first, files) = splits.entry(split_of(folder)?).or_insert((folder, Vec::new()));
+            if *first != folder {
+                return None; // two folders of one split
+            }
+            files.push(parts.join("/"));
+        }
+        if splits.len() < 2 {
+            return None;
+        }
+        let within =
+            |files: &[String]| Self { files: files.to_vec(), others: BTreeMap::new(), other: None };
+        let mut found = within(&splits.get(&Split::Train)?.1).cases()?;
+        let Layout::Files(layout) = found.layout.clone() else { return None };
+        let labels = layout.labels.split("{organ}").next().unwrap_or_default().to_owned();
+        let mut used = Vec::new();
+        for (split, (folder, files)) in splits {
+            let has_label = |path: &String| {
+                let label = labels.replace("{case}", case_of(&layout.images[0], path)?.as_str());
+                files.iter().any(|file| file.starts_with(&label)).then_some(())
+            };
+            if files.iter().any(|path| has_label(path).is_some()) {
+                found.split_folders.insert(split, folder.to_owned());
+                used.extend(files);
+            } else {
+                found.notes.push(format!(
+                    "folder {folder} has no labels and is left out; `sam-lst segment` predicts them"
+                ));
+            }
+        }
+        let unused = within(&used).note_unused(&mut found);
+        // As elsewhere, a layout that most of the files do not have is a guess.
+        if found.split_folders.len() < 2 || 2 * unused > used.len() {
+            return None;
+        }
+        let with_split = |pattern: &String| {
+            let mut parts: Vec<&str> = pattern.split('/').collect();
+            parts.insert(depth, "{split}");
+            parts.join("/")
+        };
+        let layout = FilesLayout {
+            images: layout.images.iter().map(with_split).collect(),
+            labels: with_split(&layout.labels),
+            ..layout
+        };
+        found.layout = Layout::Files(layout);
+        found.name.push_str(", in a folder for each split");
+        Some(found)
     }
 
     /// A folder for each case, in which files have the same names but for the case's.
@@ -490,15 +603,10 @@ impl Tree {
     }
 
     /// Whether the folders at the top are those of a split, each with images and labels of its own.
-    fn is_split(&self) -> bool {
-        const SPLITS: [&str; 7] =
-            ["train", "training", "val", "valid", "validation", "test", "testing"];
-        let tops: BTreeSet<String> = self
-            .files
-            .iter()
-            .map(|path| path.split_once('/').map_or("", |(top, _)| top).to_lowercase())
-            .collect();
-        tops.len() > 1 && tops.iter().all(|top| SPLITS.contains(&top.as_str()))
+    fn is_split<'a>(&'a self) -> bool {
+        let top = |path: &'a String| path.split_once('/').map_or("", |(top, _)| top);
+        let tops: BTreeSet<&str> = self.files.iter().map(top).collect();
+        tops.len() > 1 && tops.iter().all(|top| split_of(top).is_some())
     }
 
     fn unknown(&self, root: &Path) -> RecognitionError {
@@ -557,6 +665,24 @@ fn with_placeholder(path: &str, case: &str) -> String {
         rest = after;
     }
     pattern + rest
+}
+
+/// The split that the name of a folder says.
+fn split_of(folder: &str) -> Option<Split> {
+    match folder.to_lowercase().as_str() {
+        "train" | "training" => Some(Split::Train),
+        "val" | "valid" | "validation" | "dev" => Some(Split::Validation),
+        "test" | "testing" => Some(Split::Test),
+        _ => None,
+    }
+}
+
+/// The case of a path that has a pattern.
+fn case_of(pattern: &str, path: &str) -> Option<String> {
+    let (before, after) = pattern.split_once("{case}")?;
+    let name = path.strip_prefix(before)?.split('/').next()?;
+    let case = name.strip_suffix(after.split('/').next()?)?;
+    (pattern.replace("{case}", case) == path).then(|| case.to_owned())
 }
 
 /// Whether the name of a folder is one of images.

@@ -78,6 +78,11 @@ impl<T> Volume<T> {
         Some(Self::new(voxels, Some(geometry.clone())))
     }
 
+    /// The volume without a geometry.
+    pub(crate) fn without_geometry(self) -> Self {
+        Self { geometry: None, ..self }
+    }
+
     /// Creates a volume of other voxels with the same geometry.
     ///
     /// # Panics

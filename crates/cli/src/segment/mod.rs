@@ -20,6 +20,7 @@ use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 
 const EXAMPLES: &str = "\
 Prints the volume of each organ in ml, of several images into OUTPUT/volumes.csv. Labels have the
@@ -132,11 +133,11 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let status = match images {
         Images::One(_) => {
             let mut progress = Progress::new();
-            let segmented =
+            let (segmented, writing) =
                 segment(arguments, &jobs[0], &mut segmenter, &task, |work, done, slices| {
                     progress.count(work, done, slices, "slices");
                 })?;
-            drop(progress);
+            drop((progress, writing));
             print_result(arguments, &segmented)?;
             Status::Done
         }
@@ -289,14 +290,14 @@ fn is_dicom_name(file: &Path) -> bool {
 }
 
 /// Segments an image and writes its labels and pictures. `progress` receives what is done, the number of
-/// slices that are done, and that of all.
+/// slices that are done, and that of all. Until the guard is dropped, Ctrl-C does not end the program.
 fn segment(
     arguments: &Arguments,
     job: &Job,
     segmenter: &mut Segmenter<'_>,
     task: &Task,
     mut progress: impl FnMut(&'static str, usize, usize),
-) -> Result<Segmented> {
+) -> Result<(Segmented, MutexGuard<'static, ()>)> {
     let image = task.dataset.read_image(&job.input.image)?;
     let slices = image.shape()[0];
     progress("segmenting", 0, slices);
@@ -309,12 +310,13 @@ fn segment(
                 progress("drawing", done, all);
             })?;
     }
+    let writing = interrupt::hold();
     arguments.write(job, &classes, task)?;
     if let (Some(staging), Some(folder)) = (overlays, &job.overlays) {
         remove_overlays(folder)?;
         staging.publish()?;
     }
-    Ok(Segmented { organs: organ_volumes(&classes, task), pictures })
+    Ok((Segmented { organs: organ_volumes(&classes, task), pictures }, writing))
 }
 
 /// Segments several images. One that cannot be read is reported, and the others are segmented.
@@ -337,9 +339,10 @@ fn segment_all(
             }
         });
         match segmented {
-            Ok(segmented) => {
+            Ok((segmented, writing)) => {
                 // After each image, so that a stopped program leaves the volumes of its labels.
                 volumes.add(job, &segmented)?;
+                drop(writing);
                 results.push((job, segmented));
             }
             Err(error) => {

@@ -64,7 +64,7 @@ fn invalid_nifti_headers_are_reported() {
         (
             40,
             &[short(4), short(4), short(5), short(3), short(2)].concat(),
-            "expected one volume with three axes;",
+            "it has 2 volumes along its fourth axis; if they are channels",
         ),
         (42, &short(3), "it continues after the 90 bytes of voxels"),
         (70, &short(32), "voxel type Complex64 is not supported; convert"),
@@ -479,7 +479,7 @@ fn invalid_prepared_folders_are_reported() {
 }
 
 /// Changes some bytes, and truncates at `cut`.
-fn damaged(
+pub fn damaged(
     mut bytes: Vec<u8>,
     changes: &[(prop::sample::Index, u8)],
     cut: Option<prop::sample::Index>,

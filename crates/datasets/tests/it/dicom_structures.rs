@@ -1,7 +1,9 @@
 //! DICOM segmentations, structure sets and enhanced images, compared with highdicom, scikit-image and
 //! SimpleITK.
 
+use crate::bad_input::damaged;
 use crate::support::{Cases, collect_warnings, fixture, warnings_with};
+use proptest::prelude::*;
 use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{
     Dataset, DatasetDescription, Orientation, RecognitionError, SegmentationType, SliceStore,
@@ -284,4 +286,24 @@ fn a_segmentation_needs_a_series_with_uids_and_its_grid() {
     let error = write("dicom_structures/series", "dicom/plain");
     assert!(error.contains("not on the grid of the series"), "{error}");
     assert!(!file.exists());
+}
+
+proptest! {
+    // Each case writes eight files and decodes an image four times.
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn readers_of_structures_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for name in ["binary.dcm", "fractional.dcm", "label_map.dcm", "structure_set.dcm"] {
+            let folder = case_with(name);
+            let file = folder.path().join("p1/labels.dcm");
+            let whole = std::fs::read(&file).expect("a fixture");
+            std::fs::write(&file, damaged(whole, &changes, cut)).expect("writes");
+            let organs = if name == "structure_set.dcm" { ["ring", "star"] } else { ["liver", "left kidney"] };
+            let _ = labels(folder.path(), description("stored", organs, "ignored_labels = \"others\""));
+        }
+    }
 }

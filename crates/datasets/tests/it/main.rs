@@ -5,6 +5,7 @@ mod description;
 mod dicom;
 mod dicom_structures;
 mod inspection;
+mod layouts;
 mod nifti;
 mod phantom;
 mod pictures;

@@ -317,7 +317,7 @@ fn a_mask_for_each_label_is_read_as_labels() {
         let again = read_nifti_labels(&written, Orientation::Stored, &map).expect("just written");
         assert_eq!(again.voxels(), &expected, "{name}");
         let error = read_nifti_image(&file, Orientation::Stored).expect_err("several volumes");
-        assert!(matches!(error, ReadError::Axes { .. }), "{error}");
+        assert!(matches!(error, ReadError::FileChannels { .. }), "{error}");
     }
     let two = LabelMap::identity(2);
     let error = read_nifti_labels(fixture("nifti/one_hot.nii.gz"), Orientation::Stored, &two);

@@ -260,6 +260,67 @@ fn damaged_and_hostile_pictures_are_errors() {
 }
 
 /// A dataset of pictures: images and masks of the fixtures, by names.
+/// A TIFF file of 2 x 2 pixels whose tags are `tags`, each a number, and whose pixels are `strips`.
+fn tiff(tags: &[(u16, u16)], strips: &[&[u8]]) -> Vec<u8> {
+    let mut tags: Vec<(u16, Vec<u32>)> =
+        tags.iter().map(|&(tag, value)| (tag, vec![value.into()])).collect();
+    let lists = 8 + 2 + 12 * (tags.len() + 5) + 4;
+    let mut pixels = (lists + 8 * strips.len()) as u32;
+    let mut offsets = Vec::new();
+    for strip in strips {
+        offsets.push(pixels);
+        pixels += strip.len() as u32;
+    }
+    let lengths = strips.iter().map(|strip| strip.len() as u32).collect();
+    tags.extend([(256, vec![2]), (257, vec![2]), (278, vec![2]), (273, offsets), (279, lengths)]);
+    tags.sort_unstable();
+    let mut file = b"II*\0\x08\0\0\0".to_vec();
+    let mut after = Vec::new();
+    file.extend((tags.len() as u16).to_le_bytes());
+    for (tag, values) in tags {
+        file.extend(tag.to_le_bytes());
+        file.extend(4_u16.to_le_bytes()); // LONG
+        file.extend((values.len() as u32).to_le_bytes());
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        if values.len() == 1 {
+            file.extend(bytes);
+        } else {
+            file.extend(((lists + after.len()) as u32).to_le_bytes());
+            after.extend(bytes);
+        }
+    }
+    file.extend(0_u32.to_le_bytes());
+    after.resize(8 * strips.len(), 0);
+    file.extend(after);
+    file.extend(strips.concat());
+    file
+}
+
+#[test]
+fn orders_of_tiff_pixels_that_would_be_misread_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.tif");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).expect("writes");
+        read_image(&file, Orientation::LPS)
+            .map(|image| image.voxels().iter().copied().collect::<Vec<f32>>())
+    };
+    // 258 bits, 262 white is 1, 266 order of bits, 277 samples, 284 planes.
+    let bits = |order: u16| tiff(&[(258, 1), (262, 1), (266, order), (277, 1)], &[&[0x40, 0x80]]);
+    let expected = [0.0, 255.0, 255.0, 0.0];
+    assert_eq!(read(&bits(1)).expect("usual"), expected);
+    let error = read(&bits(2)).expect_err("reversed").to_string();
+    assert!(error.contains("its bits are stored in reverse order"), "{error}");
+    let colors =
+        |order, strips: &[&[u8]]| tiff(&[(258, 8), (262, 2), (277, 3), (284, order)], strips);
+    let usual = colors(1, &[&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]);
+    let expected = [1, 4, 7, 10, 2, 5, 8, 11, 3, 6, 9, 12].map(|value| value as f32);
+    assert_eq!(read(&usual).expect("usual"), expected);
+    let planes = colors(2, &[&[1, 4, 7, 10], &[2, 5, 8, 11], &[3, 6, 9, 12]]);
+    let error = read(&planes).expect_err("planes").to_string();
+    assert!(error.contains("its colours are stored as separate planes"), "{error}");
+}
+
 fn dataset(root: &Path, files: &[(&str, &str)]) {
     for (to, from) in files {
         let to = root.join(to);

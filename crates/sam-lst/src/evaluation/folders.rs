@@ -1,7 +1,7 @@
 use super::scores::{EvaluationError, empty_reports, score};
 use sam_lst_datasets::{
-    Case, Dataset, DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError,
-    check_one_grid, file_ending, read_label_numbers, read_labels,
+    Case, Dataset, DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError, file_ending,
+    read_label_numbers, read_labels,
 };
 use sam_lst_metrics::{Protocol, Report};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,13 +110,13 @@ impl FolderPairs {
         let subject = format!("{predictions} compared with {labels}");
         let mut reports = empty_reports(description, protocols, &subject);
         // Programs store axes in different orders; scores do not depend on it.
-        let orientation = Orientation::default();
+        let description =
+            &DatasetDescription { orientation: Orientation::default(), ..description.clone() };
         progress(0, self.pairs.len());
         for (i, FolderPair { label, prediction }) in self.pairs.iter().enumerate() {
             let colors = description.label_colors();
-            let predicted = read_labels(prediction, orientation, &map, colors)?;
-            let truth = read_labels(label, orientation, &map, colors)?;
-            check_one_grid((prediction, &predicted), (label, &truth))?;
+            let truth = read_labels(label, description.orientation, &map, colors)?;
+            let predicted = description.read_labels_on_grid(prediction, (label, &truth))?;
             score(&mut reports, &stem(label), &predicted, &truth, &classes)?;
             progress(i + 1, self.pairs.len());
         }
@@ -208,7 +208,7 @@ impl<'a> CasePairs<'a> {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Vec<Report>, EvaluationError> {
         let description = self.dataset.description();
-        let (classes, map) = (description.report_classes(), description.label_map());
+        let classes = description.report_classes();
         let cases: Vec<&Case> = self.pairs.iter().map(|(case, _)| *case).collect();
         let subject = format!(
             "{}, {}",
@@ -219,11 +219,9 @@ impl<'a> CasePairs<'a> {
         progress(0, self.pairs.len());
         for (i, (case, prediction)) in self.pairs.iter().enumerate() {
             let truth = self.dataset.read(case)?.label;
-            let predicted =
-                read_labels(prediction, description.orientation, &map, description.label_colors())?;
             let files = case.files.paths();
             let label = files.last().copied().unwrap_or(self.dataset.root());
-            check_one_grid((prediction, &predicted), (label, &truth))?;
+            let predicted = description.read_labels_on_grid(prediction, (label, &truth))?;
             score(&mut reports, &case.name, &predicted, &truth, &classes)?;
             progress(i + 1, self.pairs.len());
         }
