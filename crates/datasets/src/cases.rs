@@ -18,11 +18,14 @@ pub(crate) fn file_cases(
     patients: &Patients,
 ) -> Result<Vec<Case>, DatasetError> {
     let split = &description.split;
-    let mut found = Vec::new();
-    if split.folders.is_empty() {
-        found.push((None, layout.clone(), case_names(root, layout)?));
+    // Each folder with its split, or all cases in one.
+    let mut folders: Vec<(Option<Split>, &str)> =
+        split.folders.iter().map(|(&split, folder)| (Some(split), folder.as_str())).collect();
+    if folders.is_empty() {
+        folders.push((None, ""));
     }
-    for (&split, folder) in &split.folders {
+    let mut found = Vec::new();
+    for (split, folder) in folders {
         let within = |pattern: &String| pattern.replace(SPLIT_PLACEHOLDER, folder);
         let layout = FilesLayout {
             images: layout.images.iter().map(within).collect(),
@@ -30,29 +33,28 @@ pub(crate) fn file_cases(
             ..layout.clone()
         };
         let names = case_names(root, &layout)?;
-        found.push((Some((split, folder)), layout, names));
+        found.push((split, folder, layout, names));
     }
-    let files: BTreeSet<String> = found.iter().flat_map(|(.., names)| names.clone()).collect();
-    let are_unique = files.len() == found.iter().map(|(.., names)| names.len()).sum::<usize>();
+    let mut known: BTreeSet<String> =
+        found.iter().flat_map(|(.., names)| names.iter().cloned()).collect();
+    let are_unique = known.len() == found.iter().map(|(.., names)| names.len()).sum::<usize>();
     let name_of = |folder: &str, name: &str| match are_unique {
         true => name.to_owned(),
         false => format!("{}_{name}", folder.replace('/', "_")),
     };
-    let mut known = files;
-    for (folder, _, names) in &found {
-        let folder = folder.map_or("", |(_, folder)| folder.as_str());
+    for (_, folder, _, names) in &found {
         known.extend(names.iter().map(|name| name_of(folder, name)));
     }
     check_names(root, split, &known)?;
     let validation = split.validation.cases();
     let mut cases = Vec::new();
-    for (folder, layout, names) in found {
+    for (of_folder, folder, layout, names) in found {
         for of_file in names {
-            let name = name_of(folder.map_or("", |(_, folder)| folder.as_str()), &of_file);
+            let name = name_of(folder, &of_file);
             let is_in = |list: &[String]| list.contains(&name) || list.contains(&of_file);
-            let assigned = match folder {
-                Some((Split::Train, _)) if is_in(validation) => Split::Validation,
-                Some((split, _)) => split,
+            let assigned = match of_folder {
+                Some(Split::Train) if is_in(validation) => Split::Validation,
+                Some(split) => split,
                 None if is_in(&split.test) => Split::Test,
                 None if is_in(validation) => Split::Validation,
                 None if split.train.is_empty() || is_in(&split.train) => Split::Train,

@@ -505,14 +505,6 @@ impl DatasetDescription {
         let unknown =
             || ReadError::ChannelFiles { file: first.to_owned(), pattern: patterns[0].clone() };
         let name = first.file_name().unwrap_or_default().to_string_lossy();
-        // The case in a name; empty for a name without one.
-        let case_in = |pattern: &str, name: &str| -> Option<String> {
-            let Some((before, after)) = pattern.split_once(CASE_PLACEHOLDER) else {
-                return (pattern == name).then(String::new);
-            };
-            let case = name.strip_prefix(before)?.strip_suffix(after)?;
-            (!case.is_empty()).then(|| case.to_owned())
-        };
         let paths: Vec<(&str, &str)> = patterns
             .iter()
             .map(|pattern| pattern.rsplit_once('/').unwrap_or(("", pattern)))
@@ -520,39 +512,33 @@ impl DatasetDescription {
         let are_distinct = paths.iter().collect::<BTreeSet<_>>().len() == paths.len();
         // Channels of one folder lie in one folder, wherever that is.
         if are_distinct && paths.iter().all(|(folder, _)| *folder == paths[0].0) {
-            let case = case_in(paths[0].1, &name).ok_or_else(unknown)?;
+            // Without a placeholder, the case is in the name of a folder.
+            let case = match paths[0].1 == name {
+                true => String::new(),
+                false => case_of(paths[0].1, &name).ok_or_else(unknown)?,
+            };
             let file = |name: &str| first.with_file_name(name.replace(CASE_PLACEHOLDER, &case));
             return Ok(paths.iter().map(|(_, name)| file(name)).collect());
         }
         // Otherwise the folders must be those of the patterns.
-        let mut root = first.to_owned();
-        let mut case: Option<String> = None;
-        let folders: Vec<&str> = self.split.folders.values().map(String::as_str).collect();
-        let splits = if folders.is_empty() { vec![""] } else { folders };
-        let mut split = "";
-        for pattern in patterns[0].rsplit('/') {
-            let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            root.pop();
-            let in_split = |split: &&&str| {
-                case_in(&pattern.replace(SPLIT_PLACEHOLDER, split), &name).is_some()
+        let found = |split: &str| {
+            let pattern = patterns[0].replace(SPLIT_PLACEHOLDER, split);
+            let root = first.ancestors().nth(pattern.split('/').count())?;
+            let below = first.strip_prefix(root).ok()?.iter().map(|name| name.to_str());
+            let case = case_of(&pattern, &below.collect::<Option<Vec<_>>>()?.join("/"))?;
+            let file = |pattern: &String| {
+                let file =
+                    pattern.replace(SPLIT_PLACEHOLDER, split).replace(CASE_PLACEHOLDER, &case);
+                root.join(file)
             };
-            if pattern.contains(SPLIT_PLACEHOLDER) {
-                split = splits.iter().find(in_split).copied().ok_or_else(unknown)?;
-            }
-            let pattern = pattern.replace(SPLIT_PLACEHOLDER, split);
-            let found = case_in(&pattern, &name).ok_or_else(unknown)?;
-            if !found.is_empty() && *case.get_or_insert(found.clone()) != found {
-                return Err(unknown());
-            }
+            Some(patterns.iter().map(file).collect())
+        };
+        let mut splits = self.split.folders.values();
+        match self.split.folders.is_empty() {
+            true => found(""),
+            false => splits.find_map(|split| found(split)),
         }
-        let case = case.ok_or_else(unknown)?;
-        Ok(patterns
-            .iter()
-            .map(|pattern| {
-                pattern.replace(SPLIT_PLACEHOLDER, split).replace(CASE_PLACEHOLDER, &case)
-            })
-            .map(|path| root.join(path))
-            .collect())
+        .ok_or_else(unknown)
     }
 
     /// Reads an image in the description's orientation, with the intensities of its files, one for each
@@ -820,6 +806,15 @@ pub(crate) const CASE_PLACEHOLDER: &str = "{case}";
 pub(crate) const SPLIT_PLACEHOLDER: &str = "{split}";
 /// Placeholder of an organ's files in path patterns.
 pub(crate) const ORGAN_PLACEHOLDER: &str = "{organ}";
+
+/// The case in a path that has a pattern with its placeholder.
+pub(crate) fn case_of(pattern: &str, path: &str) -> Option<String> {
+    let (before, after) = pattern.split_once(CASE_PLACEHOLDER)?;
+    let name = path.strip_prefix(before)?.split('/').next()?;
+    let case = name.strip_suffix(after.split('/').next()?)?;
+    let is_whole = pattern.replace(CASE_PLACEHOLDER, case) == path;
+    (is_whole && !case.is_empty()).then(|| case.to_owned())
+}
 
 /// A colour of this hue in degrees, light enough to be visible on a CT.
 fn hue(degrees: f32) -> Color {

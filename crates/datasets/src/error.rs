@@ -167,8 +167,8 @@ pub enum ReadError {
     },
     /// A file does not have a channel.
     #[error(
-        "cannot read {}: it has {count} channels, so there is no channel {channel}; they count from 0: \
-         correct `channels` in the layout of the dataset description",
+        "cannot read {}: channel {channel} does not exist, the file's {count} channels are numbered from \
+         0; correct `channels` in the layout of the dataset description",
         file.display()
     )]
     NoChannel {

@@ -81,8 +81,8 @@ impl DatasetDescription {
     ///
     /// [`DatasetError::Read`] if the file cannot be read; [`DatasetError::Shapes`],
     /// [`DatasetError::Geometries`] or [`DatasetError::OneGeometry`], naming both files, if it lies on
-    /// another grid. With [`GeometryCheck::TrustVoxels`], and in the preprocessed form, which has no headers, only the
-    /// shapes must agree.
+    /// another grid. With [`GeometryCheck::TrustVoxels`], and in the preprocessed form, which has no
+    /// headers, only the shapes must agree.
     pub fn read_labels_on_grid<T>(
         &self,
         file: impl AsRef<Path>,

@@ -68,7 +68,7 @@ pub(crate) fn read_nifti_channels(
     };
     let channels: Vec<Array3<f32>> = channels.iter().map(channel).collect();
     let views = channels.iter().map(|channel| channel.view()).collect();
-    Ok(stacked(views, Some(geometry.clone())))
+    Ok(stacked(views, Some(geometry)))
 }
 
 /// Reads the labels of a file as classes, as [`read_nifti_image`].
@@ -264,11 +264,11 @@ impl NiftiReader<'_> {
         orientation: Orientation,
         labels: &LabelMap,
     ) -> Result<Volume<u8>, ReadError> {
-        let header = self.volume_header();
-        let Self { file, array, channels, .. } = self;
-        if channels > MAX_MASKS {
+        if self.channels > MAX_MASKS {
             return Err(self.not_one_volume());
         }
+        let header = self.volume_header();
+        let Self { file, array, channels, .. } = self;
         let numbers = LabelNumbers::new(self.scaling);
         let masks: Vec<u16> = array.read(file, self.stream, &numbers)?;
         let [columns, rows, slices] = array.dim;

@@ -1,5 +1,6 @@
 //! Recognises how the files of a dataset are laid out.
 
+use crate::description::case_of;
 use crate::dicom::{is_dicom, list_files, modality};
 use crate::{DatasetDescription, FilesLayout, Layout, PreparedLayout, ReadError, Split};
 use rayon::prelude::*;
@@ -213,6 +214,13 @@ fn dataset_json(root: &Path, json: &Path) -> Result<RecognizedLayout, Recognitio
         patterns.iter().map(|end| format!("imagesTr/{{case}}{end}")).collect();
     let names: Vec<&str> = channels.values().map(String::as_str).collect();
     let in_one_file = patterns.len() == 1 && names.len() > 1 && !is_picture(ending);
+    if in_one_file && has_channel_files {
+        return Err(unsupported(format!(
+            "names {} channels, but only files of the first (CASE_0000{ending}) are in imagesTr; add \
+             those of the others, or remove their names",
+            names.len()
+        )));
+    }
     let total = if in_one_file { names.len() } else { patterns.len() };
     patterns.truncate(3);
     let mut found =
@@ -307,7 +315,7 @@ fn add_labels(found: &mut RecognizedLayout, labels: &Map<String, Value>) -> Resu
             ));
         } else if number != 0
             && let Some(other) = found.label_names.insert(number, name.clone())
-            && region.is_none()
+            && (region.is_none() || other != name)
         {
             return Err(format!(
                 "gives label {number} two names, `{other}` and `{name}`; correct it"
@@ -423,31 +431,34 @@ impl Tree {
     }
 
     fn split_folders_at(&self, depth: usize) -> Option<RecognizedLayout> {
-        let mut splits: BTreeMap<Split, (&str, Vec<String>)> = BTreeMap::new();
+        let mut splits: BTreeMap<Split, (&str, BTreeSet<String>)> = BTreeMap::new();
         for path in &self.files {
             let mut parts: Vec<&str> = path.split('/').collect();
             let folder = (depth + 1 < parts.len()).then(|| parts.remove(depth))?;
-            let (first, files) = splits.entry(split_of(folder)?).or_insert((folder, Vec::new()));
+            let (first, files) =
+                splits.entry(split_of(folder)?).or_insert((folder, BTreeSet::new()));
             if *first != folder {
                 return None; // two folders of one split
             }
-            files.push(parts.join("/"));
+            files.insert(parts.join("/"));
         }
         if splits.len() < 2 {
             return None;
         }
-        let within =
-            |files: &[String]| Self { files: files.to_vec(), others: BTreeMap::new(), other: None };
-        let mut found = within(&splits.get(&Split::Train)?.1).cases()?;
+        let within = |files: Vec<String>| Self { files, others: BTreeMap::new(), other: None };
+        let (_, training) = splits.get(&Split::Train)?;
+        let mut found = within(training.iter().cloned().collect()).cases()?;
         let Layout::Files(layout) = found.layout.clone() else { return None };
         let labels = layout.labels.split("{organ}").next().unwrap_or_default().to_owned();
         let mut used = Vec::new();
         for (split, (folder, files)) in splits {
             let has_label = |path: &String| {
-                let label = labels.replace("{case}", case_of(&layout.images[0], path)?.as_str());
-                files.iter().any(|file| file.starts_with(&label)).then_some(())
+                case_of(&layout.images[0], path).is_some_and(|case| {
+                    let label = labels.replace("{case}", &case);
+                    files.range(label.clone()..).next().is_some_and(|file| file.starts_with(&label))
+                })
             };
-            if files.iter().any(|path| has_label(path).is_some()) {
+            if files.iter().any(has_label) {
                 found.split_folders.insert(split, folder.to_owned());
                 used.extend(files);
             } else {
@@ -456,9 +467,10 @@ impl Tree {
                 ));
             }
         }
-        let unused = within(&used).note_unused(&mut found);
+        let used = within(used);
+        let unused = used.note_unused(&mut found);
         // As elsewhere, a layout that most of the files do not have is a guess.
-        if found.split_folders.len() < 2 || 2 * unused > used.len() {
+        if found.split_folders.len() < 2 || 2 * unused > used.files.len() {
             return None;
         }
         let with_split = |pattern: &String| {
@@ -675,14 +687,6 @@ fn split_of(folder: &str) -> Option<Split> {
         "test" | "testing" => Some(Split::Test),
         _ => None,
     }
-}
-
-/// The case of a path that has a pattern.
-fn case_of(pattern: &str, path: &str) -> Option<String> {
-    let (before, after) = pattern.split_once("{case}")?;
-    let name = path.strip_prefix(before)?.split('/').next()?;
-    let case = name.strip_suffix(after.split('/').next()?)?;
-    (pattern.replace("{case}", case) == path).then(|| case.to_owned())
 }
 
 /// Whether the name of a folder is one of images.

@@ -157,7 +157,10 @@ fn channels_of_one_file_are_chosen_in_the_layout() {
     assert_eq!(channels(&[3]).expect("read"), [43.0]);
     assert_eq!(channels(&[3, 1]).expect("read"), [43.0, 41.0, 42.0]); // the third is their mean
     let error = channels(&[4]).expect_err("there are 4").to_string();
-    assert!(error.contains("it has 4 channels, so there is no channel 4"), "{error}");
+    assert!(
+        error.contains("channel 4 does not exist, the file's 4 channels are numbered from 0"),
+        "{error}"
+    );
     let error = channels(&[]).expect_err("several").to_string();
     assert!(
         error.contains("4 volumes along its fourth axis") && error.contains("channels = [0, 1]")
