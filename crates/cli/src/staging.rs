@@ -36,9 +36,12 @@ fn under_construction() -> MutexGuard<'static, Vec<Folders>> {
     UNDER_CONSTRUCTION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all output under construction.
+/// Removes all output under construction, before the program ends: no other thread can begin or publish
+/// output any more.
 pub fn remove_all() {
-    under_construction().drain(..).for_each(|folders| folders.remove());
+    let mut folders = under_construction();
+    folders.drain(..).for_each(|folders| folders.remove());
+    std::mem::forget(folders);
 }
 
 impl Staging {
@@ -51,6 +54,8 @@ impl Staging {
             .take_while(|folder| *folder != Path::new("") && !folder.exists())
             .map(Path::to_owned)
             .collect();
+        // Before the folder exists, so that a signal finds it among the others.
+        let mut all = under_construction();
         std::fs::create_dir_all(target).with_context(failed)?;
         remove_abandoned(target);
         let temporary =
@@ -58,7 +63,7 @@ impl Staging {
         let folders = Folders { temporary: temporary.keep(), created };
         let lock = lock(&folders.temporary).inspect_err(|_| folders.remove());
         let lock = lock.with_context(failed)?;
-        under_construction().push(folders.clone());
+        all.push(folders.clone());
         Ok(Self { target: target.to_owned(), folders, _lock: lock })
     }
 
@@ -79,6 +84,7 @@ impl Staging {
 
     /// Moves all files to the output folder, where they replace files of the same names.
     pub fn publish(self) -> Result<()> {
+        let _all = under_construction();
         move_contents(self.folder(), &self.target)
     }
 }
@@ -92,8 +98,11 @@ impl Drop for Staging {
 
 impl Folders {
     fn remove(&self) {
-        // An error would hide the one that the program ends with.
-        let _ = std::fs::remove_dir_all(&self.temporary);
+        // An error would hide the one that the program ends with. Another thread may still be writing into
+        // the folder, until it is gone.
+        const ATTEMPTS: usize = 10;
+        let mut attempts = 0..ATTEMPTS;
+        while attempts.next().is_some() && std::fs::remove_dir_all(&self.temporary).is_err() {}
         for folder in &self.created {
             let _ = std::fs::remove_dir(folder); // only if it is empty
         }

@@ -20,7 +20,6 @@ use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::MutexGuard;
 
 const EXAMPLES: &str = "\
 Prints the volume of each organ in ml, of several images into OUTPUT/volumes.csv. Labels have the
@@ -99,6 +98,24 @@ struct Segmented {
     pictures: usize,
 }
 
+/// A segmented image whose files are complete, but not yet in their places.
+struct Staged {
+    segmented: Segmented,
+    labels: Staging,
+    overlays: Option<(PathBuf, Staging)>,
+}
+
+impl Staged {
+    fn publish(self) -> Result<Segmented> {
+        self.labels.publish()?;
+        if let Some((folder, staging)) = self.overlays {
+            remove_overlays(&folder)?;
+            staging.publish()?;
+        }
+        Ok(self.segmented)
+    }
+}
+
 pub fn run(arguments: &Arguments) -> Result<Status> {
     let Arguments { input, output, sam, ladder, model: options, .. } = arguments;
     output::check_input(input)?;
@@ -133,12 +150,12 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     let status = match images {
         Images::One(_) => {
             let mut progress = Progress::new();
-            let (segmented, writing) =
+            let staged =
                 segment(arguments, &jobs[0], &mut segmenter, &task, |work, done, slices| {
                     progress.count(work, done, slices, "slices");
                 })?;
-            drop((progress, writing));
-            print_result(arguments, &segmented)?;
+            drop(progress);
+            print_result(arguments, &staged.publish()?)?;
             Status::Done
         }
         Images::Many(_) => segment_all(arguments, &jobs, &mut segmenter, &task)?,
@@ -258,17 +275,16 @@ impl Arguments {
         })
     }
 
-    /// Writes the labels of an image.
-    fn write(&self, job: &Job, classes: &Volume<u8>, task: &Task) -> Result<()> {
-        if !is_dicom_name(&job.output) {
-            return Ok(write_labels(&job.output, classes, &task.dataset)?);
+    /// Writes the labels of a job's image to a file.
+    fn write(&self, file: &Path, job: &Job, classes: &Volume<u8>, task: &Task) -> Result<()> {
+        if !is_dicom_name(file) {
+            return Ok(write_labels(file, classes, &task.dataset)?);
         }
         let kind = match self.dicom_seg {
             None | Some(DicomSeg::Binary) => SegmentationType::Binary,
             Some(DicomSeg::LabelMap) => SegmentationType::LabelMap,
         };
-        let (output, series) = (&job.output, &job.input.image);
-        Ok(write_dicom_segmentation(output, series, classes, &task.dataset, kind)?)
+        Ok(write_dicom_segmentation(file, &job.input.image, classes, &task.dataset, kind)?)
     }
 }
 
@@ -289,15 +305,15 @@ fn is_dicom_name(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "dcm")
 }
 
-/// Segments an image and writes its labels and pictures. `progress` receives what is done, the number of
-/// slices that are done, and that of all. Until the guard is dropped, Ctrl-C does not end the program.
+/// Segments an image and writes its labels and pictures to temporary folders. `progress` receives what
+/// is done, the number of slices that are done, and that of all.
 fn segment(
     arguments: &Arguments,
     job: &Job,
     segmenter: &mut Segmenter<'_>,
     task: &Task,
     mut progress: impl FnMut(&'static str, usize, usize),
-) -> Result<(Segmented, MutexGuard<'static, ()>)> {
+) -> Result<Staged> {
     let image = task.dataset.read_image(&job.input.image)?;
     let slices = image.shape()[0];
     progress("segmenting", 0, slices);
@@ -310,13 +326,12 @@ fn segment(
                 progress("drawing", done, all);
             })?;
     }
-    let writing = interrupt::hold();
-    arguments.write(job, &classes, task)?;
-    if let (Some(staging), Some(folder)) = (overlays, &job.overlays) {
-        remove_overlays(folder)?;
-        staging.publish()?;
-    }
-    Ok((Segmented { organs: organ_volumes(&classes, task), pictures }, writing))
+    let labels = Staging::for_file(&job.output)?;
+    arguments
+        .write(&labels.file(&job.output), job, &classes, task)
+        .with_context(|| format!("cannot write {}", job.output.display()))?;
+    let segmented = Segmented { organs: organ_volumes(&classes, task), pictures };
+    Ok(Staged { segmented, labels, overlays: job.overlays.clone().zip(overlays) })
 }
 
 /// Segments several images. One that cannot be read is reported, and the others are segmented.
@@ -333,16 +348,16 @@ fn segment_all(
     let mut failed = 0;
     let mut progress = CaseProgress::new("segmenting", jobs.len());
     for job in jobs {
-        let segmented = segment(arguments, job, segmenter, task, |work, done, slices| {
+        let staged = segment(arguments, job, segmenter, task, |work, done, slices| {
             if work == "segmenting" {
                 progress.update(&job.input.name, done, slices);
             }
         });
-        match segmented {
-            Ok((segmented, writing)) => {
-                // After each image, so that a stopped program leaves the volumes of its labels.
+        // A stopped program leaves labels with their volumes.
+        let _writing = interrupt::hold();
+        match staged.and_then(Staged::publish) {
+            Ok(segmented) => {
                 volumes.add(job, &segmented)?;
-                drop(writing);
                 results.push((job, segmented));
             }
             Err(error) => {
