@@ -204,7 +204,15 @@ fn each_label_of_overlapping_regions_is_a_class() {
     let expected = [("whole tumour", 1), ("core", 2), ("enhancing", 3), ("whole tumour (4)", 4)];
     assert_eq!(organs, expected);
     assert!(inspection.notes.iter().any(|note| note.contains("regions, which overlap")));
-    assert!(recognize_layout(folder.path()).is_ok());
+    for (change, expected) in [
+        // A second name for a label; channels without files.
+        (json.replace("\"enhancing\"", "\"a\": 3, \"enhancing\""), "gives label 3 two names"),
+        (json.replace("\"T1\"", "\"T1\", \"1\": \"T2\""), "only files of the first"),
+    ] {
+        std::fs::write(folder.path().join("dataset.json"), change).expect("writes");
+        let error = recognize_layout(folder.path()).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
