@@ -219,7 +219,8 @@ fn step(device: &Device, images: usize, mut config: SamLstConfig, full: bool) ->
             SamEncoderConfig::tiny().with_out_channels(256).into()
         };
     }
-    let SamLst { foundation, ladder, .. } = config.init(&device).expect("a preset is valid");
+    let SamLst { foundation, network: ladder, .. } =
+        config.init(&device).expect("a preset is valid");
     let image = random([images, 3, size, size], &device);
     let embedding = random([images, 256, grid, grid], &device).inner();
     let mut optimizer = OptimizationConfig::released().optimizer.init();

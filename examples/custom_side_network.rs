@@ -65,20 +65,20 @@ fn main() -> Result<()> {
     let loss = CrossEntropyDiceLossConfig::new().init();
     let mut optimizer = AdamWConfig::new().init();
     for step in 0..10 {
-        let logits = model.ladder.forward(image.clone(), embedding.clone()).logits;
+        let logits = model.network.forward(image.clone(), embedding.clone()).logits;
         let total = loss.forward(logits, labels.clone()).total;
         println!("step {step}: loss {:.4}", total.clone().into_scalar::<f32>());
-        let gradients = GradientsParams::from_grads(total.backward(), &model.ladder);
-        model.ladder = optimizer.step(1e-3, model.ladder, gradients);
+        let gradients = GradientsParams::from_grads(total.backward(), &model.network);
+        model.network = optimizer.step(1e-3, model.network, gradients);
     }
 
     let folder = tempfile::tempdir()?;
     let (sam, ladder) =
         (folder.path().join("sam.safetensors"), folder.path().join("ladder.safetensors"));
     model.save_sam(&sam)?;
-    model.save_ladder(&ladder)?;
+    model.save_network(&ladder)?;
     let mut loaded = SamLst::from_official_with_side(&config, &sam, build, &Device::flex())?;
-    loaded.load_ladder(&ladder)?;
-    println!("loaded a ladder with {} tensors' weights", loaded.ladder.trained_tensors().len());
+    loaded.load_network(&ladder)?;
+    println!("loaded a ladder with {} tensors' weights", loaded.network.trained_tensors().len());
     Ok(())
 }

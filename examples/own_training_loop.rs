@@ -80,7 +80,7 @@ fn main() -> Result<()> {
     let config = SamLstConfig::tiny(dataset.description().classes());
     // Two devices would be `[Device::cuda(0), Device::cuda(1)]`.
     let devices = [Device::flex()];
-    let SamLst { foundation, ladder, .. } = config.init(&devices[0].clone().autodiff())?;
+    let SamLst { foundation, network: ladder, .. } = config.init(&devices[0].clone().autodiff())?;
     let loader = |split| -> Result<_> {
         let items = items(&dataset, split, &foundation, &config)?;
         Ok(DataLoaderBuilder::new(LadderBatcher)

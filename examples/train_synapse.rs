@@ -117,7 +117,7 @@ fn main() -> Result<()> {
         // The foundation is random, and a ladder is useless without the one that it was trained over.
         config.model.init(&device)?.save_sam(arguments.run.join("foundation.safetensors"))?;
     }
-    println!("\ntrained ladder   {}", trained.ladder_file.display());
+    println!("\ntrained ladder   {}", trained.network_file.display());
     println!("pictures         {}", report.pictures.display());
     println!("learning curve   {}", report.learning_curve.display());
     Ok(())

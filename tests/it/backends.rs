@@ -170,7 +170,7 @@ fn step(model: &SamLst, image: &Tensor<4>) -> (BTreeMap<String, TensorData>, Gra
         ("dice", parts.dice.into_data()),
     ];
     let results = results.map(|(name, data)| (name.to_owned(), data));
-    let gradients = GradientsParams::from_grads(parts.total.backward(), &model.ladder);
+    let gradients = GradientsParams::from_grads(parts.total.backward(), &model.network);
     (results.into(), gradients)
 }
 
@@ -215,7 +215,7 @@ fn losses_gradients_and_running_statistics_equal_the_cpus() {
     let compute = |device: &Device| {
         let (model, image) = model(DecoderTuning::Full, &device.clone().autodiff());
         let (forward, all) = step(&model, &image);
-        let side = model.ladder.side.as_ref().expect("a side network").valid();
+        let side = model.network.side.as_ref().expect("a side network").valid();
         let statistics = [
             ("bn1.mean", &side.bn1.running_mean),
             ("bn1.var", &side.bn1.running_var),
@@ -224,7 +224,7 @@ fn losses_gradients_and_running_statistics_equal_the_cpus() {
         ];
         let statistics =
             statistics.map(|(name, state)| (name.to_owned(), state.value().into_data()));
-        (forward, gradients(&model.ladder, &all), BTreeMap::from(statistics))
+        (forward, gradients(&model.network, &all), BTreeMap::from(statistics))
     };
     compare(compute, |device, tolerances, actual, expected| {
         assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
@@ -242,7 +242,7 @@ fn a_ladder_over_a_tiny_vit_equals_the_cpus() {
         let embedding = model.foundation.embed(image.clone()).into_data();
         let (mut forward, all) = step(&model, &image);
         forward.insert("embedding".to_owned(), embedding);
-        (forward, gradients(&model.ladder, &all))
+        (forward, gradients(&model.network, &all))
     };
     compare(compute, |device, tolerances, actual, expected| {
         assert_all_close(device, &actual.0, &expected.0, tolerances.forward);
@@ -261,7 +261,7 @@ fn three_training_steps_equal_the_cpus() {
         for _ in 0..3 {
             let (mut forward, gradients) = step(&model, &image);
             losses.push(forward.remove("loss").expect("a loss"));
-            model.ladder = optimizer.step(1e-4, model.ladder, gradients);
+            model.network = optimizer.step(1e-4, model.network, gradients);
         }
         let mut change = BTreeMap::new();
         for (name, after) in trained_tensors(&model) {
@@ -325,10 +325,10 @@ fn optimizer_steps_with_given_gradients_equal_the_cpus() {
 /// The values of the trained tensors by name.
 fn trained_tensors(model: &SamLst) -> BTreeMap<String, TensorData> {
     let names: Vec<String> =
-        model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
+        model.network.trained_tensors().into_iter().map(|(name, _)| name).collect();
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    model.save_ladder(&path).expect("save the ladder");
+    model.save_network(&path).expect("save the ladder");
     let saved = Cases::read(&path);
     names.into_iter().map(|name| (name.clone(), saved.data(&name))).collect()
 }
@@ -341,7 +341,7 @@ fn the_seed_determines_initial_weights() {
             let model = config().with_seed(seed).init(&device).expect("a valid configuration");
             let folder = tempfile::tempdir().expect("temporary folder");
             let file = folder.path().join("ladder.safetensors");
-            model.save_ladder(&file).expect("save the ladder");
+            model.save_network(&file).expect("save the ladder");
             let foundation = model.foundation.weights_sha256().to_owned();
             (foundation, Cases::read(&file).data("side.conv1.weight"))
         };
@@ -484,7 +484,7 @@ fn process_that_measures_memory() {
     let mut measurements = Vec::new();
     for steps in 1..=50 {
         let (_, gradients) = step(&model, &image);
-        model.ladder = optimizer.step(1e-4, model.ladder, gradients);
+        model.network = optimizer.step(1e-4, model.network, gradients);
         if steps == 10 || steps == 50 {
             device.sync().expect("a working device");
             let usage = device.memory_pool_usage().expect("a GPU counts its memory");
@@ -513,22 +513,22 @@ fn the_published_model_equals_the_cpus() {
         let model = SamLstConfig::vit_b(9).init(&Device::flex()).expect("a valid configuration");
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("ladder.safetensors");
-        model.save_ladder(&path).expect("save the ladder");
+        model.save_network(&path).expect("save the ladder");
         let image = pattern([1, 3, 512, 512], device);
         let image = Tensor::from_data(image.into_data(), &device.clone().autodiff());
         let foundation = model.foundation.to_device(device);
         let on_device = device.clone().autodiff();
         let mut moved = SamLstConfig::vit_b(9).init(&on_device).expect("a valid configuration");
         moved.foundation = foundation;
-        moved.load_ladder(&path).expect("load the ladder");
+        moved.load_network(&path).expect("load the ladder");
         let embedding = moved.foundation.embed(image.clone()).into_data();
         let logits = moved.forward(image).logits;
         let loss = (logits.clone() * logits.clone()).mean();
-        let all = GradientsParams::from_grads(loss.backward(), &moved.ladder);
+        let all = GradientsParams::from_grads(loss.backward(), &moved.network);
         let forward = [("embedding", embedding), ("logits", logits.into_data())];
         (
             BTreeMap::from(forward.map(|(name, data)| (name.to_owned(), data))),
-            gradients(&moved.ladder, &all),
+            gradients(&moved.network, &all),
         )
     };
     compare(compute, |device, tolerances, actual, expected| {

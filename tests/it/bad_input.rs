@@ -293,13 +293,17 @@ fn another_kind_of_checkpoint_is_named() {
     );
     let ladder = folder.path().join("ladder.safetensors");
     let mut model = config().init(&Device::flex()).expect("a valid configuration");
-    model.save_ladder(&ladder).expect("save weights");
-    assert_message(&error(&ladder, &resnet_pth()), &ladder, &["found a ladder checkpoint"]);
-    let not_a_ladder = model.load_ladder(sam_pth()).expect_err("not a ladder");
+    model.save_network(&ladder).expect("save weights");
+    assert_message(
+        &error(&ladder, &resnet_pth()),
+        &ladder,
+        &["found a trained network of the method `ladder`"],
+    );
+    let not_a_ladder = model.load_network(sam_pth()).expect_err("not a ladder");
     assert_message(
         &not_a_ladder,
         &sam_pth(),
-        &["expected a ladder checkpoint", "found a SAM checkpoint"],
+        &["expected a trained network", "found a SAM checkpoint"],
     );
 }
 
@@ -311,7 +315,7 @@ fn a_ladder_of_another_model_is_rejected() {
     let load = |sam: &Path| {
         SamLst::from_official(&config(), sam, Some(&resnet_pth()), &device).expect("load weights")
     };
-    load(&sam_pth()).save_ladder(&ladder).expect("save weights");
+    load(&sam_pth()).save_network(&ladder).expect("save weights");
     for (name, part) in [
         ("image_encoder.neck.1.bias", "another foundation"),
         ("mask_decoder.iou_token.weight", "another mask decoder"),
@@ -321,7 +325,7 @@ fn a_ladder_of_another_model_is_rejected() {
                 values[0] += 1.0;
             }
         });
-        let error = load(&other).load_ladder(&ladder).expect_err("another foundation");
+        let error = load(&other).load_network(&ladder).expect_err("another foundation");
         assert_message(
             &error,
             &ladder,
@@ -334,8 +338,8 @@ fn a_ladder_of_another_model_is_rejected() {
     let more_classes = SamLstConfig::tiny(10);
     let mut model =
         SamLst::from_official(&more_classes, sam_pth(), None, &device).expect("load weights");
-    let error = model.load_ladder(&ladder).expect_err("another number of classes");
-    assert_message(&error, &ladder, &["the ladder's `decoder` is", "\"num_masks\":9"]);
+    let error = model.load_network(&ladder).expect_err("another number of classes");
+    assert_message(&error, &ladder, &["its `decoder` is", "\"num_masks\":9"]);
 }
 
 #[test]
@@ -343,7 +347,7 @@ fn an_unwritable_path_is_reported() {
     let model = config().init(&Device::flex()).expect("a valid configuration");
     let folder = folder();
     let path = file(&folder, "a file", b"").join("ladder.safetensors");
-    let error = model.save_ladder(&path).expect_err("the parent is a file");
+    let error = model.save_network(&path).expect_err("the parent is a file");
     assert_message(&error, &path, &["cannot write"]);
 }
 
@@ -369,7 +373,7 @@ fn an_embedding_of_another_size_panics() {
     let device = Device::flex();
     let model = config().init(&device).expect("a valid configuration");
     let embedding = Tensor::<4>::zeros([1, 64, 4, 4], &device);
-    model.ladder.forward(Tensor::zeros([1, 3, 80, 80], &device), embedding);
+    model.network.forward(Tensor::zeros([1, 3, 80, 80], &device), embedding);
 }
 
 #[test]
@@ -377,7 +381,7 @@ fn an_embedding_of_another_size_panics() {
 fn a_missing_embedding_panics() {
     let device = Device::flex();
     let model = config().init(&device).expect("a valid configuration");
-    model.ladder.forward(Tensor::zeros([1, 3, 80, 80], &device), None);
+    model.network.forward(Tensor::zeros([1, 3, 80, 80], &device), None);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_batch_has_the_networks_sizes_and_valid_classes() {
         // The ladder accepts it.
         let model =
             config().with_fusion(Fusion::SideOnly).init(&device).expect("a valid configuration");
-        assert_eq!(model.ladder.forward(images, None).logits.dims(), [4, 9, 32, 32]);
+        assert_eq!(model.network.forward(images, None).logits.dims(), [4, 9, 32, 32]);
     });
 }
 

@@ -461,7 +461,8 @@ fn slice(number: usize) -> Array3<f32> {
 }
 
 fn model_cache(folder: &Path, model: &SamLst, precision: EmbeddingPrecision) -> EmbeddingCache {
-    model.embedding_cache(folder, precision, None).expect("a new cache")
+    let cache = model.embedding_cache(folder, precision, None).expect("a new cache");
+    cache.expect("a ladder uses embeddings")
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn vit_b_and_resnet18_equal_pytorchs() {
         assert!(error <= 1e-4, "ViT-B at {size}: {error:.2e}");
     }
     let image = Tensor::<4>::from_data(expected("image_512"), &device);
-    let side = model.ladder.side.as_ref().expect("a side network").forward(image);
+    let side = model.network.side.as_ref().expect("a side network").forward(image);
     let error = relative_error(side.into_data(), expected("side_512"));
     eprintln!("ResNet18 at 512: relative error {error:.1e}");
     assert!(error <= 1e-5, "ResNet18 at 512: {error:.2e}");

@@ -16,13 +16,13 @@ fn check_step(model: &SamLst, cases: &Cases, logits: Tensor<4>) {
     let weight = cases.tensor::<4>("loss_weight", &logits.device());
     let loss = (logits.clone() * logits * weight).mean();
     cases.assert_close("train.loss", loss.clone().inner(), 1e-4);
-    let all = GradientsParams::from_grads(loss.backward(), &model.ladder);
-    let found = gradients(&model.ladder, &all);
+    let all = GradientsParams::from_grads(loss.backward(), &model.network);
+    let found = gradients(&model.network, &all);
     assert_eq!(found.len(), all.len(), "each gradient belongs to a tensor of the ladder");
 
     let names: Vec<_> = found.keys().cloned().collect();
     let mut trained: Vec<_> =
-        model.ladder.trained_tensors().into_iter().map(|(name, _)| name).collect();
+        model.network.trained_tensors().into_iter().map(|(name, _)| name).collect();
     trained.sort();
     let tuning = model.config().tuning;
     assert_eq!(names, trained, "{tuning:?}");
@@ -58,7 +58,7 @@ fn a_ladder_over_a_tiny_vit_has_pytorchs_gradients() {
     for tuning in TUNINGS {
         let model = tiny_vit_model(&cases, tuning, &device);
         let embedding = cases.tensor("embedding", &device);
-        let prediction = model.ladder.forward(cases.tensor("image", &device), Some(embedding));
+        let prediction = model.network.forward(cases.tensor("image", &device), Some(embedding));
         check_step(&model, &cases, prediction.logits);
     }
 }
@@ -73,7 +73,7 @@ fn the_published_model_has_2_856_737_trained_parameters() {
     let image = Tensor::ones([1, 3, 32, 32], &device);
     let loss = model.forward(image).logits.powf_scalar(2.0).mean();
     let found =
-        gradients(&model.ladder, &GradientsParams::from_grads(loss.backward(), &model.ladder));
+        gradients(&model.network, &GradientsParams::from_grads(loss.backward(), &model.network));
     let sum = |prefix: &str| -> usize {
         found
             .iter()
@@ -108,10 +108,10 @@ fn each_ablation_trains_its_own_parts() {
     let device = Device::flex().autodiff();
     let model =
         config().with_fusion(Fusion::Untrained).init(&device).expect("a valid configuration");
-    assert_eq!(model.ladder.trained_tensors(), []);
+    assert_eq!(model.network.trained_tensors(), []);
     let trained = |fusion| {
         let model = config().with_fusion(fusion).init(&device).expect("a valid configuration");
-        let names = model.ladder.trained_tensors();
+        let names = model.network.trained_tensors();
         ["side.", "gate.", "mask_decoder.output_upscaling."]
             .map(|prefix| names.iter().any(|(name, _)| name.starts_with(prefix)))
     };

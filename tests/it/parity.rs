@@ -162,10 +162,10 @@ fn whole_model_and_every_ablation() {
         if fusion == Fusion::Gated {
             cases.assert_close("gated.full_size", prediction.full_size(64), MODEL);
             cases.assert_close("embedding", model.foundation.embed(image()), MODULE);
-            let gate = model.ladder.gate_value().expect("a gate");
+            let gate = model.network.gate_value().expect("a gate");
             assert!((gate - 1.0 / (1.0 + (-0.3_f32).exp())).abs() < 1e-6);
         } else {
-            assert_eq!(model.ladder.gate_value(), None);
+            assert_eq!(model.network.gate_value(), None);
         }
     }
 }
@@ -175,7 +175,7 @@ fn side_network_in_both_modes() {
     let device = Device::flex().autodiff();
     let cases = Cases::open("ladder_tiny");
     let model = ladder_model(&cases, &config(), &device);
-    let side = model.ladder.side.expect("a side network");
+    let side = model.network.side.expect("a side network");
     let image = cases.tensor::<4>("image", &Device::flex());
     cases.assert_close("side.eval", side.valid().forward(image.clone()), MODULE);
 

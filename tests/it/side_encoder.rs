@@ -62,16 +62,16 @@ fn a_custom_side_network_is_trained_saved_and_loaded() {
         let logits = trained.forward(image.clone()).logits;
         let loss = (logits - target.clone()).powf_scalar(2.0).mean();
         losses.push(loss.clone().into_scalar::<f32>());
-        let gradients = GradientsParams::from_grads(loss.backward(), &trained.ladder);
-        trained.ladder = optimizer.step(1e-2, trained.ladder, gradients);
+        let gradients = GradientsParams::from_grads(loss.backward(), &trained.network);
+        trained.network = optimizer.step(1e-2, trained.network, gradients);
     }
     assert!(losses[7] < 0.9 * losses[0], "the loss does not decrease: {losses:?}");
 
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    trained.save_ladder(&path).expect("save the ladder");
+    trained.save_network(&path).expect("save the ladder");
     let mut loaded = model(&device);
-    loaded.load_ladder(&path).expect("load the ladder");
+    loaded.load_network(&path).expect("load the ladder");
     let image = image.inner();
     let expected = trained.valid().forward(image.clone()).logits.into_data();
     loaded.valid().forward(image).logits.into_data().assert_eq(&expected, true);
@@ -82,10 +82,10 @@ fn a_checkpoint_of_another_side_network_is_rejected() {
     let device = Device::flex();
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    model(&device).save_ladder(&path).expect("save the ladder");
+    model(&device).save_network(&path).expect("save the ladder");
 
     let mut other = config().init(&device).expect("a valid configuration");
-    let error = other.load_ladder(&path).unwrap_err();
+    let error = other.load_network(&path).unwrap_err();
     assert!(matches!(&error, ModelError::WrongConfig { field, .. } if field == "side"), "{error}");
     let error = custom_config().init(&device).unwrap_err();
     assert_eq!(error, ConfigError::CustomSide { name: "patch-transformer".into() });

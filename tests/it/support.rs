@@ -161,7 +161,7 @@ pub fn tiny_vit_model(cases: &Cases, tuning: DecoderTuning, device: &Device) -> 
 /// Gives the model the fixture's values of the tensors that are in none of the published files.
 fn apply_cases(model: &mut SamLst, cases: &Cases) {
     let pytorch = || Some(Box::new(PyTorchToBurnAdapter) as _);
-    if let Some(pyramid) = model.ladder.side.as_mut().and_then(|side| side.pyramid.as_mut()) {
+    if let Some(pyramid) = model.network.side.as_mut().and_then(|side| side.pyramid.as_mut()) {
         let names = cases.names().filter_map(|name| name.strip_prefix("pyramid."));
         let tensors = names.map(|name| {
             bridge::from_data(cases.data(&format!("pyramid.{name}")), name.into(), None)
@@ -177,13 +177,13 @@ fn apply_cases(model: &mut SamLst, cases: &Cases) {
             bridge::from_data(cases.data(name), burn_name, None)
         })
         .collect();
-    let decoder = &mut model.ladder.mask_decoder;
+    let decoder = &mut model.network.mask_decoder;
     let result = decoder.apply(tensors, None, pytorch(), true);
     assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
-    if let Some(mut gate) = model.ladder.gate.take() {
+    if let Some(mut gate) = model.network.gate.take() {
         let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
         assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
-        model.ladder.gate = Some(gate);
+        model.network.gate = Some(gate);
     }
 }
 

@@ -128,7 +128,7 @@ fn a_saved_model_of_stride_4_is_loaded_again() {
     let [sam, ladder] =
         ["sam.safetensors", "ladder.safetensors"].map(|name| folder.path().join(name));
     model.save_sam(&sam).expect("save the foundation");
-    model.save_ladder(&ladder).expect("save the ladder");
+    model.save_network(&ladder).expect("save the ladder");
     let recognized = EncoderConfig::recognize(&sam).expect("a TinyViT");
     assert_eq!(recognized, tiny_config().encoder);
     let loaded = SamLst::from_pretrained(&sam, &ladder, &device).expect("load both");
@@ -202,9 +202,9 @@ fn an_encoder_of_ones_own_is_a_foundation() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ladder.safetensors");
-    model.save_ladder(&path).expect("save the ladder");
+    model.save_network(&path).expect("save the ladder");
     let mut other = tiny_config().init(&device).expect("a valid configuration");
-    let error = other.load_ladder(&path).expect_err("another encoder").to_string();
+    let error = other.load_network(&path).expect_err("another encoder").to_string();
     assert!(error.contains("`encoder` is {\"name\":\"mine\""), "{error}");
 
     config.encoder = EncoderConfig::Custom(custom(16));
@@ -224,7 +224,7 @@ fn ladder_over_lite_medsam_trains_the_published_parts() {
         .with_input_size(16)
         .init(&device)
         .expect("a valid configuration");
-    let trained = model.ladder.trained_tensors();
+    let trained = model.network.trained_tensors();
     let sum = |prefix: &str| -> usize {
         trained.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, size)| size).sum()
     };

@@ -4,7 +4,7 @@ use crate::support::{Cases, process_argument, test_process};
 use burn::tensor::Device;
 use sam_lst::datasets::{Case, Validation};
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{EmbeddingPrecision, LadderMetadata};
+use sam_lst::model::{EmbeddingPrecision, NetworkMetadata};
 use sam_lst::training::{
     BURN_VERSION, TrainingError, TrainingPlan, TrainingStep, TrainingValidation,
 };
@@ -96,7 +96,7 @@ impl RecordedEvents {
     }
 }
 
-type FinishedRun = (Trained<sam_lst::resnet_side::ResNetSide>, RecordedEvents);
+type FinishedRun = (Trained<sam_lst::Ladder>, RecordedEvents);
 
 /// Trains on the CPU to the end.
 pub fn run(
@@ -192,9 +192,9 @@ fn a_run_reports_its_plan_and_its_progress_and_writes_its_files() {
     assert_eq!(events.validations[0].organ_dsc.len(), 8);
     let best = events.validations.iter().map(|v| v.mean_dsc).fold(0.0, f64::max);
     assert_eq!(trained.best_dsc, Some(best));
-    assert_eq!(trained.ladder_file, folders.run.join("best.safetensors"));
+    assert_eq!(trained.network_file, folders.run.join("best.safetensors"));
 
-    let metadata = LadderMetadata::read(&trained.ladder_file).expect("a ladder checkpoint");
+    let metadata = NetworkMetadata::read(&trained.network_file).expect("a ladder checkpoint");
     assert_eq!(metadata.task.expect("a task").geometry, config.geometry);
     let rows = |name| String::from_utf8(bytes(&folders, name)).expect("UTF-8").lines().count();
     assert_eq!((rows("steps.csv"), rows("validation.csv")), (16, 3));
@@ -358,7 +358,7 @@ fn equal_ladders_are_equal_files() {
     let model = config().model.init(&Device::flex().autodiff()).expect("valid");
     let files = ["a", "b"].map(|name| folder.path().join(name));
     for file in &files {
-        model.save_ladder(file).expect("save");
+        model.save_network(file).expect("save");
     }
     let [a, b] = files.map(|file| std::fs::read(file).expect("read"));
     assert!(a == b, "the files differ");

@@ -26,7 +26,7 @@ fn fifty_training_steps_equal_pytorchs() {
     let loss = CrossEntropyDiceLossConfig::new().init();
     let squares: Vec<u8> = cases.data("squares").iter::<u8>().collect(); // [steps * B, 8, 8]
     let losses: Vec<f32> = cases.data("losses").iter::<f32>().collect();
-    let (mut worst_loss, mut ladder) = (0.0_f32, model.ladder.clone());
+    let (mut worst_loss, mut ladder) = (0.0_f32, model.network.clone());
     for step in 0..STEPS {
         let squares = &squares[step as usize * BATCH * 64..][..BATCH * 64];
         let grey: Vec<f32> =
@@ -55,10 +55,10 @@ fn fifty_training_steps_equal_pytorchs() {
         let gradients = GradientsParams::from_grads(parts.total.backward(), &ladder);
         ladder = optimizer.step(optimization.schedule.at(step, STEPS), ladder, gradients);
     }
-    model.ladder = ladder.valid();
+    model.network = ladder.valid();
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ladder.safetensors");
-    model.save_ladder(&path).expect("save the ladder");
+    model.save_network(&path).expect("save the ladder");
     let actual = Cases::read(&path);
     let mut compared = 0;
     let mut worst_weight = (0.0, String::new());

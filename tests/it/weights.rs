@@ -6,9 +6,9 @@ use burn::tensor::{Device, TensorData};
 use sam_lst::datasets::View;
 use sam_lst::datasets::ndarray::Array3;
 use sam_lst::embeddings::{Embedder, SliceHash, SliceView};
-use sam_lst::model::{EmbeddingPrecision, LadderMetadata, ModelError, Task};
+use sam_lst::model::{EmbeddingPrecision, ModelError, NetworkMetadata, Task};
 use sam_lst::weights::{StateDict, WeightsError};
-use sam_lst::{DatasetDescription, DecoderTuning, Foundation, SamLst, SliceGeometry};
+use sam_lst::{DatasetDescription, DecoderTuning, Foundation, SamLst, SamLstConfig, SliceGeometry};
 use std::path::{Path, PathBuf};
 
 fn load(sam: &Path, resnet: &Path) -> SamLst {
@@ -25,9 +25,9 @@ fn train_step(model: &mut SamLst) {
     let device = Device::flex().autodiff();
     let image = pattern([2, 3, 64, 64], &device);
     let loss = model.forward(image).logits.powf_scalar(2.0).mean();
-    let gradients = GradientsParams::from_grads(loss.backward(), &model.ladder);
+    let gradients = GradientsParams::from_grads(loss.backward(), &model.network);
     let mut optimizer = AdamWConfig::new().init();
-    model.ladder = optimizer.step(1e-2, model.ladder.clone(), gradients);
+    model.network = optimizer.step(1e-2, model.network.clone(), gradients);
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn a_ladder_checkpoint_contains_the_task() {
         }),
     ] {
         model.task = task.clone();
-        model.save_ladder(&path).expect("save weights");
-        assert_eq!(LadderMetadata::read(&path).expect("read the file").task, task);
+        model.save_network(&path).expect("save weights");
+        assert_eq!(NetworkMetadata::read(&path).expect("read the file").task, task);
         let again =
             SamLst::from_pretrained(sam_pth(), &path, &Device::flex()).expect("load weights");
         assert_eq!(again.task, task);
@@ -108,19 +108,20 @@ fn a_ladder_checkpoint_restores_the_model() {
             .expect("load weights");
         train_step(&mut model);
         let path = folder.path().join("ladder.safetensors");
-        model.save_ladder(&path).expect("save weights");
+        model.save_network(&path).expect("save weights");
 
         let again = SamLst::from_pretrained(sam_pth(), &path, &device).expect("load weights");
         logits(&again).assert_eq(&logits(&model), true);
-        assert_eq!(again.ladder.trained_tensors(), model.ladder.trained_tensors());
+        assert_eq!(again.network.trained_tensors(), model.network.trained_tensors());
         assert_eq!(again.config(), &config);
         let inference =
             SamLst::from_pretrained(sam_pth(), &path, &Device::flex()).expect("load weights");
         logits(&inference).assert_eq(&logits(&model), true);
 
-        let metadata = LadderMetadata::read(&path).expect("read the file");
-        assert_eq!(metadata.config, config);
-        assert_eq!(metadata.foundation_sha256, model.foundation.weights_sha256());
+        let metadata = NetworkMetadata::read(&path).expect("read the file");
+        assert_eq!(metadata.config::<SamLstConfig>().expect("of a ladder"), config);
+        let sha256 = metadata.foundation_sha256.as_deref();
+        assert_eq!(sha256, Some(model.foundation.weights_sha256()));
 
         // It contains no tensor of SAM's checkpoint that was not trained.
         let stored = StateDict::open(&path).expect("open the file");
@@ -140,9 +141,9 @@ fn the_checkpoint_of_a_ladder_over_random_weights_is_complete() {
     let device = Device::flex().autodiff();
     let mut model = config().with_seed(3).init(&device).expect("a valid configuration");
     train_step(&mut model);
-    model.save_ladder(&path).expect("save weights");
+    model.save_network(&path).expect("save weights");
     let mut again = config().with_seed(3).init(&Device::flex()).expect("a valid configuration");
-    again.load_ladder(&path).expect("load weights");
+    again.load_network(&path).expect("load weights");
     logits(&again).assert_eq(&logits(&model), true);
 
     // With its foundation saved, it is loaded like any other model.
@@ -165,7 +166,7 @@ fn a_checkpoint_has_ordinary_permissions() {
     let created = folder.path().join("a folder that is created");
     let [ladder, other] = ["ladder.safetensors", "other"].map(|name| created.join(name));
     let model = config().init(&Device::flex()).expect("a valid configuration");
-    model.save_ladder(&ladder).expect("save weights");
+    model.save_network(&ladder).expect("save weights");
     std::fs::write(&other, "").expect("write file");
     let mode = |file| std::fs::metadata(file).expect("a file").mode();
     assert_eq!(mode(&ladder), mode(&other));
@@ -180,7 +181,7 @@ fn the_seed_determines_every_random_weight() {
     assert_eq!(init(1).foundation.weights_sha256(), init(1).foundation.weights_sha256());
     assert!(relative_error(logits(&init(1)), logits(&init(2))) > 0.1);
     // The ladder does not depend on whether the foundation is random or loaded.
-    let tokens = |model: &SamLst| model.ladder.mask_decoder.mask_tokens.val().into_data();
+    let tokens = |model: &SamLst| model.network.mask_decoder.mask_tokens.val().into_data();
     let loaded = load(&sam_pth(), &resnet_pth());
     tokens(&loaded).assert_eq(&tokens(&init(0)), true);
 }
@@ -193,7 +194,7 @@ fn a_failed_load_does_not_change_the_model() {
     let mut model = SamLst::from_official(&config(), sam_pth(), Some(&resnet_pth()), &device)
         .expect("load weights");
     train_step(&mut model);
-    model.save_ladder(&path).expect("save weights");
+    model.save_network(&path).expect("save weights");
     train_step(&mut model);
     let before = logits(&model);
 
@@ -202,7 +203,7 @@ fn a_failed_load_does_not_change_the_model() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&path, bytes).expect("write the file");
-    let error = model.load_ladder(&path).unwrap_err();
+    let error = model.load_network(&path).unwrap_err();
     assert!(matches!(error, ModelError::Weights(WeightsError::NotFinite { .. })), "{error}");
     logits(&model).assert_eq(&before, true);
 }

@@ -105,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
              --sam {} --ladder {}",
             quoted(case.files.paths()[0]),
             quoted(&foundation),
-            quoted(&trained.ladder_file)
+            quoted(&trained.network_file)
         ));
     }
     Ok(Status::Done)

@@ -11,6 +11,7 @@ use crate::{Status, WrongUsage, output, report};
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
 use sam_lst::datasets::{label_ranges, read_geometry, read_label_numbers};
+use sam_lst::embeddings::Embedder;
 use sam_lst::evaluation::{CasePairs, FolderPairs, LabelNumbers, write_reports};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
 use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split};
@@ -338,7 +339,7 @@ fn score_model(
         progress.update(case, done, slices);
     })?;
     drop(progress);
-    if let Some(error) = segmenter.embedder().cache_write_error() {
+    if let Some(error) = segmenter.embedder().and_then(Embedder::cache_write_error) {
         note(&error.to_string());
     }
     Ok(Evaluation { reports, unpredicted: Vec::new() })

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{EmbeddingPrecision, LadderMetadata, Task};
+use sam_lst::model::{EmbeddingPrecision, NetworkMetadata, Task};
 use sam_lst::{
     DatasetDescription, EmbeddingCache, Fusion, SamLst, SamLstConfig, SegmentationConfig,
     SliceGeometry,
@@ -43,7 +43,8 @@ enum Resampling {
 /// The task of a ladder, with another description of the dataset if one is given. Reads only the
 /// ladder's metadata.
 pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Result<Task> {
-    let metadata = LadderMetadata::read(ladder)?;
+    let metadata = NetworkMetadata::read(ladder)?;
+    let masks = metadata.config::<SamLstConfig>()?.num_classes();
     let task = match (metadata.task, description) {
         (Some(task), None) => task,
         (task, Some(dataset)) => {
@@ -55,7 +56,7 @@ pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Resu
             ladder.display()
         ),
     };
-    let (masks, classes) = (metadata.config.num_classes(), task.dataset.classes());
+    let classes = task.dataset.classes();
     if masks != classes {
         bail!(
             "cannot use {}: it predicts {masks} masks, but the dataset `{}` has {classes} classes \
@@ -123,6 +124,6 @@ impl ModelOptions {
             // The same folder as in training.
             model.embedding_cache(cache.join("embeddings"), task.embedding_precision, None)
         };
-        Ok(self.cache.as_ref().map(open).transpose()?)
+        Ok(self.cache.as_ref().map(open).transpose()?.flatten())
     }
 }

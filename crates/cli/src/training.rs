@@ -6,9 +6,10 @@ use crate::{interrupt, output, report};
 use anyhow::Result;
 use burn::tensor::Device;
 use sam_lst::datasets::Case;
-use sam_lst::resnet_side::ResNetSide;
 use sam_lst::training::RunReport;
-use sam_lst::{Dataset, Outcome, SamLst, SamLstConfig, Split, Trained, Training, TrainingFolders};
+use sam_lst::{
+    Dataset, Ladder, Outcome, SamLst, SamLstConfig, Split, Trained, Training, TrainingFolders,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,7 @@ pub fn train(
     model: SamLst,
     dataset: &Dataset,
     mut display: Display,
-) -> Result<Option<Trained<ResNetSide>>> {
+) -> Result<Option<Trained<Ladder>>> {
     let outcome = training.run(model, dataset, |event| display.show(&event));
     drop(display);
     match outcome? {
@@ -86,7 +87,7 @@ pub fn save_random_foundation(
 /// Scores a finished run, writes its report and prints it, with the file of the foundation where the
 /// user need not have named it.
 pub fn write_report(
-    trained: &Trained<ResNetSide>,
+    trained: &Trained<Ladder>,
     dataset: &Dataset,
     run: &Path,
     foundation: Option<&Path>,
@@ -100,7 +101,7 @@ pub fn write_report(
         let path = |path: &Path| path.display().to_string();
         return output::print_json(&json!({
             "run": path(run),
-            "ladder": path(&trained.ladder_file),
+            "ladder": path(&trained.network_file),
             "foundation": foundation.map(path),
             "best_validation_dsc": trained.best_dsc,
             "split": written.split,
@@ -114,7 +115,7 @@ pub fn write_report(
 }
 
 fn describe(
-    trained: &Trained<ResNetSide>,
+    trained: &Trained<Ladder>,
     written: &RunReport,
     run: &Path,
     foundation: Option<&Path>,
@@ -125,7 +126,7 @@ fn describe(
     if let Some(dsc) = trained.best_dsc {
         text += &format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
     }
-    report::file_line(&mut text, "trained ladder", &trained.ladder_file);
+    report::file_line(&mut text, "trained ladder", &trained.network_file);
     if let Some(foundation) = foundation {
         report::file_line(&mut text, "foundation", foundation);
     }

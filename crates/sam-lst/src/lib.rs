@@ -29,7 +29,8 @@ pub use losses::CrossEntropyDiceLossConfig;
 pub use mask_decoder::DecoderTuning;
 pub use metrics::{Protocol, Report};
 pub use model::{
-    Foundation, FoundationPrecision, Ladder, Sam, SamLst, SamLstConfig, SideEncoder, SliceGeometry,
+    Foundation, FoundationPrecision, Ladder, NetworkConfig, NoFoundation, Sam, SamLst,
+    SamLstConfig, SegmentationModel, SegmentationNetwork, SideEncoder, SliceGeometry,
 };
 pub use system::{compute_on_current_thread, peak_memory_bytes};
 pub use training::{Outcome, Trained, Training, TrainingConfig, TrainingEvent, TrainingFolders};

@@ -15,6 +15,7 @@ use images::{Cases, Images, Input, is_single};
 use sam_lst::datasets::{
     SegmentationType, read_geometry, replace_file, write_dicom_segmentation, write_labels,
 };
+use sam_lst::embeddings::Embedder;
 use sam_lst::model::Task;
 use sam_lst::{DatasetDescription, Segmenter, Volume};
 use serde::Serialize;
@@ -160,7 +161,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         }
         Images::Many(_) => segment_all(arguments, &jobs, &mut segmenter, &task)?,
     };
-    if let Some(error) = segmenter.embedder().cache_write_error() {
+    if let Some(error) = segmenter.embedder().and_then(Embedder::cache_write_error) {
         note(&error.to_string());
     }
     Ok(status)

@@ -1,6 +1,5 @@
 use crate::embeddings::CacheError;
 use crate::inference::Segmenter;
-use crate::model::SideEncoder;
 use sam_lst_datasets::{
     Case, Dataset, DatasetDescription, DatasetError, LabelMap, ReadError, Split, Volume,
     WriteError, label_ranges, replace_file,
@@ -164,7 +163,7 @@ pub fn write_reports(
     Ok(files)
 }
 
-impl<S: SideEncoder> Segmenter<'_, S> {
+impl Segmenter<'_> {
     /// Segments cases of a dataset and scores them under each protocol. `progress` receives the case's
     /// name, the number of its slices that are done, and the number of its slices.
     ///

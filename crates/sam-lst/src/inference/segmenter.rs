@@ -1,12 +1,14 @@
 use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache, SliceHash, SliceView};
-use crate::model::{EmbeddingPrecision, Ladder, SamLst, SideEncoder, SliceGeometry, Task, images};
-use burn::module::Module;
-use burn::tensor::Tensor;
+use crate::model::{
+    EmbeddingPrecision, NetworkConfig, SegmentationModel, SegmentationNetwork, SliceGeometry, Task,
+    device_of, images,
+};
+use burn::tensor::{Device, Tensor};
 use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis};
 use sam_lst_datasets::{Image, Interpolation, View, Volume, resample};
-use sam_lst_resnet_side::ResNetSide;
 use sam_lst_sam_nn::resize_bilinear;
 use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
 
 /// How low-resolution logits become a class for each pixel of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ impl SegmentationConfig {
         }
     }
 
-    /// Slices and embeddings as in the training of a ladder; otherwise as [`new`](Self::new).
+    /// Slices and embeddings as in the training of a network; otherwise as [`new`](Self::new).
     pub fn of_task(task: &Task) -> Self {
         Self { embedding_precision: task.embedding_precision, ..Self::new(task.geometry) }
     }
@@ -68,26 +70,46 @@ impl SegmentationConfig {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Segmenter<'a, S: SideEncoder = ResNetSide> {
-    model: &'a SamLst<S>,
-    ladder: Ladder<S>,
+pub struct Segmenter<'a> {
+    network: Box<dyn LogitsPredictor>,
+    device: Device,
+    input_size: usize,
     config: SegmentationConfig,
-    embedder: Embedder<'a>,
+    /// `None` if the network uses no embedding.
+    embedder: Option<Embedder<'a>>,
 }
 
-impl<'a, S: SideEncoder> Segmenter<'a, S> {
+/// A network whose type is not part of the segmenter's.
+trait LogitsPredictor: Debug {
+    fn logits(&self, image: Tensor<4>, embedding: Option<Tensor<4>>) -> Tensor<4>;
+}
+
+impl<N: SegmentationNetwork> LogitsPredictor for N {
+    fn logits(&self, image: Tensor<4>, embedding: Option<Tensor<4>>) -> Tensor<4> {
+        SegmentationNetwork::logits(self, image, embedding)
+    }
+}
+
+impl<'a> Segmenter<'a> {
     /// Creates a segmenter without an embedding cache.
     ///
     /// # Panics
     ///
     /// If the batch size is zero.
-    pub fn new(model: &'a SamLst<S>, config: SegmentationConfig) -> Self {
+    pub fn new<N: SegmentationNetwork>(
+        model: &'a SegmentationModel<N>,
+        config: SegmentationConfig,
+    ) -> Self {
         assert!(config.batch_size > 0, "at least one slice in a batch");
+        let network = model.network.valid();
         Self {
-            model,
-            ladder: model.ladder.valid(),
+            device: device_of(&network),
+            network: Box::new(network),
+            input_size: model.config().input_size(),
             config,
-            embedder: Embedder::new(&model.foundation, config.embedding_precision),
+            embedder: model
+                .embedding_foundation()
+                .map(|foundation| Embedder::new(foundation, config.embedding_precision)),
         }
     }
 
@@ -100,12 +122,13 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
     /// [`embedding_precision`](SegmentationConfig::embedding_precision), since results would then
     /// depend on what is cached.
     pub fn with_cache(self, cache: &'a EmbeddingCache) -> Self {
-        Self { embedder: self.embedder.with_cache(cache, CachedViews::IDENTITY), ..self }
+        let cached = |embedder: Embedder<'a>| embedder.with_cache(cache, CachedViews::IDENTITY);
+        Self { embedder: self.embedder.map(cached), ..self }
     }
 
-    /// The source of embeddings.
-    pub fn embedder(&self) -> &Embedder<'a> {
-        &self.embedder
+    /// The source of embeddings; `None` if the network uses none.
+    pub fn embedder(&self) -> Option<&Embedder<'a>> {
+        self.embedder.as_ref()
     }
 
     /// Segments a volume slice by slice into classes `0..K`. `progress` receives the number of
@@ -136,19 +159,18 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
     /// The class map of each slice of a batch, at the slice's own size.
     fn class_maps(&mut self, batch: &[ArrayView3<'_, f32>]) -> Result<Vec<Array2<u8>>, CacheError> {
         let SegmentationConfig { geometry, output, .. } = self.config;
-        let size = self.model.config().input_size;
+        let size = self.input_size;
         let slice_size = batch.first().map_or([0, 0], |slice| [slice.dim().1, slice.dim().2]);
         let inputs: Vec<Array3<f32>> =
             batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
-        let images = images(&inputs, size, &self.model.foundation.device());
+        let images = images(&inputs, size, &self.device);
         let embedding = self.embedding(batch, &images)?;
-        let prediction = self.ladder.forward(images, embedding);
-        let (map_size, logits) = match output {
-            OutputResampling::Reference => ([size, size], prediction.full_size(size)),
-            OutputResampling::Logits => {
-                (slice_size, resize_bilinear(prediction.logits, slice_size))
-            }
+        let logits = self.network.logits(images, embedding);
+        let map_size = match output {
+            OutputResampling::Reference => [size, size],
+            OutputResampling::Logits => slice_size,
         };
+        let logits = resize_bilinear(logits, map_size);
         let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
         let classes: Vec<u8> = classes.iter::<i64>().map(|class| class as u8).collect();
         let maps = classes.chunks_exact(map_size[0] * map_size[1]).map(|map| {
@@ -164,21 +186,19 @@ impl<'a, S: SideEncoder> Segmenter<'a, S> {
         Ok(maps.collect())
     }
 
-    /// The foundation's embedding of a batch, where the ladder uses one.
+    /// The foundation's embedding of a batch, where the network uses one.
     fn embedding(
         &mut self,
         batch: &[ArrayView3<'_, f32>],
         images: &Tensor<4>,
     ) -> Result<Option<Tensor<4>>, CacheError> {
-        if !self.ladder.fusion().uses_sam() {
-            return Ok(None);
-        }
-        let size = self.model.config().input_size;
+        let Some(embedder) = &mut self.embedder else { return Ok(None) };
+        let size = self.input_size;
         let view = |slice: &ArrayView3<'_, f32>| {
             let hash = SliceHash::new(slice.view());
             SliceView::new(hash, View::Identity, self.config.geometry, size)
         };
         let views: Vec<SliceView> = batch.iter().map(view).collect();
-        self.embedder.embed(images.clone(), &views).map(Some)
+        embedder.embed(images.clone(), &views).map(Some)
     }
 }

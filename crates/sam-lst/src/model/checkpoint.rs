@@ -1,122 +1,134 @@
 use super::encoder::FrozenEncoder;
-use super::{Ladder, ModelError, SamLstConfig, SideEncoder, Task};
-use crate::weights::{
-    self, LADDER_CONFIG_KEY, MASK_DECODER, PROMPT_ENCODER, Part, StateDict, WeightsError,
+use super::{
+    Ladder, ModelError, NetworkConfig, SamLstConfig, SegmentationModel, SegmentationNetwork,
+    SideEncoder, Task,
 };
-use burn::config::Config;
+use crate::weights::{
+    self, MASK_DECODER, METHOD_KEY, NETWORK_CONFIG_KEY, PROMPT_ENCODER, Part, StateDict,
+    WeightsError,
+};
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
-use sam_lst_mask_decoder::DecoderTuning;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const VERSION_KEY: &str = "sam_lst.version";
 const FOUNDATION_KEY: &str = "sam_lst.foundation_sha256";
 const TASK_KEY: &str = "sam_lst.task";
 const FROZEN_KEY: &str = "sam_lst.frozen_decoder_sha256";
 
-/// Metadata of a ladder checkpoint.
+/// Metadata of the checkpoint of a network.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct LadderMetadata {
-    /// Configuration of the model, including the seed.
-    pub config: SamLstConfig,
-    /// The task that the ladder is trained for, if known.
+pub struct NetworkMetadata {
+    /// Name of the method, as [`NetworkConfig::METHOD`].
+    pub method: String,
+    /// The task that the network is trained for, if known.
     pub task: Option<Task>,
     /// Version of this library that wrote the file.
     pub version: String,
-    /// SHA-256 of the foundation's weights.
-    pub foundation_sha256: String,
-    /// SHA-256 of the weights of prompt encoder and mask decoder that are not in this file, but in
-    /// SAM's checkpoint.
-    pub frozen_decoder_sha256: String,
+    /// SHA-256 of the foundation's weights; `None` for a network without a foundation.
+    pub foundation_sha256: Option<String>,
+    /// SHA-256 of the frozen tensors that are not in this file, but in the foundation's.
+    frozen_sha256: Option<String>,
+    config: String,
+    path: PathBuf,
 }
 
-impl LadderMetadata {
-    /// Reads the metadata of a ladder checkpoint, without the values of its tensors.
+impl NetworkMetadata {
+    /// Reads the metadata of a checkpoint, without the values of its tensors.
     ///
     /// # Errors
     ///
-    /// A [`WeightsError`] if the file cannot be read, is damaged, or is not a ladder checkpoint.
+    /// A [`WeightsError`] if the file cannot be read, is damaged, or is not the checkpoint of a
+    /// network.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         Self::from_state_dict(&StateDict::open(path)?)
     }
 
     fn from_state_dict(source: &StateDict) -> Result<Self, WeightsError> {
-        let get = |key: &str| {
-            source.metadata(key).map(str::to_string).ok_or_else(|| WeightsError::WrongKind {
+        let get = |key: &str| source.metadata(key).map(str::to_string);
+        let required = |key: &str| {
+            get(key).ok_or_else(|| WeightsError::WrongKind {
                 path: source.path().into(),
-                expected: format!("a ladder checkpoint with `{key}` in its metadata"),
+                expected: format!("a trained network with `{key}` in its metadata"),
                 found: source.describe(),
             })
         };
-        let config = get(LADDER_CONFIG_KEY)?;
-        let config = SamLstConfig::load_binary(config.as_bytes()).map_err(|error| {
-            WeightsError::Damaged {
-                path: source.path().into(),
-                reason: format!("invalid configuration: {error}"),
-            }
-        })?;
         let task = source.metadata(TASK_KEY).map(serde_json::from_str);
         let task = task.transpose().map_err(|error| WeightsError::Damaged {
             path: source.path().into(),
             reason: format!("invalid task: {error}"),
         })?;
         Ok(Self {
-            config,
+            config: required(NETWORK_CONFIG_KEY)?,
+            version: required(VERSION_KEY)?,
+            method: source.method().to_owned(),
             task,
-            version: get(VERSION_KEY)?,
-            foundation_sha256: get(FOUNDATION_KEY)?,
-            frozen_decoder_sha256: get(FROZEN_KEY)?,
+            foundation_sha256: get(FOUNDATION_KEY),
+            frozen_sha256: get(FROZEN_KEY),
+            path: source.path().into(),
         })
     }
-}
 
-/// Name prefixes of the frozen tensors of SAM's checkpoint, which a ladder checkpoint omits. All
-/// other tensors are trained, or their shape depends on the number of classes.
-fn frozen_sam_prefixes(tuning: DecoderTuning) -> &'static [&'static str] {
-    match tuning {
-        DecoderTuning::Full => &["prompt_encoder."],
-        DecoderTuning::Upscaling | DecoderTuning::UpscalingAndHeads => {
-            &["prompt_encoder.", "mask_decoder.transformer.", "mask_decoder.iou_token."]
+    /// The configuration of the network.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongMethod`] if the checkpoint is of another method, [`ModelError::Weights`]
+    /// if the configuration is damaged.
+    pub fn config<C: NetworkConfig>(&self) -> Result<C, ModelError> {
+        if self.method != C::METHOD {
+            return Err(ModelError::WrongMethod {
+                path: self.path.clone(),
+                expected: C::METHOD,
+                found: self.method.clone(),
+            });
         }
+        let config = serde_json::from_str(&self.config).map_err(|error| WeightsError::Damaged {
+            path: self.path.clone(),
+            reason: format!("invalid configuration: {error}"),
+        })?;
+        Ok(config)
     }
 }
 
-/// Splits the ladder's tensors into those that its checkpoint contains and those that it omits. The
-/// latter are empty if the frozen tensors were not loaded from SAM's checkpoint.
-fn partition_tensors<S: SideEncoder>(
-    ladder: &Ladder<S>,
-    config: &SamLstConfig,
+/// Splits the network's tensors into those that its checkpoint contains and those that it omits. The
+/// latter are empty if the frozen tensors were not loaded from the foundation's file.
+fn partition_tensors<N: SegmentationNetwork>(
+    network: &N,
+    frozen_loaded: bool,
 ) -> (Vec<PackTensor>, Vec<PackTensor>) {
-    let omitted = if ladder.sam_loaded { frozen_sam_prefixes(config.tuning) } else { &[] };
-    weights::collect(ladder, "")
+    let omitted = if frozen_loaded { network.foundation_tensors() } else { &[] };
+    weights::collect(network, "")
         .into_iter()
         .partition(|tensor| !omitted.iter().any(|prefix| tensor.name.starts_with(prefix)))
 }
 
-pub(crate) fn save_ladder<S: SideEncoder>(
-    ladder: &Ladder<S>,
-    config: &SamLstConfig,
-    task: Option<&Task>,
-    foundation_sha256: &str,
+pub(super) fn save<N: SegmentationNetwork>(
+    model: &SegmentationModel<N>,
     path: &Path,
 ) -> Result<(), WeightsError> {
     // `valid` synchronises the running statistics, which are local to the training thread.
-    let (saved, frozen) = partition_tensors(&ladder.valid(), config);
+    let (saved, frozen) = partition_tensors(&model.network.valid(), model.frozen_loaded);
     let mut metadata = HashMap::from(
         [
-            (LADDER_CONFIG_KEY, config.to_string()),
+            (NETWORK_CONFIG_KEY, serde_json::to_string_pretty(model.config()).expect("plain data")),
             (VERSION_KEY, env!("CARGO_PKG_VERSION").to_string()),
-            (FOUNDATION_KEY, foundation_sha256.to_string()),
-            (FROZEN_KEY, weights::sha256(frozen)),
             ("format", "pt".to_string()),
         ]
         .map(|(key, value)| (key.to_string(), value)),
     );
-    if let Some(task) = task {
-        let task = serde_json::to_string(task).expect("a task is plain data");
-        metadata.insert(TASK_KEY.to_string(), task);
+    let mut add = |key: &str, value: String| _ = metadata.insert(key.to_string(), value);
+    if N::Config::METHOD != SamLstConfig::METHOD {
+        add(METHOD_KEY, N::Config::METHOD.to_string());
+    }
+    if let Some(sha256) = model.foundation_sha256() {
+        add(FOUNDATION_KEY, sha256.to_string());
+        add(FROZEN_KEY, weights::sha256(frozen));
+    }
+    if let Some(task) = &model.task {
+        add(TASK_KEY, serde_json::to_string(task).expect("a task is plain data"));
     }
     weights::write_safetensors(path, path, saved, metadata)
 }
@@ -136,43 +148,47 @@ pub(crate) fn save_sam<S: SideEncoder>(
     weights::write_safetensors(path, path, tensors, metadata)
 }
 
-pub(crate) fn load_ladder<S: SideEncoder>(
-    ladder: &Ladder<S>,
-    config: &SamLstConfig,
-    foundation_sha256: &str,
+pub(super) fn load<N: SegmentationNetwork>(
+    model: &mut SegmentationModel<N>,
     path: &Path,
-) -> Result<(Ladder<S>, Option<Task>), ModelError> {
+) -> Result<(), ModelError> {
     let source = StateDict::open(path)?;
-    let metadata = LadderMetadata::from_state_dict(&source)?;
-    expect_config(path, config, &metadata.config)?;
-    let expect_hash = |part: &'static str, expected: String, found: String| {
-        if expected == found {
+    let metadata = NetworkMetadata::from_state_dict(&source)?;
+    expect_config(path, model.config(), &metadata.config()?)?;
+    let expect_hash = |part: &'static str, expected: &Option<String>, found: &str| {
+        if expected.as_deref() == Some(found) {
             return Ok(());
         }
-        Err(ModelError::WrongFoundation { path: path.into(), part, expected, found })
+        let expected = expected.clone().unwrap_or_else(|| "not recorded".to_owned());
+        let (path, found) = (path.into(), found.to_owned());
+        Err(ModelError::WrongFoundation { path, part, expected, found })
     };
-    expect_hash("foundation", metadata.foundation_sha256, foundation_sha256.to_string())?;
-    // The checkpoint of a ladder with random frozen weights includes them.
-    let is_complete = source.names().any(|name| name.starts_with("prompt_encoder."));
+    if let Some(sha256) = model.foundation_sha256() {
+        expect_hash("foundation", &metadata.foundation_sha256, sha256)?;
+    }
+    let omitted = model.network.foundation_tensors();
+    // The checkpoint of a network with random frozen weights includes them.
+    let is_complete = omitted.is_empty() || source.names().any(|name| name.starts_with(omitted[0]));
     if !is_complete {
-        let (_, frozen) = partition_tensors(ladder, config);
-        expect_hash("mask decoder", metadata.frozen_decoder_sha256, weights::sha256(frozen))?;
+        let (_, frozen) = partition_tensors(&model.network, model.frozen_loaded);
+        expect_hash("mask decoder", &metadata.frozen_sha256, &weights::sha256(frozen))?;
     }
     let part = Part {
         prefix: "",
-        description: "a ladder checkpoint",
-        left_out: if is_complete { &[] } else { frozen_sam_prefixes(config.tuning) },
+        description: "a trained network",
+        left_out: if is_complete { &[] } else { omitted },
     };
-    let mut loaded = weights::load(independent_copy(ladder), &source, &part)?;
-    loaded.sam_loaded = ladder.sam_loaded && !is_complete;
-    Ok((loaded, metadata.task))
+    model.network = weights::load(independent_copy(&model.network), &source, &part)?;
+    model.frozen_loaded &= !is_complete;
+    model.task = metadata.task;
+    Ok(())
 }
 
-/// Copies a ladder without sharing its running statistics. The copy is on the same device and has
+/// Copies a network without sharing its running statistics. The copy is on the same device and has
 /// the same trainable tensors.
-fn independent_copy<S: SideEncoder>(ladder: &Ladder<S>) -> Ladder<S> {
-    let devices = ladder.devices();
-    let copy = ladder.valid();
+fn independent_copy<N: SegmentationNetwork>(network: &N) -> N {
+    let devices = network.devices();
+    let copy = network.valid();
     match devices.iter().find(|device| device.is_autodiff()) {
         // `train` loses the device's gradient checkpointing strategy; `fork` restores it.
         Some(device) => copy.train().fork(device),
@@ -181,12 +197,8 @@ fn independent_copy<S: SideEncoder>(ladder: &Ladder<S>) -> Ladder<S> {
 }
 
 /// Compares all settings but the seed, which does not matter once a ladder is trained.
-fn expect_config(
-    path: &Path,
-    expected: &SamLstConfig,
-    found: &SamLstConfig,
-) -> Result<(), ModelError> {
-    let fields = |config: &SamLstConfig| -> Vec<(String, serde_json::Value)> {
+fn expect_config<C: NetworkConfig>(path: &Path, expected: &C, found: &C) -> Result<(), ModelError> {
+    let fields = |config: &C| -> Vec<(String, serde_json::Value)> {
         match serde_json::to_value(config) {
             Ok(serde_json::Value::Object(fields)) => {
                 fields.into_iter().filter(|(name, _)| name != "seed").collect()
@@ -219,11 +231,11 @@ mod tests {
         let mut config = SamLstConfig::vit_b(9);
         config.encoder = SamEncoderConfig::tiny().with_out_channels(256).into();
         let mut model = config.init(&Device::flex()).expect("valid");
-        model.ladder.sam_loaded = true;
+        model.frozen_loaded = true;
 
         let folder = tempfile::tempdir().expect("creates a folder");
         let path = folder.path().join("ladder.safetensors");
-        model.save_ladder(&path).expect("saves");
+        model.save_network(&path).expect("saves");
         let megabytes = std::fs::metadata(&path).expect("saved").len() as f64 / 1e6;
         assert!((16.5..17.5).contains(&megabytes), "{megabytes} MB");
     }

@@ -1,6 +1,6 @@
 use super::encoder::is_positive_multiple;
 use super::error::require;
-use super::{ConfigError, EncoderConfig, InvalidSetting, SamConfig};
+use super::{ConfigError, EncoderConfig, InvalidSetting, NetworkConfig, SamConfig};
 use burn::config::Config;
 use burn::tensor::Tensor;
 use sam_lst_gated_fusion::Fusion;
@@ -280,6 +280,34 @@ impl SamLstConfig {
                  embedding",
             ),
         }
+    }
+}
+
+impl NetworkConfig for SamLstConfig {
+    const METHOD: &'static str = "ladder";
+
+    fn num_classes(&self) -> usize {
+        self.num_classes()
+    }
+
+    fn input_size(&self) -> usize {
+        self.input_size
+    }
+
+    fn logits_size(&self) -> usize {
+        4 * self.grid()
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.validate()
     }
 }
 

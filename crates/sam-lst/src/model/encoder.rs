@@ -1,5 +1,5 @@
 use super::error::require;
-use super::sam_lst::init_params;
+use super::segmentation_model::init_params;
 use super::{ConfigError, InvalidSetting};
 use crate::weights::{self, IMAGE_ENCODER};
 use burn::module::{Module, ModuleDisplay};

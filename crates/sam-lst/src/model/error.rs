@@ -71,14 +71,27 @@ pub enum ModelError {
     /// A weights file is wrong, or could not be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The ladder was trained with other frozen weights than the model's.
+    /// The checkpoint is of another method than the model.
     #[error(
-        "cannot load {}: the ladder was trained with another {part} (SHA-256 {expected}) than the \
+        "cannot load {}: it contains a network of the method `{found}`, not of `{expected}`",
+        path.display()
+    )]
+    WrongMethod {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The model's method.
+        expected: &'static str,
+        /// The checkpoint's method.
+        found: String,
+    },
+    /// The network was trained with other frozen weights than the model's.
+    #[error(
+        "cannot load {}: it was trained with another {part} (SHA-256 {expected}) than the \
          model's ({found}); load the SAM checkpoint that it was trained with",
         path.display()
     )]
     WrongFoundation {
-        /// The ladder checkpoint.
+        /// The checkpoint.
         path: PathBuf,
         /// The frozen part that differs.
         part: &'static str,
@@ -87,14 +100,14 @@ pub enum ModelError {
         /// The model's hash.
         found: String,
     },
-    /// The ladder checkpoint has another configuration than the model.
+    /// The checkpoint has another configuration than the model.
     #[error(
-        "cannot load {}: the ladder's `{field}` is {found}, but the model's is {expected}; \
-         create the model with the ladder's configuration",
+        "cannot load {}: its `{field}` is {found}, but the model's is {expected}; create the model \
+         with the checkpoint's configuration",
         path.display()
     )]
     WrongConfig {
-        /// The ladder checkpoint.
+        /// The checkpoint.
         path: PathBuf,
         /// The first setting that differs.
         field: String,

@@ -1,8 +1,9 @@
-use super::{PixelScale, SamLstConfig, SideEncoder};
-use burn::module::{Module, ModuleVisitor, Param};
+use super::network::trained_tensors;
+use super::{Foundation, PixelScale, SamLstConfig, SegmentationNetwork, SideEncoder};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_lst_gated_fusion::{Fusion, GatedFusion, GatedFusionConfig};
-use sam_lst_mask_decoder::{MaskDecoder, MaskPrediction, PromptEncoder, Prompts};
+use sam_lst_mask_decoder::{DecoderTuning, MaskDecoder, MaskPrediction, PromptEncoder, Prompts};
 use sam_lst_resnet_side::ResNetSide;
 
 /// The trainable part of the model: side network, gate, SAM's prompt encoder and mask decoder.
@@ -26,10 +27,8 @@ pub struct Ladder<S: SideEncoder = ResNetSide> {
     pixel_scale: PixelScale,
     #[module(skip)]
     stride: usize,
-    /// Whether the frozen tensors were loaded from SAM's checkpoint, so that a ladder checkpoint
-    /// can omit them.
     #[module(skip)]
-    pub(crate) sam_loaded: bool,
+    tuning: DecoderTuning,
 }
 
 impl<S: SideEncoder> Ladder<S> {
@@ -49,7 +48,7 @@ impl<S: SideEncoder> Ladder<S> {
             fusion,
             pixel_scale: config.pixel_scale,
             stride: config.encoder.stride(),
-            sam_loaded: false,
+            tuning: config.tuning,
         };
         match fusion {
             Fusion::Untrained => ladder.no_grad(),
@@ -130,27 +129,32 @@ impl<S: SideEncoder> Ladder<S> {
     /// Names and numbers of values of the tensors that require gradients. Empty on a device without
     /// autodiff.
     pub fn trained_tensors(&self) -> Vec<(String, usize)> {
-        #[derive(Default)]
-        struct Trained {
-            path: Vec<String>,
-            tensors: Vec<(String, usize)>,
+        trained_tensors(self)
+    }
+}
+
+impl<S: SideEncoder> SegmentationNetwork for Ladder<S> {
+    type Config = SamLstConfig;
+    type Foundation = Foundation;
+
+    fn logits(&self, image: Tensor<4>, embedding: Option<Tensor<4>>) -> Tensor<4> {
+        self.forward(image, embedding).logits
+    }
+
+    fn uses_embedding(&self) -> bool {
+        self.fusion.uses_sam()
+    }
+
+    fn gate_value(&self) -> Option<f32> {
+        self.gate_value()
+    }
+
+    fn foundation_tensors(&self) -> &'static [&'static str] {
+        match self.tuning {
+            DecoderTuning::Full => &["prompt_encoder."],
+            DecoderTuning::Upscaling | DecoderTuning::UpscalingAndHeads => {
+                &["prompt_encoder.", "mask_decoder.transformer.", "mask_decoder.iou_token."]
+            }
         }
-        impl ModuleVisitor for Trained {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name.to_string());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                if param.is_require_grad() {
-                    let name = crate::weights::official_name(&self.path.join("."));
-                    self.tensors.push((name, param.shape().num_elements()));
-                }
-            }
-        }
-        let mut trained = Trained::default();
-        self.visit(&mut trained);
-        trained.tensors
     }
 }

@@ -1,4 +1,5 @@
-//! The model: a frozen foundation and a trainable ladder, combined in [`SamLst`].
+//! Models: a [`SegmentationNetwork`] that is trained and, where it uses one, a frozen [`Foundation`],
+//! combined in a [`SegmentationModel`]. [`SamLst`] is that of ladder side-tuning.
 
 mod checkpoint;
 mod config;
@@ -7,23 +8,28 @@ mod encoder;
 mod error;
 mod foundation;
 mod ladder;
+mod network;
 mod recognition;
 mod sam;
 mod sam_lst;
+mod segmentation_model;
 mod side_encoder;
 mod task;
 
-pub use checkpoint::LadderMetadata;
+pub use checkpoint::NetworkMetadata;
 pub use config::{PixelScale, SamLstConfig, SideConfig};
 pub use embedding_precision::EmbeddingPrecision;
 pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder};
 pub use error::{ConfigError, InvalidSetting, ModelError};
 pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
 pub use ladder::Ladder;
+pub use network::{FrozenPart, NetworkConfig, NoFoundation, SegmentationNetwork, SupervisedLogits};
 pub use sam::{Sam, SamConfig};
 pub use sam_lst::SamLst;
+pub use segmentation_model::SegmentationModel;
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
 
 pub(crate) use error::require;
+pub(crate) use network::device_of;
 pub(crate) use task::images;

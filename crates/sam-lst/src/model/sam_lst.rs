@@ -1,59 +1,18 @@
-use super::checkpoint::{self, LadderMetadata};
+use super::checkpoint::{self, NetworkMetadata};
+use super::segmentation_model::with_seed;
 use super::{
-    ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SideConfig, SideEncoder, Task,
+    ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SegmentationModel, SideConfig,
+    SideEncoder,
 };
 use crate::weights::{self, StateDict, WeightsError};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use sam_lst_mask_decoder::MaskPrediction;
 use sam_lst_resnet_side::ResNetSide;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-/// SAM with ladder side-tuning: the frozen foundation and the trainable ladder.
-///
-/// It is not a [`Module`]; train its [`ladder`](Self::ladder), which is one.
-#[derive(Debug, Clone)]
-pub struct SamLst<S: SideEncoder = ResNetSide> {
-    /// The frozen part.
-    pub foundation: Foundation,
-    /// The trainable part.
-    pub ladder: Ladder<S>,
-    /// The task that the ladder is trained for, if known. It is saved in the ladder checkpoint.
-    pub task: Option<Task>,
-    config: SamLstConfig,
-}
-
-/// Serialises random initialisation: Burn has one random number generator per kind of device, so
-/// concurrent initialisations would make the weights depend on more than the seed.
-static RANDOM_INIT: Mutex<()> = Mutex::new(());
-
-/// Builds modules whose random values are determined by `seed`. `build` must initialise them, with
-/// [`init_params`], before it returns.
-fn with_seed<T>(seed: u64, device: &Device, build: impl FnOnce() -> T) -> T {
-    let _guard = RANDOM_INIT.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(seed);
-    build()
-}
-
-/// Initialises all parameters of a module in the order of its fields; by default, a parameter is
-/// initialised when it is first used.
-pub(super) fn init_params<M: Module>(module: M) -> M {
-    struct InitParams;
-    impl ModuleVisitor for InitParams {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            param.val();
-        }
-        fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-            param.val();
-        }
-        fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-            param.val();
-        }
-    }
-    module.visit(&mut InitParams);
-    module
-}
+/// SAM with ladder side-tuning: the frozen foundation and the trainable [`Ladder`], its
+/// [`network`](SegmentationModel::network).
+pub type SamLst<S = ResNetSide> = SegmentationModel<Ladder<S>>;
 
 impl SamLstConfig {
     /// Creates a model with random weights, determined by the seed. The ladder is on `device`,
@@ -113,20 +72,18 @@ impl SamLstConfig {
                 found: format!("{found:?}"),
             });
         }
-        Ok(SamLst {
-            foundation,
-            ladder: self.random_ladder(side, device),
-            task: None,
-            config: self.clone(),
-        })
+        Ok(self.with_random_ladder(foundation, side, device))
     }
 
-    fn random_ladder<S: SideEncoder>(
+    /// The model over a foundation, with a random ladder.
+    fn with_random_ladder<S: SideEncoder>(
         &self,
+        foundation: Foundation,
         side: impl FnOnce(&Device) -> S,
         device: &Device,
-    ) -> Ladder<S> {
-        with_seed(self.seed, device, || init_params(Ladder::new(self, || side(device), device)))
+    ) -> SamLst<S> {
+        let ladder = |device: &Device| Ladder::new(self, || side(device), device);
+        SegmentationModel::with_random_network(self, foundation, ladder, device)
     }
 
     fn custom_side_error(&self) -> ConfigError {
@@ -164,7 +121,7 @@ impl SamLst {
         if let Some(path) = resnet {
             let source = StateDict::open(path)?;
             let load = |network| weights::load(network, &source, &weights::RESNET);
-            model.ladder.side = model.ladder.side.map(load).transpose()?;
+            model.network.side = model.network.side.map(load).transpose()?;
         }
         Ok(model)
     }
@@ -174,17 +131,18 @@ impl SamLst {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Weights`] for an invalid file, [`ModelError::WrongFoundation`] if the ladder
-    /// was trained with another SAM checkpoint, [`ModelError::Config`] if its configuration is
+    /// [`ModelError::Weights`] for an invalid file, [`ModelError::WrongMethod`] if it
+    /// is not the checkpoint of a ladder, [`ModelError::WrongFoundation`] if the ladder was trained
+    /// with another SAM checkpoint, [`ModelError::Config`] if its configuration is
     /// invalid or has a custom side network.
     pub fn from_pretrained(
         sam: impl AsRef<Path>,
         ladder: impl AsRef<Path>,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let config = LadderMetadata::read(&ladder)?.config;
+        let config: SamLstConfig = NetworkMetadata::read(&ladder)?.config()?;
         let mut model = Self::from_official(&config, sam, None, device)?;
-        model.load_ladder(ladder)?;
+        model.load_network(ladder)?;
         Ok(model)
     }
 }
@@ -205,17 +163,14 @@ impl<S: SideEncoder> SamLst<S> {
         let source = StateDict::open(sam)?;
         let foundation =
             Foundation::from_state_dict(&config.encoder, config.pixel_scale, &source, device)?;
-        let mut ladder = config.random_ladder(side, device);
+        let mut model = config.with_random_ladder(foundation, side, device);
+        let ladder = &mut model.network;
         ladder.prompt_encoder =
-            weights::load(ladder.prompt_encoder, &source, &weights::PROMPT_ENCODER)?;
-        ladder.mask_decoder = weights::load(ladder.mask_decoder, &source, &weights::CLASS_DECODER)?;
-        ladder.sam_loaded = true;
-        Ok(Self { foundation, ladder, task: None, config: config.clone() })
-    }
-
-    /// The configuration that the model was created from.
-    pub fn config(&self) -> &SamLstConfig {
-        &self.config
+            weights::load(ladder.prompt_encoder.clone(), &source, &weights::PROMPT_ENCODER)?;
+        ladder.mask_decoder =
+            weights::load(ladder.mask_decoder.clone(), &source, &weights::CLASS_DECODER)?;
+        model.frozen_loaded = true;
+        Ok(model)
     }
 
     /// Embeds the image with the foundation, if the fusion uses it, and predicts one mask per
@@ -231,76 +186,27 @@ impl<S: SideEncoder> SamLst<S> {
     /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
     /// of the foundation's stride.
     pub fn forward(&self, image: Tensor<4>) -> MaskPrediction {
-        let embedding =
-            self.ladder.fusion().uses_sam().then(|| self.foundation.embed(image.clone()));
-        self.ladder.forward(image, embedding)
-    }
-
-    /// Returns the model for inference: its ladder is on a device without autodiff, and its batch
-    /// norms use their running statistics.
-    pub fn valid(&self) -> Self {
-        Self {
-            foundation: self.foundation.clone(),
-            ladder: self.ladder.valid(),
-            task: self.task.clone(),
-            config: self.config.clone(),
-        }
-    }
-
-    /// Saves a ladder checkpoint with everything that the official files do not contain, about 17
-    /// MB for ViT-B. The file replaces `path` atomically, so an interruption leaves the previous
-    /// file unchanged; its folder is created if necessary.
-    ///
-    /// # Errors
-    ///
-    /// [`WeightsError::Write`] if the file cannot be written, [`WeightsError::NotFinite`] if a
-    /// weight is NaN or infinite.
-    pub fn save_ladder(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
-        checkpoint::save_ladder(
-            &self.ladder,
-            &self.config,
-            self.task.as_ref(),
-            self.foundation.weights_sha256(),
-            path.as_ref(),
-        )
+        let foundation = self.embedding_foundation();
+        let embedding = foundation.map(|foundation| foundation.embed(image.clone()));
+        self.network.forward(image, embedding)
     }
 
     /// Saves the current image encoder, prompt encoder and mask decoder under SAM's names. If the
     /// foundation was not loaded from a file, this is the SAM checkpoint for
     /// [`from_pretrained`](SamLst::from_pretrained).
     ///
-    /// The file is written as by [`save_ladder`](Self::save_ladder). The weights of a
+    /// The file is written as by [`save_network`](SegmentationModel::save_network). The weights of a
     /// half-precision foundation are saved as rounded, so no ladder checkpoint of this model can be
     /// loaded with the file.
     ///
     /// # Errors
     ///
-    /// As [`save_ladder`](Self::save_ladder).
+    /// As [`save_network`](SegmentationModel::save_network).
     ///
     /// # Panics
     ///
     /// If the foundation was [offloaded](Foundation::offload) and cannot be loaded again.
     pub fn save_sam(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
-        checkpoint::save_sam(self.foundation.frozen_encoder(), &self.ladder, path.as_ref())
-    }
-
-    /// Loads a ladder checkpoint and its task into this model, on the ladder's device. After an
-    /// error the model is unchanged.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Weights`] if the file is invalid or not a ladder checkpoint,
-    /// [`ModelError::WrongConfig`] if its configuration differs from the model's,
-    /// [`ModelError::WrongFoundation`] if it was trained with another SAM checkpoint.
-    pub fn load_ladder(&mut self, path: impl AsRef<Path>) -> Result<(), ModelError> {
-        let (ladder, task) = checkpoint::load_ladder(
-            &self.ladder,
-            &self.config,
-            self.foundation.weights_sha256(),
-            path.as_ref(),
-        )?;
-        self.ladder = ladder;
-        self.task = task;
-        Ok(())
+        checkpoint::save_sam(self.foundation.frozen_encoder(), &self.network, path.as_ref())
     }
 }

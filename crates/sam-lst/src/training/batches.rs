@@ -1,5 +1,5 @@
 use crate::embeddings::{SliceHash, SliceView};
-use crate::model::{SamLstConfig, SliceGeometry, images};
+use crate::model::{NetworkConfig, SliceGeometry, images};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView3, Axis};
 use sam_lst_datasets::{DatasetError, SliceStore, View, epoch_order, map_channels};
@@ -52,7 +52,7 @@ impl<'a> Batches<'a> {
     /// If the batch size is zero.
     pub fn new(
         store: &'a SliceStore<'a>,
-        model: &SamLstConfig,
+        model: &impl NetworkConfig,
         geometry: SliceGeometry,
         batch_size: usize,
         seed: u64,
@@ -61,8 +61,8 @@ impl<'a> Batches<'a> {
         Self {
             store,
             geometry,
-            input_size: model.input_size,
-            logits_size: 4 * model.grid(),
+            input_size: model.input_size(),
+            logits_size: model.logits_size(),
             batch_size,
             seed,
             augment: true,
@@ -220,11 +220,11 @@ impl Batch {
         images(&self.inputs, size, device)
     }
 
-    /// Returns the labels at the size of the low-resolution logits.
+    /// Returns the labels at the size of the logits.
     ///
     /// # Shapes
     ///
-    /// - output: `[B, S / 4, S / 4]`
+    /// - output: `[B, L, L]`, where `L` is [`NetworkConfig::logits_size`]
     pub fn labels(&self, device: &Device) -> Tensor<3, Int> {
         let (rows, columns) = self.labels.first().map_or((0, 0), |label| label.dim());
         let classes: Vec<i32> =

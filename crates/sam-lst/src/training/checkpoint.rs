@@ -1,11 +1,10 @@
 //! The folder of a run: configuration, logs, and the checkpoint that the run resumes from.
 
 use super::{
-    BEST, LAST, LEARNING_CURVE, PICTURES, STEPS_LOG, TrainingConfig, TrainingError, VALIDATION_LOG,
+    BEST, LEARNING_CURVE, PICTURES, STEPS_LOG, TrainingConfig, TrainingError, VALIDATION_LOG,
     summary,
 };
-use crate::model::{Ladder, SideEncoder};
-use burn::module::Module;
+use crate::model::{NetworkConfig, SegmentationNetwork};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
 use sam_lst_datasets::{Case, DatasetError, SliceStore, Split, replace_file};
@@ -43,15 +42,15 @@ pub(super) struct RunFolder {
 }
 
 const CHECKPOINT: &str = "checkpoint-";
-const LADDER: &str = "ladder.bpk";
+/// Named as in version 0.1.0, so that its runs are resumed.
+const NETWORK: &str = "ladder.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const POSITION: &str = "position.json";
 /// The summary of a run in version 0.1.0.
 const OLD_SUMMARY: &str = "receipt.json";
 /// Files and folders that a run creates after `config.toml`, besides those that identify it.
-const RESULTS: [&str; 9] = [
+const RESULTS: [&str; 8] = [
     BEST,
-    LAST,
     "foundation.safetensors",
     STEPS_LOG,
     VALIDATION_LOG,
@@ -63,13 +62,14 @@ const RESULTS: [&str; 9] = [
 
 /// What a run trains on what.
 #[derive(Debug)]
-pub(super) struct Identity<'a> {
-    pub config: &'a TrainingConfig,
+pub(super) struct Identity<'a, C> {
+    pub config: &'a TrainingConfig<C>,
     /// The dataset's description, TOML.
     pub dataset: String,
     /// The training and validation cases.
     pub cases: Vec<IdentifiedCase<'a>>,
-    pub foundation_sha256: String,
+    /// `None` without a foundation.
+    pub foundation_sha256: Option<String>,
 }
 
 /// A training or validation case of a run.
@@ -87,7 +87,7 @@ impl IdentifiedCase<'_> {
     }
 }
 
-impl Identity<'_> {
+impl<C> Identity<'_, C> {
     /// Adds the hashes of the cases' files, of training cases as the store read them.
     pub fn add_hashes(&mut self, store: &SliceStore<'_>) -> Result<(), TrainingError> {
         for IdentifiedCase { case, files_sha256 } in &mut self.cases {
@@ -97,6 +97,11 @@ impl Identity<'_> {
             });
         }
         Ok(())
+    }
+
+    /// What the run's folder says of the foundation.
+    fn foundation(&self) -> &str {
+        self.foundation_sha256.as_deref().unwrap_or("none")
     }
 
     /// The cases of a split.
@@ -111,8 +116,8 @@ const CASES: &str = "cases.txt";
 const FOUNDATION: &str = "foundation.sha256";
 
 impl RunFolder {
-    /// Creates or opens the folder and locks it.
-    pub fn open(folder: &Path) -> Result<Self, TrainingError> {
+    /// Creates or opens the folder and locks it. `last_network` is the file of the last step's network.
+    pub fn open(folder: &Path, last_network: &str) -> Result<Self, TrainingError> {
         let write = |path: &Path| TrainingError::write(path);
         std::fs::create_dir_all(folder).map_err(write(folder))?;
         let lock_file = folder.join("lock");
@@ -130,38 +135,41 @@ impl RunFolder {
             Err(TryLockError::Error(source)) => return Err(write(&lock_file)(source)),
         }
         let run = Self { folder: folder.to_owned(), _lock: lock };
-        run.check_results()?;
+        run.check_results(last_network)?;
         run.rename_old_summary().map_err(write(folder))?;
         Ok(run)
     }
 
     /// Checks that the folder is empty or contains the run of this identity. Cases without a hash are
     /// compared by name.
-    pub fn check_identity(&self, identity: &Identity<'_>) -> Result<(), TrainingError> {
+    pub fn check_identity<C: NetworkConfig>(
+        &self,
+        identity: &Identity<'_, C>,
+    ) -> Result<(), TrainingError> {
         let config = identity.config;
         let normalize = |found: &str| config.normalized_for_resume(found);
         self.compare(CONFIG, &config.to_toml(), normalize)?;
         self.compare(DATASET, &identity.dataset, str::to_owned)?;
         self.compare_cases(&identity.cases)?;
-        self.compare(FOUNDATION, &identity.foundation_sha256, str::to_owned)
+        self.compare(FOUNDATION, identity.foundation(), str::to_owned)
     }
 
     /// Writes the files that identify the run. A run is begun when nothing is left that could refuse
     /// it, so that a mistake does not occupy the folder.
-    pub fn begin(&self, identity: &Identity<'_>) -> Result<(), TrainingError> {
+    pub fn begin<C: NetworkConfig>(&self, identity: &Identity<'_, C>) -> Result<(), TrainingError> {
         let line = |identified: &IdentifiedCase<'_>| {
             let hash = identified.files_sha256.as_deref().unwrap_or_default();
             format!("{} {hash}", identified.name_in_list()).trim_end().to_owned() + "\n"
         };
         let cases: String = identity.cases.iter().map(line).collect();
         for (name, contents) in [
-            (CONFIG, &identity.config.to_toml()),
+            (CONFIG, identity.config.to_toml().as_str()),
             (DATASET, &identity.dataset),
             (CASES, &cases),
-            (FOUNDATION, &identity.foundation_sha256),
+            (FOUNDATION, identity.foundation()),
         ] {
             let found = std::fs::read_to_string(self.file(name));
-            if found.is_ok_and(|found| found == *contents) {
+            if found.is_ok_and(|found| found == contents) {
                 continue;
             }
             self.write_file(name, contents.as_bytes())?;
@@ -216,7 +224,7 @@ impl RunFolder {
     }
 
     /// Checks that files with names of a run's results belong to a run, whose settings are known.
-    fn check_results(&self) -> Result<(), TrainingError> {
+    fn check_results(&self, last_network: &str) -> Result<(), TrainingError> {
         if self.file(CONFIG).exists() {
             return Ok(());
         }
@@ -225,7 +233,8 @@ impl RunFolder {
             std::fs::read_dir(&self.folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         for entry in entries.map_err(error)? {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if RESULTS.contains(&name.as_str()) || name.starts_with(CHECKPOINT) {
+            let is_result = name == last_network || RESULTS.contains(&name.as_str());
+            if is_result || name.starts_with(CHECKPOINT) {
                 return Err(TrainingError::NoRun { folder: self.folder.clone(), found: name });
             }
         }
@@ -268,9 +277,9 @@ impl RunFolder {
     }
 
     /// Writes a checkpoint and removes the previous one.
-    pub fn save_checkpoint<S: SideEncoder>(
+    pub fn save_checkpoint<N: SegmentationNetwork>(
         &self,
-        ladder: &Ladder<S>,
+        network: &N,
         optimizer: &ModuleOptimizer,
         position: &Position,
     ) -> Result<(), TrainingError> {
@@ -291,13 +300,13 @@ impl RunFolder {
             reason: error.to_string(),
         };
         // `valid` gathers the running statistics, which belong to the thread that trained.
-        let module = ladder.valid().into_record();
-        module.save(file(LADDER)).map_err(record)?;
+        let module = network.valid().into_record();
+        module.save(file(NETWORK)).map_err(record)?;
         optimizer.save(file(OPTIMIZER)).map_err(record)?;
         let text = serde_json::to_vec_pretty(position).expect("plain data");
         let write = || {
             std::fs::write(file(POSITION), text)?;
-            for name in [LADDER, OPTIMIZER, POSITION] {
+            for name in [NETWORK, OPTIMIZER, POSITION] {
                 File::open(file(name))?.sync_all()?;
             }
             let older = self.checkpoints()?;
@@ -321,13 +330,13 @@ impl RunFolder {
         Ok(found)
     }
 
-    /// Loads ladder, optimizer and position of the last checkpoint, or returns them unchanged if
+    /// Loads network, optimizer and position of the last checkpoint, or returns them unchanged if
     /// there is none. Removes temporary files of an interrupted process.
-    pub fn load_checkpoint<S: SideEncoder>(
+    pub fn load_checkpoint<N: SegmentationNetwork>(
         &self,
-        ladder: Ladder<S>,
+        network: N,
         optimizer: ModuleOptimizer,
-    ) -> Result<(Ladder<S>, ModuleOptimizer, Position), TrainingError> {
+    ) -> Result<(N, ModuleOptimizer, Position), TrainingError> {
         let read = |path: &Path| TrainingError::read(path);
         let mut found = self.checkpoints().map_err(read(&self.folder))?;
         for entry in std::fs::read_dir(&self.folder).map_err(read(&self.folder))? {
@@ -340,17 +349,17 @@ impl RunFolder {
             }
         }
         let Some(last) = found.pop() else {
-            return Ok((ladder, optimizer, Position::default()));
+            return Ok((network, optimizer, Position::default()));
         };
         let damaged = |reason: String| TrainingError::ReadCheckpoint { path: last.clone(), reason };
         let file = last.join(POSITION);
         let text = std::fs::read_to_string(&file).map_err(read(&file))?;
         let position = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         let record = |error: burn::store::RecordError| damaged(error.to_string());
-        let module = ModuleRecord::load(last.join(LADDER)).map_err(record)?;
-        let ladder = ladder.try_load_record(module).map_err(record)?;
+        let module = ModuleRecord::load(last.join(NETWORK)).map_err(record)?;
+        let network = network.try_load_record(module).map_err(record)?;
         let state = OptimizerRecord::load(last.join(OPTIMIZER)).map_err(record)?;
-        Ok((ladder, optimizer.load_record(state), position))
+        Ok((network, optimizer.load_record(state), position))
     }
 
     /// Opens a log for appending after its first `rows` rows; later rows are removed.

@@ -2,11 +2,11 @@
 
 use super::Batch;
 use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache};
-use crate::model::{EmbeddingPrecision, Foundation, Ladder, SideEncoder};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use crate::model::{EmbeddingPrecision, Foundation, SegmentationNetwork, SupervisedLogits};
+use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
-use sam_lst_losses::CrossEntropyDiceLoss;
+use burn::tensor::{Device, Int, Tensor};
+use sam_lst_losses::{CrossEntropyDiceLoss, LossParts};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
@@ -14,9 +14,10 @@ use std::thread::Scope;
 /// Computes losses and gradients of batches on one device.
 #[derive(Debug)]
 pub(super) struct DeviceWorker<'a> {
-    pub embedder: Embedder<'a>,
+    /// `None` if the network uses no embedding.
+    pub embedder: Option<Embedder<'a>>,
     pub loss: CrossEntropyDiceLoss,
-    /// The ladder's device.
+    /// The network's device.
     pub device: Device,
 }
 
@@ -43,46 +44,71 @@ impl Losses {
 
 impl<'a> DeviceWorker<'a> {
     pub fn new(
-        foundation: &'a Foundation,
+        foundation: Option<&'a Foundation>,
         precision: EmbeddingPrecision,
         cache: Option<(&'a EmbeddingCache, CachedViews)>,
         loss: CrossEntropyDiceLoss,
         device: Device,
     ) -> Self {
-        let embedder = Embedder::new(foundation, precision);
-        let embedder = match cache {
-            Some((cache, views)) => embedder.with_cache(cache, views),
-            None => embedder,
-        };
+        let embedder = foundation.map(|foundation| {
+            let embedder = Embedder::new(foundation, precision);
+            match cache {
+                Some((cache, views)) => embedder.with_cache(cache, views),
+                None => embedder,
+            }
+        });
         Self { embedder, loss, device }
+    }
+
+    /// Embeddings that it has computed.
+    pub fn computed_embeddings(&self) -> usize {
+        self.embedder.as_ref().map_or(0, Embedder::computed)
     }
 
     /// Computes a batch, one of `batches_in_step` whose mean gradient makes a step. It only queues
     /// work: nothing waits for a GPU between forward and backward.
-    pub fn compute<S: SideEncoder>(
+    pub fn compute<N: SegmentationNetwork>(
         &mut self,
-        ladder: &Ladder<S>,
+        network: &N,
         batch: &Batch,
         batches_in_step: usize,
     ) -> Result<BatchResult, CacheError> {
         let images = batch.images(&self.device);
-        let embedding = if ladder.fusion().uses_sam() {
-            Some(self.embedder.embed(images.clone(), &batch.views)?)
-        } else {
-            None
+        let embedding = match &mut self.embedder {
+            Some(embedder) => Some(embedder.embed(images.clone(), &batch.views)?),
+            None => None,
         };
-        let logits = ladder.forward(images, embedding).logits;
-        let parts = self.loss.forward(logits, batch.labels(&self.device));
+        let logits = network.supervised_logits(images, embedding);
+        let parts = self.supervised_loss(logits, batch.labels(&self.device));
         // Concatenated, so that reading the three losses takes one transfer.
         let losses = [&parts.total, &parts.cross_entropy, &parts.dice];
         let losses = Losses(Tensor::cat(losses.map(|part| part.clone().inner()).into(), 0));
         let share = parts.total / batches_in_step as f64;
-        let gradients = GradientsParams::from_grads(share.backward(), ladder);
+        let gradients = GradientsParams::from_grads(share.backward(), network);
         Ok(BatchResult { losses, gradients })
+    }
+
+    /// The weighted sum of the losses of logits, each with labels of its size.
+    fn supervised_loss(&self, logits: Vec<SupervisedLogits>, labels: Tensor<3, Int>) -> LossParts {
+        let weighted = logits.into_iter().map(|SupervisedLogits { logits, weight }| {
+            let [_, _, rows, columns] = logits.dims();
+            let parts = self.loss.forward(logits, subsampled(labels.clone(), [rows, columns]));
+            LossParts {
+                total: parts.total * weight,
+                cross_entropy: parts.cross_entropy * weight,
+                dice: parts.dice * weight,
+            }
+        });
+        let sum = |sum: LossParts, parts: LossParts| LossParts {
+            total: sum.total + parts.total,
+            cross_entropy: sum.cross_entropy + parts.cross_entropy,
+            dice: sum.dice + parts.dice,
+        };
+        weighted.reduce(sum).expect("a network has logits")
     }
 }
 
-/// A worker on another device, with a copy of the ladder, in a thread of its own: Burn's running
+/// A worker on another device, with a copy of the network, in a thread of its own: Burn's running
 /// statistics and streams belong to a thread.
 #[derive(Debug)]
 pub(super) struct RemoteWorker {
@@ -94,7 +120,7 @@ pub(super) struct RemoteWorker {
 
 /// A worker's share of a step.
 struct StepShare {
-    /// The trained parameters of the ladder.
+    /// The trained parameters of the network.
     parameters: GradientsParams,
     batches: Vec<Batch>,
     batches_in_step: usize,
@@ -108,23 +134,24 @@ struct RemoteResult {
 }
 
 impl RemoteWorker {
-    /// Copies ladder and foundation to a device and starts its thread in `scope`.
-    pub fn start<'scope, S: SideEncoder>(
+    /// Copies network and foundation to a device and starts its thread in `scope`.
+    pub fn start<'scope, N: SegmentationNetwork>(
         scope: &'scope Scope<'scope, '_>,
-        ladder: &Ladder<S>,
-        foundation: &Foundation,
+        network: &N,
+        foundation: Option<&Foundation>,
         precision: EmbeddingPrecision,
         cache: Option<(&'scope EmbeddingCache, CachedViews)>,
         loss: CrossEntropyDiceLoss,
         device: &Device,
     ) -> Self {
         // `valid` and `train` give the copy running statistics of its own.
-        let mut copy = ladder.valid().train().fork(device);
-        let (foundation, device) = (foundation.to_device(device), device.clone());
+        let mut copy = network.valid().train().fork(device);
+        let foundation = foundation.map(|foundation| foundation.to_device(device));
+        let device = device.clone();
         let (shares, received) = channel::<StepShare>();
         let (sender, results) = channel();
         scope.spawn(move || {
-            let mut worker = DeviceWorker::new(&foundation, precision, cache, loss, device);
+            let mut worker = DeviceWorker::new(foundation.as_ref(), precision, cache, loss, device);
             for mut share in received {
                 copy = copy.map(&mut ReplaceParameters {
                     new: &mut share.parameters,
@@ -133,8 +160,11 @@ impl RemoteWorker {
                 for batch in &share.batches {
                     let result = RemoteResult {
                         batch: worker.compute(&copy, batch, share.batches_in_step),
-                        computed_embeddings: worker.embedder.computed(),
-                        cache_write_error: worker.embedder.shared_cache_write_error(),
+                        computed_embeddings: worker.computed_embeddings(),
+                        cache_write_error: worker
+                            .embedder
+                            .as_ref()
+                            .and_then(Embedder::shared_cache_write_error),
                     };
                     // The receiver is gone when the run has failed.
                     if sender.send(result).is_err() {
@@ -147,9 +177,9 @@ impl RemoteWorker {
     }
 
     /// Starts its batches of a step; [`receive`](Self::receive) returns their results in order.
-    pub fn start_step<S: SideEncoder>(
+    pub fn start_step<N: SegmentationNetwork>(
         &self,
-        ladder: &Ladder<S>,
+        network: &N,
         batches: Vec<Batch>,
         batches_in_step: usize,
     ) {
@@ -162,21 +192,21 @@ impl RemoteWorker {
             }
         }
         let mut trained = TrainedParameters(GradientsParams::new());
-        ladder.visit(&mut trained);
+        network.visit(&mut trained);
         // If the thread has panicked, `receive` reports it.
         let _ = self.shares.send(StepShare { parameters: trained.0, batches, batches_in_step });
     }
 
     /// The result of the next batch with its gradients on `device`, and the cache's write error.
-    pub fn receive<S: SideEncoder>(
+    pub fn receive<N: SegmentationNetwork>(
         &mut self,
-        ladder: &Ladder<S>,
+        network: &N,
         device: &Device,
     ) -> Result<(BatchResult, Option<Arc<CacheError>>), CacheError> {
         let result = self.results.recv().expect("the device's thread is running");
         self.computed_embeddings = result.computed_embeddings;
         let batch = result.batch?;
-        let gradients = batch.gradients.to_device(&device.clone().inner(), ladder);
+        let gradients = batch.gradients.to_device(&device.clone().inner(), network);
         Ok((BatchResult { gradients, ..batch }, result.cache_write_error))
     }
 }
@@ -196,5 +226,39 @@ impl ModuleMapper for ReplaceParameters<'_> {
             }),
             None => param,
         }
+    }
+}
+
+/// Labels at a size that divides theirs: the pixel at the centre of each block, or after it.
+///
+/// # Panics
+///
+/// If a size does not divide the labels'.
+fn subsampled(labels: Tensor<3, Int>, [rows, columns]: [usize; 2]) -> Tensor<3, Int> {
+    let [batch, from_rows, from_columns] = labels.dims();
+    if [rows, columns] == [from_rows, from_columns] {
+        return labels;
+    }
+    let (row_step, column_step) = (from_rows / rows, from_columns / columns);
+    assert_eq!(
+        [rows * row_step, columns * column_step],
+        [from_rows, from_columns],
+        "the size of logits divides that of labels"
+    );
+    let blocks = labels.reshape([batch, rows, row_step, columns, column_step]);
+    let centres = blocks.narrow(2, row_step / 2, 1).narrow(4, column_step / 2, 1);
+    centres.reshape([batch, rows, columns])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subsampled_labels_are_those_at_the_centres_of_blocks() {
+        let labels = Tensor::<1, Int>::arange(0..16, &Device::flex()).reshape([1, 4, 4]);
+        let halved = subsampled(labels.clone(), [2, 2]).into_data();
+        assert_eq!(halved.iter::<i64>().collect::<Vec<_>>(), [5, 7, 13, 15]);
+        assert_eq!(subsampled(labels.clone(), [4, 4]).into_data(), labels.into_data());
     }
 }

@@ -1,7 +1,7 @@
 use super::TrainingConfigError;
 use crate::embeddings::CacheError;
 use crate::evaluation::EvaluationError;
-use crate::model::{ModelError, PrecisionError, SamLstConfig};
+use crate::model::{ModelError, PrecisionError};
 use crate::weights::WeightsError;
 use sam_lst_datasets::{DatasetError, WriteError};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub enum TrainingError {
     /// Reports cannot be written.
     #[error(transparent)]
     Reports(#[from] WriteError),
-    /// A ladder cannot be saved or loaded.
+    /// A network cannot be saved or loaded.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A file of the run cannot be written.
@@ -117,7 +117,13 @@ pub enum TrainingError {
     #[error("the model's configuration differs from the training configuration's `model`")]
     OtherModel {
         /// The model's configuration.
-        found: Box<SamLstConfig>,
+        found: String,
+    },
+    /// A setting of the foundation, which the model does not have.
+    #[error("`{setting}` is set, but the method has no foundation; remove the setting")]
+    NoFoundation {
+        /// Name of the setting.
+        setting: &'static str,
     },
     /// The model is on a device without autodiff.
     #[error("the model is on a device without autodiff; create it on `device.autodiff()`")]

@@ -1,4 +1,4 @@
-//! Training a ladder on a dataset.
+//! Training a network on a dataset.
 
 mod batches;
 mod checkpoint;
@@ -21,7 +21,7 @@ mod step;
 mod summary;
 
 pub use batches::{Batch, Batches, WaitTime};
-pub use config::{CacheConfig, TrainingConfig, TrainingConfigError};
+pub use config::{CacheConfig, MethodName, TrainingConfig, TrainingConfigError};
 pub use demo::demo_dataset;
 pub use error::TrainingError;
 pub use events::{TrainingEvent, TrainingPlan, TrainingStep, TrainingValidation};
@@ -38,8 +38,10 @@ pub use {
 };
 
 use crate::embeddings::{CacheError, EmbeddingCache};
-use crate::model::{Ladder, SamLst, SideEncoder, Task};
-use burn::module::Module;
+use crate::model::{
+    Foundation, FoundationPrecision, FrozenPart, NetworkConfig, SamLstConfig, SegmentationModel,
+    SegmentationNetwork, Task,
+};
 use burn::tensor::Device;
 use checkpoint::{IdentifiedCase, Identity, Position, RunFolder};
 use events::EventSink;
@@ -66,9 +68,9 @@ pub struct TrainingFolders {
 /// How training ended.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a program")]
-pub enum Outcome<S: SideEncoder> {
+pub enum Outcome<N: SegmentationNetwork> {
     /// The last step is done.
-    Finished(Trained<S>),
+    Finished(Trained<N>),
     /// The callback requested a stop. The run is saved and can be resumed.
     Stopped {
         /// Completed steps.
@@ -76,9 +78,9 @@ pub enum Outcome<S: SideEncoder> {
     },
 }
 
-impl<S: SideEncoder> Outcome<S> {
+impl<N: SegmentationNetwork> Outcome<N> {
     /// The finished run; `None` if it was stopped.
-    pub fn finished(self) -> Option<Trained<S>> {
+    pub fn finished(self) -> Option<Trained<N>> {
         match self {
             Self::Finished(trained) => Some(trained),
             Self::Stopped { .. } => None,
@@ -88,15 +90,15 @@ impl<S: SideEncoder> Outcome<S> {
 
 /// A finished run.
 #[derive(Debug)]
-pub struct Trained<S: SideEncoder> {
-    /// The model with the ladder of the best validation, or of the last step without validation.
-    pub model: SamLst<S>,
-    /// The checkpoint of that ladder.
-    pub ladder_file: PathBuf,
+pub struct Trained<N: SegmentationNetwork> {
+    /// The model with the network of the best validation, or of the last step without validation.
+    pub model: SegmentationModel<N>,
+    /// The checkpoint of that network.
+    pub network_file: PathBuf,
     /// Mean DSC of the best validation.
     pub best_dsc: Option<f64>,
     steps_per_epoch: u64,
-    config: TrainingConfig,
+    config: TrainingConfig<N::Config>,
     folders: TrainingFolders,
 }
 
@@ -109,12 +111,13 @@ pub struct PrecomputeOutcome {
     pub stopped: bool,
 }
 
-/// Trains a ladder on a dataset's training cases.
+/// Trains the network of a model on a dataset's training cases.
 ///
 /// The run first computes the embeddings that its steps need and that the cache keeps, then trains.
 /// Its folder receives `config.toml`, `dataset.toml` and `cases.txt`, which say what is trained on
-/// what; `steps.csv` and `validation.csv`, the logs; a checkpoint; `ladder.safetensors` of the last
-/// step and, with validation cases, `best.safetensors`; and `run_summary.json`. Called again with
+/// what; `steps.csv` and `validation.csv`, the logs; a checkpoint; the network of the last step, in a
+/// file named after its method such as `ladder.safetensors`, and, with validation cases,
+/// `best.safetensors`; and `run_summary.json`. Called again with
 /// the same settings, an interrupted run resumes from its checkpoint and ends with the weights of an
 /// uninterrupted one (bit for bit on the CPU), and a finished run is loaded.
 ///
@@ -127,22 +130,22 @@ pub struct PrecomputeOutcome {
 /// let outcome = Training::new(TrainingConfig::released(9), folders)
 ///     .run(model, dataset, |_event| ControlFlow::Continue(()))?;
 /// if let Some(trained) = outcome.finished() {
-///     println!("{}", trained.ladder_file.display());
+///     println!("{}", trained.network_file.display());
 /// }
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct Training {
-    config: TrainingConfig,
+pub struct Training<C: NetworkConfig = SamLstConfig> {
+    config: TrainingConfig<C>,
     folders: TrainingFolders,
     devices: Vec<Device>,
     shard: Option<Shard>,
 }
 
-impl Training {
+impl<C: NetworkConfig> Training<C> {
     /// Creates a training on the model's own device.
-    pub fn new(config: TrainingConfig, folders: TrainingFolders) -> Self {
+    pub fn new(config: TrainingConfig<C>, folders: TrainingFolders) -> Self {
         Self { config, folders, devices: Vec::new(), shard: None }
     }
 
@@ -165,7 +168,7 @@ impl Training {
         Self { shard: Some(shard), ..self }
     }
 
-    /// Trains the model's ladder, or resumes or loads the run in the folder. `callback` receives
+    /// Trains the model's network, or resumes or loads the run in the folder. `callback` receives
     /// each event; it may request a stop, upon which the run is saved.
     ///
     /// # Errors
@@ -173,12 +176,12 @@ impl Training {
     /// [`TrainingError`]: before anything is computed for invalid settings and for settings that do
     /// not fit the model or the dataset; later if a file cannot be read or written, or the loss is
     /// not finite.
-    pub fn run<S: SideEncoder>(
+    pub fn run<N: SegmentationNetwork<Config = C>>(
         &self,
-        mut model: SamLst<S>,
+        mut model: SegmentationModel<N>,
         dataset: &Dataset,
         mut callback: impl FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<Outcome<S>, TrainingError> {
+    ) -> Result<Outcome<N>, TrainingError> {
         let started = Instant::now();
         let mut events = EventSink::new(&mut callback);
         let others = self.prepare(&mut model, dataset)?;
@@ -187,7 +190,7 @@ impl Training {
             return Err(TrainingError::UnevenDevices { devices, batches });
         }
         let cases = dataset.cases(Split::Train)?;
-        let folder = RunFolder::open(&self.folders.run)?;
+        let folder = RunFolder::open(&self.folders.run, &last_network::<N>())?;
         let mut identity = self.identity(&model, dataset);
         folder.check_identity(&identity)?;
         model.task = Some(Task {
@@ -200,9 +203,9 @@ impl Training {
         folder.check_identity(&identity)?;
         let batches = self.config.batches(&store);
         let cache = self.config.embedding_cache(&model, &self.folders)?;
-        let (ladder, optimizer, position) = folder
-            .load_checkpoint(model.ladder.clone(), self.config.optimization.optimizer.init())?;
-        model.ladder = ladder;
+        let (network, optimizer, position) = folder
+            .load_checkpoint(model.network.clone(), self.config.optimization.optimizer.init())?;
+        model.network = network;
         let planner = Planner {
             model: &model,
             dataset,
@@ -226,10 +229,10 @@ impl Training {
             );
         }
         folder.begin(&identity)?;
-        let precomputed = match &cache {
-            Some(cache) if !events.stop_requested => {
+        let precomputed = match (&cache, model.embedding_foundation()) {
+            (Some(cache), Some(foundation)) if !events.stop_requested => {
                 let precompute = Precompute::new(&store, &batches, cache, &self.config, None);
-                precompute.on_devices(missing, &model, others, &mut events)?
+                precompute.on_devices(missing, foundation, others, &mut events)?
             }
             _ => Precomputed::default(),
         };
@@ -237,7 +240,7 @@ impl Training {
             return Ok(Outcome::Stopped { steps: position.steps });
         }
         if plan.uncached_embeddings == 0 && !precomputed.incomplete {
-            model.foundation.offload();
+            model.foundation.foundation_mut().into_iter().for_each(Foundation::offload);
         }
         let run = Run {
             config: &self.config,
@@ -271,15 +274,16 @@ impl Training {
     ///
     /// [`TrainingError`] for invalid settings and for settings that do not fit the model or the
     /// dataset, or if a file cannot be read or written.
-    pub fn precompute<S: SideEncoder>(
+    pub fn precompute<N: SegmentationNetwork<Config = C>>(
         &self,
-        mut model: SamLst<S>,
+        mut model: SegmentationModel<N>,
         dataset: &Dataset,
         mut callback: impl FnMut(TrainingEvent<'_>) -> ControlFlow<()>,
     ) -> Result<PrecomputeOutcome, TrainingError> {
         let mut events = EventSink::new(&mut callback);
         let others = self.prepare(&mut model, dataset)?;
-        let Some(cache) = self.config.embedding_cache(&model, &self.folders)? else {
+        let cache = self.config.embedding_cache(&model, &self.folders)?;
+        let (Some(cache), Some(foundation)) = (cache, model.embedding_foundation()) else {
             return Err(TrainingError::NothingToCache);
         };
         let cases = dataset.cases(Split::Train)?;
@@ -302,50 +306,54 @@ impl Training {
         let mut computed = 0;
         if !events.stop_requested {
             let precompute = Precompute::new(&store, &batches, &cache, &self.config, self.shard);
-            computed = precompute.on_devices(missing, &model, others, &mut events)?.computed;
+            computed = precompute.on_devices(missing, foundation, others, &mut events)?.computed;
         }
         Ok(PrecomputeOutcome { computed, stopped: events.stop_requested })
     }
 
     /// Checks that settings, model, dataset and devices fit each other, and sets the foundation's
     /// precision. Returns the devices other than the model's own.
-    fn prepare<S: SideEncoder>(
+    fn prepare<N: SegmentationNetwork<Config = C>>(
         &self,
-        model: &mut SamLst<S>,
+        model: &mut SegmentationModel<N>,
         dataset: &Dataset,
     ) -> Result<&[Device], TrainingError> {
         let config = &self.config;
         config.validate()?;
         if *model.config() != config.model {
-            return Err(TrainingError::OtherModel { found: Box::new(model.config().clone()) });
+            return Err(TrainingError::OtherModel { found: format!("{:?}", model.config()) });
         }
         let (masks, classes) = (config.model.num_classes(), dataset.description().classes());
         if masks != classes {
             let dataset = dataset.description().name.clone();
             return Err(TrainingError::Classes { dataset, classes, masks });
         }
-        if !model.ladder.devices().iter().all(Device::is_autodiff) {
+        if !model.network.devices().iter().all(Device::is_autodiff) {
             return Err(TrainingError::NoAutodiff);
         }
-        if model.ladder.trained_tensors().is_empty() {
+        if model.trained_tensors().is_empty() {
             return Err(TrainingError::NothingTrains);
         }
         let others = match self.devices.split_first() {
-            Some((first, _)) if *first != ladder_device(&model.ladder).inner() => {
+            Some((first, _)) if *first != model.device().inner() => {
                 return Err(TrainingError::FirstDevice);
             }
             Some((_, others)) => others,
             None => &[],
         };
-        model.foundation.set_precision(config.foundation_precision)?;
+        match model.foundation.foundation_mut() {
+            Some(foundation) => foundation.set_precision(config.foundation_precision)?,
+            None if config.foundation_precision == FoundationPrecision::F32 => {}
+            None => return Err(TrainingError::NoFoundation { setting: "foundation_precision" }),
+        }
         Ok(others)
     }
 
-    fn identity<'a, S: SideEncoder>(
+    fn identity<'a, N: SegmentationNetwork<Config = C>>(
         &'a self,
-        model: &SamLst<S>,
+        model: &SegmentationModel<N>,
         dataset: &'a Dataset,
-    ) -> Identity<'a> {
+    ) -> Identity<'a, C> {
         let of = |split| dataset.all_cases().iter().filter(move |case| case.split == split);
         let cases = of(Split::Train)
             .chain(of(Split::Validation))
@@ -354,7 +362,7 @@ impl Training {
             config: &self.config,
             dataset: dataset.description().to_toml(),
             cases: cases.collect(),
-            foundation_sha256: model.foundation.weights_sha256().to_owned(),
+            foundation_sha256: model.foundation_sha256().map(str::to_owned),
         }
     }
 
@@ -376,18 +384,21 @@ impl Training {
         Ok(store)
     }
 
-    fn finish<S: SideEncoder>(
+    fn finish<N: SegmentationNetwork<Config = C>>(
         &self,
-        mut model: SamLst<S>,
+        mut model: SegmentationModel<N>,
         folder: &RunFolder,
         position: &Position,
         steps_per_epoch: u64,
-    ) -> Result<Trained<S>, TrainingError> {
-        let ladder_file = folder.file(if position.best_dsc.is_some() { BEST } else { LAST });
-        model.load_ladder(&ladder_file)?;
+    ) -> Result<Trained<N>, TrainingError> {
+        let network_file = match position.best_dsc {
+            Some(_) => folder.file(BEST),
+            None => folder.file(&last_network::<N>()),
+        };
+        model.load_network(&network_file)?;
         Ok(Trained {
             model,
-            ladder_file,
+            network_file,
             best_dsc: position.best_dsc,
             steps_per_epoch,
             config: self.config.clone(),
@@ -398,28 +409,27 @@ impl Training {
 
 /// Files and a folder of a run.
 const BEST: &str = "best.safetensors";
-const LAST: &str = "ladder.safetensors";
 const STEPS_LOG: &str = "steps.csv";
 const VALIDATION_LOG: &str = "validation.csv";
 const LEARNING_CURVE: &str = "learning-curve.svg";
 const PICTURES: &str = "pictures";
 
-impl TrainingConfig {
+impl<C: NetworkConfig> TrainingConfig<C> {
     /// The cache that a run with these settings uses; `None` if it caches nothing.
     ///
     /// # Errors
     ///
     /// [`CacheError`] if its folder can neither be read nor created.
-    pub fn embedding_cache<S: SideEncoder>(
+    pub fn embedding_cache<N: SegmentationNetwork<Config = C>>(
         &self,
-        model: &SamLst<S>,
+        model: &SegmentationModel<N>,
         folders: &TrainingFolders,
     ) -> Result<Option<EmbeddingCache>, CacheError> {
-        if self.cache.views.count() == 0 || !self.model.fusion.uses_sam() {
+        if self.cache.views.count() == 0 {
             return Ok(None);
         }
         let folder = folders.cache.join("embeddings");
-        model.embedding_cache(folder, self.cache.precision, self.cache.limit_bytes()).map(Some)
+        model.embedding_cache(folder, self.cache.precision, self.cache.limit_bytes())
     }
 
     fn batches<'a>(&self, store: &'a SliceStore<'a>) -> Batches<'a> {
@@ -432,7 +442,7 @@ impl TrainingConfig {
     }
 }
 
-fn ladder_device<S: SideEncoder>(ladder: &Ladder<S>) -> Device {
-    let devices = ladder.devices();
-    devices.into_iter().next().expect("a ladder has parameters")
+/// Name of the file of the last step's network.
+fn last_network<N: SegmentationNetwork>() -> String {
+    format!("{}.safetensors", N::Config::METHOD)
 }

@@ -4,7 +4,7 @@ use super::checkpoint::Position;
 use super::events::EventSink;
 use super::{Batches, Shard, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan};
 use crate::embeddings::{EmbeddingCache, SliceHash};
-use crate::model::{SamLst, SideEncoder};
+use crate::model::{Foundation, NetworkConfig, SegmentationModel, SegmentationNetwork};
 use burn::tensor::Tensor;
 use sam_lst_datasets::{Dataset, DatasetError, SliceStore, Split, View};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 pub(super) type ViewsBySlice = BTreeMap<usize, BTreeSet<View>>;
 
 /// The inputs of a plan.
-pub(super) struct Planner<'a, S: SideEncoder> {
-    pub model: &'a SamLst<S>,
+pub(super) struct Planner<'a, N: SegmentationNetwork> {
+    pub model: &'a SegmentationModel<N>,
     pub dataset: &'a Dataset,
-    pub config: &'a TrainingConfig,
+    pub config: &'a TrainingConfig<N::Config>,
     pub store: &'a SliceStore<'a>,
     pub batches: &'a Batches<'a>,
     pub cache: Option<&'a EmbeddingCache>,
@@ -36,7 +36,7 @@ struct Lookup {
     missing: BTreeSet<View>,
 }
 
-impl<S: SideEncoder> Planner<'_, S> {
+impl<N: SegmentationNetwork> Planner<'_, N> {
     /// Returns the plan, and the embeddings that belong in the cache and are not there yet.
     pub fn plan(
         &self,
@@ -46,7 +46,7 @@ impl<S: SideEncoder> Planner<'_, S> {
         let steps_per_epoch = self.batches.steps().div_ceil(config.accumulated_batches) as u64;
         let (cacheable, uncached) = self.needed_embeddings(steps_per_epoch);
         let (missing, cacheable_embeddings) = self.missing_embeddings(cacheable, events)?;
-        let trained = self.model.ladder.trained_tensors();
+        let trained = self.model.trained_tensors();
         let description = self.dataset.description();
         let classes = description.report_classes();
         let organ = |class| description.organ(class).name.clone();
@@ -76,8 +76,10 @@ impl<S: SideEncoder> Planner<'_, S> {
                  dataset description"
             );
         }
-        if plan.missing_embeddings() > 0 {
-            plan.time_per_embedding = Some(self.time_per_embedding());
+        if let Some(foundation) = self.model.embedding_foundation()
+            && plan.missing_embeddings() > 0
+        {
+            plan.time_per_embedding = Some(self.time_per_embedding(foundation));
         }
         Ok((plan, missing))
     }
@@ -91,7 +93,7 @@ impl<S: SideEncoder> Planner<'_, S> {
     /// of times that others are needed.
     fn needed_embeddings(&self, steps_per_epoch: u64) -> (ViewsBySlice, usize) {
         let (mut cacheable, mut uncached) = (ViewsBySlice::new(), 0);
-        if self.position.finished || !self.config.model.fusion.uses_sam() {
+        if self.position.finished || self.model.embedding_foundation().is_none() {
             return (cacheable, uncached);
         }
         let slices_per_step = self.config.accumulated_batches * self.config.batch_size;
@@ -152,13 +154,13 @@ impl<S: SideEncoder> Planner<'_, S> {
         })
     }
 
-    fn time_per_embedding(&self) -> Duration {
-        let device = self.model.foundation.device();
-        let size = self.config.model.input_size;
+    fn time_per_embedding(&self, foundation: &Foundation) -> Duration {
+        let device = foundation.device();
+        let size = self.config.model.input_size();
         let embed = || {
             let image = Tensor::<4>::zeros([1, 3, size, size], &device);
             let start = Instant::now();
-            self.model.foundation.embed(image).into_data();
+            foundation.embed(image).into_data();
             start.elapsed()
         };
         embed(); // warm-up: the first call also compiles kernels and allocates

@@ -9,7 +9,7 @@ use super::{Batches, Shard, TrainingConfig, TrainingError, TrainingEvent};
 use crate::embeddings::{
     CacheError, Claim, EmbeddingCache, EmbeddingKey, Insertion, SliceHash, flat_values,
 };
-use crate::model::{Foundation, SamLst, SideEncoder};
+use crate::model::Foundation;
 use burn::tensor::Device;
 use sam_lst_datasets::ndarray::Array3;
 use sam_lst_datasets::{SliceStore, View};
@@ -88,11 +88,11 @@ struct Queue {
 }
 
 impl<'a> Precompute<'a> {
-    pub fn new(
+    pub fn new<C>(
         store: &'a SliceStore<'a>,
         batches: &'a Batches<'a>,
         cache: &'a EmbeddingCache,
-        config: &TrainingConfig,
+        config: &TrainingConfig<C>,
         shard: Option<Shard>,
     ) -> Self {
         Self {
@@ -105,11 +105,11 @@ impl<'a> Precompute<'a> {
         }
     }
 
-    /// Computes the missing embeddings on the model's device and on `others`.
-    pub fn on_devices<S: SideEncoder>(
+    /// Computes the missing embeddings on the foundation's device and on `others`.
+    pub fn on_devices(
         &self,
         missing: ViewsBySlice,
-        model: &SamLst<S>,
+        foundation: &Foundation,
         others: &[Device],
         events: &mut EventSink<'_>,
     ) -> Result<Precomputed, TrainingError> {
@@ -121,8 +121,8 @@ impl<'a> Precompute<'a> {
             return Ok(Precomputed { computed: 0, incomplete: true });
         }
         let copies: Vec<Foundation> =
-            others.iter().map(|device| model.foundation.to_device(device)).collect();
-        self.compute_all(missing, &model.foundation, &copies, events)
+            others.iter().map(|device| foundation.to_device(device)).collect();
+        self.compute_all(missing, foundation, &copies, events)
     }
 
     /// Ends early when a stop is requested or the cache is full.

@@ -3,7 +3,7 @@
 use super::{LEARNING_CURVE, PICTURES, Trained, TrainingError, learning_curve, summary};
 use crate::evaluation::{Picture, write_png, write_reports};
 use crate::inference::{SegmentationConfig, Segmenter};
-use crate::model::SideEncoder;
+use crate::model::SegmentationNetwork;
 use sam_lst_datasets::ndarray::{ArrayView2, Axis};
 use sam_lst_datasets::{Case, Dataset, DatasetError, Split, replace_file};
 use sam_lst_metrics::{Protocol, Report};
@@ -30,7 +30,7 @@ pub struct RunReport {
     pub learning_curve: PathBuf,
 }
 
-impl<S: SideEncoder> Trained<S> {
+impl<N: SegmentationNetwork> Trained<N> {
     /// Evaluates the trained model on the test cases, or on the validation or training cases if there
     /// are none, and writes scores, pictures and the learning curve into the run's folder.
     ///
@@ -111,8 +111,8 @@ fn evaluated_cases(dataset: &Dataset) -> Result<(Split, Vec<&Case>), DatasetErro
 }
 
 /// Draws the slices of a case with the most organs: prediction and ground truth side by side.
-fn draw_case<S: SideEncoder>(
-    segmenter: &mut Segmenter<'_, S>,
+fn draw_case(
+    segmenter: &mut Segmenter<'_>,
     dataset: &Dataset,
     case: &Case,
     folder: &Path,

@@ -4,13 +4,12 @@ use super::checkpoint::{Identity, Log, Position, RunFolder};
 use super::devices::{BatchResult, DeviceWorker, Losses, RemoteWorker};
 use super::events::EventSink;
 use super::{
-    BEST, Batch, Batches, LAST, STEPS_LOG, TrainingConfig, TrainingError, TrainingEvent,
-    TrainingPlan, TrainingStep, TrainingValidation, VALIDATION_LOG, WaitTime, ladder_device,
-    summary,
+    BEST, Batch, Batches, STEPS_LOG, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan,
+    TrainingStep, TrainingValidation, VALIDATION_LOG, WaitTime, last_network, summary,
 };
-use crate::embeddings::EmbeddingCache;
+use crate::embeddings::{Embedder, EmbeddingCache};
 use crate::inference::{SegmentationConfig, Segmenter};
-use crate::model::{Ladder, SamLst, SideEncoder};
+use crate::model::{NetworkConfig, SegmentationModel, SegmentationNetwork};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -21,10 +20,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// Everything about a run that its steps do not change.
-pub(super) struct Run<'a> {
-    pub config: &'a TrainingConfig,
+pub(super) struct Run<'a, C> {
+    pub config: &'a TrainingConfig<C>,
     pub folder: &'a RunFolder,
-    pub identity: &'a Identity<'a>,
+    pub identity: &'a Identity<'a, C>,
     pub dataset: &'a Dataset,
     pub store: &'a SliceStore<'a>,
     pub batches: Batches<'a>,
@@ -38,9 +37,9 @@ pub(super) struct Run<'a> {
 }
 
 /// A run and what its steps change.
-pub(super) struct Trainer<'a, S: SideEncoder> {
-    pub run: &'a Run<'a>,
-    pub model: SamLst<S>,
+pub(super) struct Trainer<'a, N: SegmentationNetwork> {
+    pub run: &'a Run<'a, N::Config>,
+    pub model: SegmentationModel<N>,
     pub position: Position,
     pub wait_time: WaitTime,
     optimizer: ModuleOptimizer,
@@ -56,15 +55,15 @@ pub(super) struct Trainer<'a, S: SideEncoder> {
 const STEPS_HEADER: [&str; 7] =
     ["step", "epoch", "loss", "cross_entropy", "dice_loss", "learning_rate", "gate"];
 
-impl<'a> Run<'a> {
+impl<'a, C: NetworkConfig> Run<'a, C> {
     /// Trains from `position` to the end, or until a stop is requested.
-    pub fn train<S: SideEncoder>(
+    pub fn train<N: SegmentationNetwork<Config = C>>(
         &'a self,
-        model: SamLst<S>,
+        model: SegmentationModel<N>,
         optimizer: ModuleOptimizer,
         position: Position,
         events: &mut EventSink<'_>,
-    ) -> Result<(SamLst<S>, Position), TrainingError> {
+    ) -> Result<(SegmentationModel<N>, Position), TrainingError> {
         let all_cases = self.dataset.all_cases().iter();
         let validation_cases: Vec<&Case> =
             all_cases.filter(|case| case.split == Split::Validation).collect();
@@ -78,7 +77,8 @@ impl<'a> Run<'a> {
         let steps_log = self.folder.log(STEPS_LOG, &STEPS_HEADER, position.steps)?;
         let validation_log =
             self.folder.log(VALIDATION_LOG, &validation_header, validations as u64)?;
-        let foundation = model.foundation.clone();
+        let foundation = model.embedding_foundation().cloned();
+        let foundation = foundation.as_ref();
         let precision = self.config.cache.precision;
         let cache = self.cache.map(|cache| (cache, self.config.cache.views));
         let loss =
@@ -86,11 +86,10 @@ impl<'a> Run<'a> {
         std::thread::scope(|scope| {
             let start = |device: &Device| {
                 let device = device.clone().autodiff();
-                let ladder = &model.ladder;
                 RemoteWorker::start(
                     scope,
-                    ladder,
-                    &foundation,
+                    &model.network,
+                    foundation,
                     precision,
                     cache,
                     loss.clone(),
@@ -98,10 +97,10 @@ impl<'a> Run<'a> {
                 )
             };
             let remote_workers = self.devices.iter().map(start).collect();
-            let device = ladder_device(&model.ladder);
+            let device = model.device();
             let mut trainer = Trainer {
                 run: self,
-                worker: DeviceWorker::new(&foundation, precision, cache, loss.clone(), device),
+                worker: DeviceWorker::new(foundation, precision, cache, loss.clone(), device),
                 remote_workers,
                 earlier_seconds: position.seconds,
                 steps_log,
@@ -119,7 +118,7 @@ impl<'a> Run<'a> {
     }
 }
 
-impl<S: SideEncoder> Trainer<'_, S> {
+impl<N: SegmentationNetwork> Trainer<'_, N> {
     /// Breaks when a stop was requested and the run is saved, as do the steps and the validation.
     fn run(&mut self, events: &mut EventSink<'_>) -> Result<ControlFlow<()>, TrainingError> {
         let config = self.run.config;
@@ -139,7 +138,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
                 .is_some_and(|patience| self.position.without_improvement >= patience);
             self.position.finished = epochs == config.epochs || out_of_patience;
             if self.position.finished {
-                self.model.save_ladder(self.run.folder.file(LAST))?;
+                self.model.save_network(self.run.folder.file(&last_network::<N>()))?;
                 summary::write(self)?;
             }
             self.save()?;
@@ -202,7 +201,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
             cross_entropy,
             dice_loss,
             learning_rate,
-            gate: self.model.ladder.gate_value(),
+            gate: self.model.network.gate_value(),
             computed_embeddings: self.computed_embeddings(),
         };
         self.log_step(&completed)?;
@@ -210,7 +209,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         let is_due = self.position.steps.is_multiple_of(self.run.config.checkpoint_steps);
         events.emit(TrainingEvent::Step(&completed));
         let saves = events.stop_requested || (is_due && !is_last_of_epoch);
-        if (saves || is_last_of_epoch) && !parameters_are_finite(&self.model.ladder) {
+        if (saves || is_last_of_epoch) && !parameters_are_finite(&self.model.network) {
             return Err(self.not_finite(epoch, &slices.concat(), "a parameter after the step"));
         }
         if saves {
@@ -237,16 +236,18 @@ impl<S: SideEncoder> Trainer<'_, S> {
             let result = match index % (1 + self.remote_workers.len()) {
                 0 => {
                     let batch = own_batches.next().expect("the own device's share");
-                    self.worker.compute(&self.model.ladder, &batch, batches_in_step)?
+                    self.worker.compute(&self.model.network, &batch, batches_in_step)?
                 }
                 device => self.receive(device - 1, events)?,
             };
-            events.emit_cache_full(self.worker.embedder.cache_write_error());
-            gradients.accumulate(&self.model.ladder, result.gradients);
+            events.emit_cache_full(
+                self.worker.embedder.as_ref().and_then(Embedder::cache_write_error),
+            );
+            gradients.accumulate(&self.model.network, result.gradients);
             losses.push(result.losses);
         }
-        self.model.ladder =
-            self.optimizer.step(learning_rate, self.model.ladder.clone(), gradients.grads());
+        self.model.network =
+            self.optimizer.step(learning_rate, self.model.network.clone(), gradients.grads());
         Ok(losses)
     }
 
@@ -296,7 +297,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         let own = shares.remove(0);
         for (worker, share) in self.remote_workers.iter().zip(shares) {
             if !share.is_empty() {
-                worker.start_step(&self.model.ladder, share, batches_in_step);
+                worker.start_step(&self.model.network, share, batches_in_step);
             }
         }
         own
@@ -307,9 +308,9 @@ impl<S: SideEncoder> Trainer<'_, S> {
         worker: usize,
         events: &mut EventSink<'_>,
     ) -> Result<BatchResult, TrainingError> {
-        let ladder = &self.model.ladder;
+        let network = &self.model.network;
         let (result, write_error) =
-            self.remote_workers[worker].receive(ladder, &self.worker.device)?;
+            self.remote_workers[worker].receive(network, &self.worker.device)?;
         events.emit_cache_full(write_error.as_deref());
         Ok(result)
     }
@@ -318,12 +319,12 @@ impl<S: SideEncoder> Trainer<'_, S> {
     pub fn computed_embeddings(&self) -> usize {
         let remote: usize =
             self.remote_workers.iter().map(|worker| worker.computed_embeddings).sum();
-        self.run.precomputed + self.worker.embedder.computed() + remote
+        self.run.precomputed + self.worker.computed_embeddings() + remote
     }
 
     fn save(&mut self) -> Result<(), TrainingError> {
         self.position.seconds = self.seconds();
-        self.run.folder.save_checkpoint(&self.model.ladder, &self.optimizer, &self.position)
+        self.run.folder.save_checkpoint(&self.model.network, &self.optimizer, &self.position)
     }
 
     /// Duration of the run without interruptions.
@@ -344,7 +345,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         }
     }
 
-    /// Scores the validation cases after so many epochs and saves the ladder if it is the best.
+    /// Scores the validation cases after so many epochs and saves the network if it is the best.
     fn validate(
         &mut self,
         epochs: u64,
@@ -359,7 +360,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
         let mean_dsc = mean(&present).unwrap_or(0.0);
         let best = self.position.best_dsc.is_none_or(|best| mean_dsc > best);
         if best {
-            self.model.save_ladder(self.run.folder.file(BEST))?;
+            self.model.save_network(self.run.folder.file(BEST))?;
             self.position.best_dsc = Some(mean_dsc);
             self.position.best_epoch = epochs;
             self.position.without_improvement = 0;
@@ -400,7 +401,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
             let predicted = segmenter.segment(&volumes.image, |done| {
                 events.emit(TrainingEvent::Validating { case: name, done, total });
             })?;
-            events.emit_cache_full(segmenter.embedder().cache_write_error());
+            events.emit_cache_full(segmenter.embedder().and_then(Embedder::cache_write_error));
             if events.stop_requested {
                 return Ok(None);
             }
@@ -417,7 +418,7 @@ impl<S: SideEncoder> Trainer<'_, S> {
     }
 }
 
-fn parameters_are_finite<S: SideEncoder>(ladder: &Ladder<S>) -> bool {
+fn parameters_are_finite(network: &impl Module) -> bool {
     struct Finite(bool);
     impl ModuleVisitor for Finite {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -429,6 +430,6 @@ fn parameters_are_finite<S: SideEncoder>(ladder: &Ladder<S>) -> bool {
         }
     }
     let mut finite = Finite(true);
-    ladder.visit(&mut finite);
+    network.visit(&mut finite);
     finite.0
 }

@@ -3,9 +3,8 @@
 use super::TrainingError;
 use super::checkpoint::IdentifiedCase;
 use super::run::Trainer;
-use crate::model::SideEncoder;
+use crate::model::{NetworkConfig, SegmentationNetwork};
 use crate::system::peak_memory_bytes;
-use burn::module::Module;
 use sam_lst_datasets::{Split, replace_file};
 use sam_lst_metrics::Report;
 use serde::Serialize;
@@ -19,17 +18,19 @@ pub(super) const FILE: &str = "run_summary.json";
 pub const BURN_VERSION: &str = "0.22.1";
 
 #[derive(Serialize)]
-struct RunSummary<'a> {
+struct RunSummary<'a, C: NetworkConfig> {
     sam_lst_version: &'static str,
     burn_version: &'static str,
     system: String,
     threads: Option<usize>,
     device: String,
-    config: &'a super::TrainingConfig,
+    method: &'static str,
+    config: &'a super::TrainingConfig<C>,
     dataset: &'a str,
     training_cases: Vec<CaseSummary<'a>>,
     validation_cases: Vec<CaseSummary<'a>>,
-    foundation_sha256: &'a str,
+    /// `None` without a foundation.
+    foundation_sha256: Option<&'a str>,
     slices: usize,
     trained_parameters: usize,
     steps: u64,
@@ -61,7 +62,7 @@ impl<'a> CaseSummary<'a> {
 }
 
 /// Writes the summary of a run that is complete.
-pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), TrainingError> {
+pub(super) fn write<N: SegmentationNetwork>(trainer: &Trainer<'_, N>) -> Result<(), TrainingError> {
     let (run, position) = (trainer.run, &trainer.position);
     let cases = |split| run.identity.cases(split).map(CaseSummary::of).collect();
     let summary = RunSummary {
@@ -69,12 +70,13 @@ pub(super) fn write<S: SideEncoder>(trainer: &Trainer<'_, S>) -> Result<(), Trai
         burn_version: BURN_VERSION,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         threads: std::thread::available_parallelism().ok().map(usize::from),
-        device: format!("{:?}", trainer.model.ladder.devices()),
+        device: format!("{:?}", trainer.model.network.devices()),
+        method: N::Config::METHOD,
         config: run.config,
         dataset: &run.dataset.description().name,
         training_cases: cases(Split::Train),
         validation_cases: cases(Split::Validation),
-        foundation_sha256: trainer.model.foundation.weights_sha256(),
+        foundation_sha256: trainer.model.foundation_sha256(),
         slices: run.plan.slices,
         trained_parameters: run.plan.trained_parameters,
         steps: position.steps,

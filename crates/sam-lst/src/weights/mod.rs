@@ -59,5 +59,5 @@ pub(crate) use keys::{
     CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET, TINY_VIT,
 };
 pub(crate) use load::load;
-pub(crate) use state_dict::LADDER_CONFIG_KEY;
+pub(crate) use state_dict::{METHOD_KEY, NETWORK_CONFIG_KEY};
 pub(crate) use write::safetensors as write_safetensors;

@@ -9,9 +9,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// Metadata key of a ladder checkpoint's configuration. Its presence identifies a ladder
-/// checkpoint.
-pub(crate) const LADDER_CONFIG_KEY: &str = "sam_lst.config";
+/// Metadata of a trained network: its configuration. Its presence identifies the checkpoint of a
+/// network.
+pub(crate) const NETWORK_CONFIG_KEY: &str = "sam_lst.config";
+/// Metadata of a trained network: the name of its method, unless it is a ladder.
+pub(crate) const METHOD_KEY: &str = "sam_lst.method";
 
 /// The named tensors of a PyTorch or safetensors file. Opening the file reads names, shapes and
 /// types; values are read one tensor at a time when they are needed.
@@ -76,7 +78,7 @@ impl StateDict {
             });
         }
         // A ladder checkpoint's names are as they were written.
-        let tensors = if metadata.contains_key(LADDER_CONFIG_KEY) {
+        let tensors = if metadata.contains_key(NETWORK_CONFIG_KEY) {
             tensors
         } else {
             with_official_names(unwrapped(path, tensors)?)
@@ -149,11 +151,16 @@ impl StateDict {
         self.metadata.get(key).map(String::as_str)
     }
 
+    /// The method of a trained network. Files of ladders do not name it.
+    pub(crate) fn method(&self) -> &str {
+        self.metadata(METHOD_KEY).unwrap_or("ladder")
+    }
+
     /// Describes the kind of model in the file for error messages.
     pub(crate) fn describe(&self) -> String {
         let has = |name: &str| self.tensors.contains_key(name);
-        if self.metadata(LADDER_CONFIG_KEY).is_some() {
-            return "a ladder checkpoint".into();
+        if self.metadata(NETWORK_CONFIG_KEY).is_some() {
+            return format!("a trained network of the method `{}`", self.method());
         }
         if has("image_encoder.pos_embed") || has("image_encoder.patch_embed.seq.0.c.weight") {
             return "a SAM checkpoint".into();

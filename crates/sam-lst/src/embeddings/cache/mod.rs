@@ -21,7 +21,7 @@ pub(crate) use claim::Claim;
 pub use error::CacheError;
 
 use super::EmbeddingKey;
-use crate::model::{EmbeddingPrecision, SamLst, SideEncoder};
+use crate::model::{EmbeddingPrecision, NetworkConfig, SegmentationModel, SegmentationNetwork};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 /// What the embeddings of a cache are: of which network, and how large.
 ///
-/// [`SamLst::embedding_cache`] fills it in.
+/// [`SegmentationModel::embedding_cache`] fills it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingKind {
     /// A name that no other foundation has, nor this one in another precision.
@@ -313,9 +313,10 @@ impl EmbeddingCache {
     }
 }
 
-impl<S: SideEncoder> SamLst<S> {
-    /// Opens the part of a cache folder that holds this foundation's embeddings at this model's
-    /// input size. `limit_bytes` bounds the size of all its embeddings together.
+impl<N: SegmentationNetwork> SegmentationModel<N> {
+    /// Opens the part of a cache folder that holds the foundation's embeddings at this model's input
+    /// size; `None` if the network uses no embedding. `limit_bytes` bounds the size of all its
+    /// embeddings together.
     ///
     /// # Errors
     ///
@@ -325,14 +326,16 @@ impl<S: SideEncoder> SamLst<S> {
         folder: impl AsRef<Path>,
         precision: EmbeddingPrecision,
         limit_bytes: Option<u64>,
-    ) -> Result<EmbeddingCache, CacheError> {
-        let config = self.config();
+    ) -> Result<Option<EmbeddingCache>, CacheError> {
+        let Some(foundation) = self.embedding_foundation() else { return Ok(None) };
+        let input_size = self.config().input_size();
+        let grid = input_size / foundation.stride();
         let kind = EmbeddingKind {
-            foundation: self.foundation.cache_name(),
-            input_size: config.input_size,
-            shape: [config.encoder.channels(), config.grid(), config.grid()],
+            foundation: foundation.cache_name(),
+            input_size,
+            shape: [foundation.channels(), grid, grid],
             precision,
         };
-        EmbeddingCache::open(folder, kind, limit_bytes)
+        EmbeddingCache::open(folder, kind, limit_bytes).map(Some)
     }
 }

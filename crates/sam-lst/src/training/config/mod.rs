@@ -2,16 +2,18 @@ use super::OptimizationConfig;
 use crate::embeddings::CachedViews;
 use crate::inference::OutputResampling;
 use crate::model::{
-    EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting, SamLstConfig,
-    SideConfig, SliceGeometry, require,
+    EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting, NetworkConfig,
+    SamLstConfig, SideConfig, SliceGeometry, require,
 };
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
 
 mod error;
+mod method;
 mod overrides;
 
 pub use error::TrainingConfigError;
+pub use method::MethodName;
 
 /// Every setting of a training run except the data: the model, the protocol, and the cache.
 ///
@@ -30,8 +32,12 @@ pub use error::TrainingConfigError;
 /// # Ok::<(), sam_lst::training::TrainingConfigError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingConfig {
+#[serde(deny_unknown_fields, bound = "C: NetworkConfig")]
+pub struct TrainingConfig<C = SamLstConfig> {
+    /// The method, which follows from the type of the model's configuration. Settings of another
+    /// method are refused.
+    #[serde(default, skip_serializing_if = "MethodName::is_ladder")]
+    pub method: MethodName<C>,
     /// Number of passes over all slices.
     pub epochs: u64,
     /// Slices in a batch.
@@ -70,7 +76,7 @@ pub struct TrainingConfig {
     /// The embedding cache.
     pub cache: CacheConfig,
     /// The model.
-    pub model: SamLstConfig,
+    pub model: C,
 }
 
 /// Which embeddings are cached, and how.
@@ -91,6 +97,7 @@ impl TrainingConfig {
     /// The settings of the authors' code: ViT-B at 512, batches of 24, 200 epochs, AdamW.
     pub fn released(num_classes: usize) -> Self {
         Self {
+            method: MethodName::new(),
             epochs: 200,
             batch_size: 24,
             accumulated_batches: 1,
@@ -162,7 +169,9 @@ impl TrainingConfig {
         }
         config
     }
+}
 
+impl<C: NetworkConfig> TrainingConfig<C> {
     /// This configuration with the batches of each step split, so that several devices share a step:
     /// 24 slices in a step become two batches of 12. Batch norm and Dice then see 12 slices at a time,
     /// as in PyTorch's `DataParallel`, which the released code uses. A configuration whose batches
@@ -242,7 +251,7 @@ impl TrainingConfig {
         const MAX_TRAIN_SIZE: usize = 4096;
         let train_size = self.geometry.train_size.unwrap_or(1);
         require(train_size <= MAX_TRAIN_SIZE, "geometry.train_size", train_size, "at most 4096")?;
-        for (field, found) in [("seed", self.seed), ("model.seed", self.model.seed)] {
+        for (field, found) in [("seed", self.seed), ("model.seed", self.model.seed())] {
             require(i64::try_from(found).is_ok(), field, found, "below 2^63")?;
         }
         let weight = self.dice_weight;

@@ -1,7 +1,7 @@
 //! Settings from a TOML text, on top of a preset.
 
 use super::{TrainingConfig, TrainingConfigError};
-use crate::model::EncoderConfig;
+use crate::model::{EncoderConfig, NetworkConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use std::path::Path;
 const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
 /// A table whose keys depend on the kind of encoder: that of another kind replaces it.
 const ENCODER: &str = "model.encoder";
-/// Settings that are absent from a written configuration when they are `None`.
-const OPTIONAL: [&str; 2] = ["patience", "cache.limit_gb"];
+/// Settings that are absent from a written configuration when they have their default.
+const OPTIONAL: [&str; 3] = ["method", "patience", "cache.limit_gb"];
 
-impl TrainingConfig {
+impl<C: NetworkConfig> TrainingConfig<C> {
     /// This configuration with the settings of a TOML text. `origin` names the text in messages.
     ///
     /// Tables are merged key by key, except `geometry`, `optimization.optimizer` and `model.side`,
