@@ -20,4 +20,5 @@ mod support;
 mod tiny_vit;
 mod training;
 mod trajectory;
+mod unet;
 mod weights;

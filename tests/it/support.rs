@@ -8,7 +8,7 @@ use sam_lst::model::SideConfig;
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::weights::official_name;
-use sam_lst::{DecoderTuning, Ladder, SamLst, SamLstConfig};
+use sam_lst::{DecoderTuning, SamLst, SamLstConfig};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -188,7 +188,10 @@ fn apply_cases(model: &mut SamLst, cases: &Cases) {
 }
 
 /// The gradients of a backward pass by official name.
-pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<String, TensorData> {
+pub fn gradients(
+    network: &impl Module,
+    gradients: &GradientsParams,
+) -> BTreeMap<String, TensorData> {
     struct Collect<'a> {
         path: Vec<String>,
         gradients: &'a GradientsParams,
@@ -215,7 +218,7 @@ pub fn gradients(ladder: &Ladder, gradients: &GradientsParams) -> BTreeMap<Strin
         }
     }
     let mut collect = Collect { path: Vec::new(), gradients, found: BTreeMap::new() };
-    ladder.visit(&mut collect);
+    network.visit(&mut collect);
     collect.found
 }
 

@@ -102,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     if let Some(case) = dataset.cases(Split::Test)?.first() {
         note(&format!(
             "\nTo segment a test phantom with this model:\n  sam-lst segment {} organs.nii.gz \
-             --sam {} --ladder {}",
+             --sam {} --network {}",
             quoted(case.files.paths()[0]),
             quoted(&foundation),
             quoted(&trained.network_file)

@@ -38,6 +38,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
+    arguments.data.check_foundation()?;
     arguments.data.check_inputs()?;
     // A precomputation has no run folder.
     let cache = &arguments.settings.cache;

@@ -14,7 +14,7 @@ use sam_lst::datasets::{label_ranges, read_geometry, read_label_numbers};
 use sam_lst::embeddings::Embedder;
 use sam_lst::evaluation::{CasePairs, FolderPairs, LabelNumbers, write_reports};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
-use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Segmenter, Split};
+use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Split};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ in mm, pictures in voxels; an organ in only one of the files scores 0. Files pai
 Examples:
   sam-lst evaluate --pred predictions --label labels --dataset synapse --output scores/mine
   sam-lst evaluate --pred predictions --data mri --dataset mri.toml
-  sam-lst evaluate --data mri --sam lite_medsam.pth --ladder runs/mri/best.safetensors";
+  sam-lst evaluate --data mri --sam lite_medsam.pth --network runs/mri/best.safetensors";
 
 /// Score predicted label volumes, or a model on a dataset's test cases
 #[derive(Args)]
@@ -35,7 +35,7 @@ Examples:
 #[command(group = ArgGroup::new("truth").args(["label", "data"]).required(true))]
 pub struct Arguments {
     /// Folder of predictions: NIfTI, NRRD, MetaImage or pictures
-    #[arg(long, value_name = "DIR", conflicts_with = "ladder")]
+    #[arg(long, value_name = "DIR", conflicts_with = "network")]
     pred: Option<PathBuf>,
     /// Folder of ground truth, of the same formats
     #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "sam")]
@@ -46,13 +46,13 @@ pub struct Arguments {
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
     sam: Option<PathBuf>,
-    /// The trained ladder: .safetensors [default: none, SAM untrained and without prompts]
-    #[arg(long, value_name = "FILE", requires = "data")]
-    ladder: Option<PathBuf>,
-    /// What --sam must contain without --ladder; only MedSAM must be named [default: any]
-    #[arg(long, value_name = "NAME", value_enum, requires = "sam", conflicts_with = "ladder")]
+    /// The trained network: .safetensors [default: none, SAM untrained and without prompts]
+    #[arg(long, value_name = "FILE", requires = "data", alias = "ladder")]
+    network: Option<PathBuf>,
+    /// What --sam must contain without --network; only MedSAM must be named [default: any]
+    #[arg(long, value_name = "NAME", value_enum, requires = "sam", conflicts_with = "network")]
     variant: Option<Variant>,
-    /// Dataset description, TOML, or `synapse` [default: the ladder's, or numbers]
+    /// Dataset description, TOML, or `synapse` [default: the network's, or numbers]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     /// How cases are scored
@@ -108,7 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
             score_cases(arguments, predictions, data, protocols)?
         }
         (None, _, Some(data)) => score_model(arguments, data, protocols)?,
-        _ => bail!("no input; give --pred and --label, --pred and --data, or --data and --sam"),
+        _ => bail!("no input; give --pred and --label, --pred and --data, or --data and --network"),
     };
     let mut files = Vec::new();
     if let (Some(prefix), Some(staging)) = (&arguments.output, staging) {
@@ -140,7 +140,7 @@ impl Arguments {
 
     /// Files and folders that are read.
     fn inputs(&self) -> Vec<&Path> {
-        let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.ladder, &self.dataset];
+        let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.network, &self.dataset];
         inputs.into_iter().flatten().map(PathBuf::as_path).collect()
     }
 }
@@ -149,7 +149,7 @@ fn check_inputs(arguments: &Arguments) -> Result<()> {
     for folder in [&arguments.pred, &arguments.label, &arguments.data].into_iter().flatten() {
         output::check_input(folder)?;
     }
-    for checkpoint in [&arguments.sam, &arguments.ladder].into_iter().flatten() {
+    for checkpoint in [&arguments.sam, &arguments.network].into_iter().flatten() {
         output::check_checkpoint(checkpoint)?;
     }
     Ok(())
@@ -295,18 +295,23 @@ fn show_label_numbers(numbers: &LabelNumbers, description: &DatasetDescription) 
     }
 }
 
+const NO_MODEL: &str = "no model; give --network, --sam, or both";
+
 fn score_model(
     arguments: &Arguments,
     data: &Path,
     mut protocols: Vec<Protocol>,
 ) -> Result<Evaluation> {
-    let Some(sam) = &arguments.sam else { bail!("no model; give --sam") };
+    let sam = arguments.sam.as_deref();
+    if sam.is_none() && arguments.network.is_none() {
+        bail!(NO_MODEL);
+    }
     let options = &arguments.model;
     let device = open_device(&options.device)?;
     let description = arguments.dataset.as_deref();
-    let task = match &arguments.ladder {
-        Some(ladder) => {
-            read_task(ladder, description.map(DatasetDescription::from_file).transpose()?)?
+    let task = match &arguments.network {
+        Some(network) => {
+            read_task(network, sam, description.map(DatasetDescription::from_file).transpose()?)?
         }
         None => untrained_task(describe_data(data, description)?),
     };
@@ -318,11 +323,12 @@ fn score_model(
     let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     note(&format!("test:       {}", names.join(", ")));
     adapt_to_spacing(&dataset, &mut protocols)?;
-    let model = match &arguments.ladder {
-        Some(ladder) => options.load(sam, ladder, &device)?,
-        None => {
+    let model = match (&arguments.network, sam) {
+        (Some(network), _) => options.load(sam, network, &device)?,
+        (None, None) => bail!(NO_MODEL),
+        (None, Some(sam)) => {
             note(
-                "without --ladder, SAM's decoder predicts one mask per class without prompts and \
+                "without --network, SAM's decoder predicts one mask per class without prompts and \
                  without training",
             );
             let config = foundation::model(sam, arguments.variant, classes)?;
@@ -330,7 +336,7 @@ fn score_model(
         }
     };
     let cache = options.open_cache(&model, &task)?;
-    let mut segmenter = Segmenter::new(&model, segmentation);
+    let mut segmenter = model.segmenter(segmentation);
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }

@@ -11,6 +11,7 @@ mod evaluate;
 mod foundation;
 mod inspect;
 mod interrupt;
+mod method;
 mod model;
 mod output;
 mod overlays;
@@ -42,7 +43,7 @@ Examples:
   sam-lst demo
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
   sam-lst segment ct.nii.gz organs.nii.gz --sam sam_vit_b_01ec64.pth \\
-      --ladder runs/synapse/ladder.safetensors
+      --network runs/synapse/ladder.safetensors
   sam-lst evaluate --pred predictions --label labels";
 
 /// Fine-tunes the Segment Anything Model for medical images by ladder side-tuning

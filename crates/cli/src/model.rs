@@ -1,16 +1,16 @@
 //! A trained model for `segment` and `evaluate`.
 
 use crate::arguments::{Precision, at_least_one};
-use crate::output;
 use crate::progress::Spinner;
-use anyhow::{Result, bail};
+use crate::{WrongUsage, output};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::inference::OutputResampling;
-use sam_lst::model::{EmbeddingPrecision, NetworkMetadata, Task};
+use sam_lst::model::{EmbeddingPrecision, ModelError, NetworkMetadata, Task};
 use sam_lst::{
-    DatasetDescription, EmbeddingCache, Fusion, SamLst, SamLstConfig, SegmentationConfig,
-    SliceGeometry,
+    DatasetDescription, EmbeddingCache, FoundationPrecision, Fusion, PretrainedModel, SamLst,
+    SamLstConfig, SegmentationConfig, SliceGeometry,
 };
 use std::path::{Path, PathBuf};
 
@@ -40,11 +40,20 @@ enum Resampling {
     Logits,
 }
 
-/// The task of a ladder, with another description of the dataset if one is given. Reads only the
-/// ladder's metadata.
-pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Result<Task> {
-    let metadata = NetworkMetadata::read(ladder)?;
-    let masks = metadata.config::<SamLstConfig>()?.num_classes();
+/// The task of a trained network, with another description of the dataset if one is given. Reads only
+/// its metadata, and checks that there is a foundation if, and only if, the network needs one.
+pub fn read_task(
+    network: &Path,
+    sam: Option<&Path>,
+    description: Option<DatasetDescription>,
+) -> Result<Task> {
+    let metadata = NetworkMetadata::read(network)?;
+    PretrainedModel::check_foundation(&metadata, network, sam).map_err(|error| match error {
+        ModelError::MissingFoundation { .. } => anyhow!("{error}; give it with --sam FILE"),
+        ModelError::UnusedFoundation { .. } => anyhow!("{error}; remove --sam"),
+        error => error.into(),
+    })?;
+    let masks = PretrainedModel::num_classes(&metadata)?;
     let task = match (metadata.task, description) {
         (Some(task), None) => task,
         (task, Some(dataset)) => {
@@ -53,15 +62,15 @@ pub fn read_task(ladder: &Path, description: Option<DatasetDescription>) -> Resu
         }
         (None, None) => bail!(
             "cannot use {}: it does not say which organs its masks are; add --dataset FILE",
-            ladder.display()
+            network.display()
         ),
     };
     let classes = task.dataset.classes();
     if masks != classes {
         bail!(
             "cannot use {}: it predicts {masks} masks, but the dataset `{}` has {classes} classes \
-             including the background; choose the ladder or the description that fits",
-            ladder.display(),
+             including the background; choose the network or the description that fits",
+            network.display(),
             task.dataset.name
         );
     }
@@ -83,10 +92,15 @@ impl ModelOptions {
         }
     }
 
-    /// Loads the model.
-    pub fn load(&self, sam: &Path, ladder: &Path, device: &Device) -> Result<SamLst> {
-        let _spinner = Spinner::loading(sam);
-        self.with_precision(SamLst::from_pretrained(sam, ladder, device)?)
+    /// Loads a trained model.
+    pub fn load(
+        &self,
+        sam: Option<&Path>,
+        network: &Path,
+        device: &Device,
+    ) -> Result<PretrainedModel> {
+        let _spinner = Spinner::loading(sam.unwrap_or(network));
+        self.with_precision(PretrainedModel::load(network, sam, device)?)
     }
 
     /// Loads SAM without a ladder: [`Fusion::Untrained`].
@@ -95,14 +109,23 @@ impl ModelOptions {
         config: SamLstConfig,
         sam: &Path,
         device: &Device,
-    ) -> Result<SamLst> {
+    ) -> Result<PretrainedModel> {
         let _spinner = Spinner::loading(sam);
         let config = config.with_fusion(Fusion::Untrained);
-        self.with_precision(SamLst::from_official(&config, sam, None, device)?)
+        let model = SamLst::from_official(&config, sam, None, device)?;
+        self.with_precision(PretrainedModel::Ladder(model))
     }
 
-    fn with_precision(&self, mut model: SamLst) -> Result<SamLst> {
-        model.foundation.set_precision(self.precision.into())?;
+    fn with_precision(&self, mut model: PretrainedModel) -> Result<PretrainedModel> {
+        let precision = self.precision.into();
+        match model.foundation_mut() {
+            Some(foundation) => foundation.set_precision(precision)?,
+            None if precision == FoundationPrecision::F32 => {}
+            None => bail!(WrongUsage(
+                "--precision is that of the foundation, and the model has none; remove it"
+                    .to_owned()
+            )),
+        }
         Ok(model)
     }
 
@@ -119,7 +142,11 @@ impl ModelOptions {
     }
 
     /// The cache of the model's embeddings, if there is to be one.
-    pub fn open_cache(&self, model: &SamLst, task: &Task) -> Result<Option<EmbeddingCache>> {
+    pub fn open_cache(
+        &self,
+        model: &PretrainedModel,
+        task: &Task,
+    ) -> Result<Option<EmbeddingCache>> {
         let open = |cache: &PathBuf| {
             // The same folder as in training.
             model.embedding_cache(cache.join("embeddings"), task.embedding_precision, None)

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::datasets::Validation;
-use sam_lst::{CachedViews, Dataset, SamLst, Split, TrainingConfig};
+use sam_lst::{CachedViews, Dataset, NetworkConfig, SamLst, Split, TrainingConfig};
 use std::path::{Path, PathBuf};
 
 /// What is trained on, over which foundation.
@@ -30,15 +30,15 @@ pub struct DataArguments {
     /// `demo`: a random foundation, to try data without a checkpoint
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     #[arg(conflicts_with = "sam")]
-    foundation: Option<WithoutCheckpoint>,
+    pub foundation: Option<WithoutCheckpoint>,
     /// What --sam must contain; only MedSAM must be named [default: any]
     #[arg(long, value_name = "NAME", value_enum, requires = "sam")]
-    variant: Option<Variant>,
+    pub variant: Option<Variant>,
 }
 
 /// A foundation that needs no checkpoint.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum WithoutCheckpoint {
+pub enum WithoutCheckpoint {
     Demo,
 }
 
@@ -56,24 +56,24 @@ pub struct SettingsArguments {
     batch_size: Option<usize>,
     /// Cached views: all, discrete, identity or 0 to 44 [default: discrete]
     #[arg(long, value_name = "VIEWS")]
-    cache_views: Option<CachedViews>,
+    pub cache_views: Option<CachedViews>,
     /// Size limit of the embedding cache in 10^9 bytes [default: none]
     #[arg(long, value_name = "GB", value_parser = not_negative)]
-    cache_limit_gb: Option<f64>,
+    pub cache_limit_gb: Option<f64>,
     /// Devices: cpu, or cuda:0,cuda:1 ... to share the work
     #[arg(long, value_name = "LIST", default_value = "cpu", value_delimiter = ',')]
     pub device: Vec<String>,
-    /// Precision of the foundation [default: f32]
-    #[arg(long, value_name = "TYPE", value_enum)]
-    precision: Option<Precision>,
+    /// Precision of the foundation: f32, f16 or bf16 [default: f32]
+    #[arg(long, value_name = "TYPE", value_enum, hide_possible_values = true)]
+    pub precision: Option<Precision>,
     /// Folder of slices and embeddings, shared by runs
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
 }
 
 impl DataArguments {
-    /// Checks that all inputs exist.
-    pub fn check_inputs(&self) -> Result<()> {
+    /// Checks that there is a foundation.
+    pub fn check_foundation(&self) -> Result<()> {
         if self.sam.is_none() && self.foundation.is_none() {
             bail!(WrongUsage(
                 "no foundation: give --sam FILE (`sam-lst weights` says how to get one), or \
@@ -81,6 +81,11 @@ impl DataArguments {
                     .to_owned()
             ));
         }
+        Ok(())
+    }
+
+    /// Checks that all inputs exist.
+    pub fn check_inputs(&self) -> Result<()> {
         output::check_input(&self.data)?;
         self.sam.as_deref().map_or(Ok(()), output::check_checkpoint)
     }
@@ -131,7 +136,7 @@ impl DataArguments {
 
 impl SettingsArguments {
     /// A preset with the settings of the file and of the arguments.
-    pub fn apply(&self, preset: TrainingConfig) -> Result<TrainingConfig> {
+    pub fn apply<C: NetworkConfig>(&self, preset: TrainingConfig<C>) -> Result<TrainingConfig<C>> {
         let mut config = with_file(preset, self.config.as_deref())?;
         if let Some(epochs) = self.epochs {
             config.epochs = epochs as u64;
@@ -153,7 +158,10 @@ impl SettingsArguments {
 }
 
 /// A preset with the settings of a file, if there is one.
-pub fn with_file(preset: TrainingConfig, file: Option<&Path>) -> Result<TrainingConfig> {
+pub fn with_file<C: NetworkConfig>(
+    preset: TrainingConfig<C>,
+    file: Option<&Path>,
+) -> Result<TrainingConfig<C>> {
     Ok(match file {
         Some(file) => preset.with_overrides_from_file(file)?,
         None => preset,
@@ -161,15 +169,15 @@ pub fn with_file(preset: TrainingConfig, file: Option<&Path>) -> Result<Training
 }
 
 /// Checks that settings are valid and fit the dataset, and that there is something to train on.
-pub fn check(config: &TrainingConfig, dataset: &Dataset) -> Result<()> {
+pub fn check<C: NetworkConfig>(config: &TrainingConfig<C>, dataset: &Dataset) -> Result<()> {
     config.validate()?;
     dataset.cases(Split::Train)?;
     let description = dataset.description();
     let (masks, classes) = (config.model.num_classes(), description.classes());
     if masks != classes {
         bail!(
-            "cannot train: `model.decoder.num_masks` is {masks}, but the dataset `{}` has \
-             {classes} classes including the background",
+            "cannot train: the settings are for {masks} classes, but the dataset `{}` has {classes} \
+             including the background",
             description.name
         );
     }

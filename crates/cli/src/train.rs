@@ -2,44 +2,49 @@
 
 use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
+use crate::method::{LadderMethod, Method, MethodName, UNetMethod};
 use crate::settings::{DataArguments, SettingsArguments, check};
-use crate::training::{
-    check_cases, check_folders, save_random_foundation, show_cases, train, write_report,
-};
+use crate::training::{check_cases, check_folders, show_cases, train, write_report};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use sam_lst::{Dataset, Fusion, Split, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{Dataset, Split, Training, TrainingFolders};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Presets: `released` is the authors' code (AdamW), `paper` the paper (Adam). --fusion selects a row
-of its Table II. Ctrl-C (or q) saves and stops; the same command resumes an interrupted run.
+of its Table II. The method `decoder` trains SAM's mask decoder alone, `unet` a U-Net without any
+foundation. Ctrl-C (or q) saves and stops; the same command resumes an interrupted run.
 
 Examples:
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
   sam-lst train --data mri --dataset mri.toml --validation 0.1 --sam sam_vit_b_01ec64.pth \\
       --run runs/mri --device cuda:0
-  sam-lst train --data Task02_Heart --foundation demo --run runs/heart";
+  sam-lst train --data Task02_Heart --method unet --run runs/heart-unet";
 
-/// Train a ladder on a dataset, score it on the test cases, and draw pictures
+/// Train a network on a dataset, score it on the test cases, and draw pictures
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
+    /// What is trained: ladder, decoder or unet
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = MethodName::Ladder)]
+    #[arg(hide_possible_values = true)]
+    pub method: MethodName,
     #[command(flatten)]
-    data: DataArguments,
+    pub data: DataArguments,
     /// torchvision's ResNet18: .pth or .safetensors [default: random]
     #[arg(long, value_name = "FILE", conflicts_with = "foundation")]
-    resnet: Option<PathBuf>,
-    /// Published settings
+    pub resnet: Option<PathBuf>,
+    /// Published settings: released or paper
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Preset::Released)]
+    #[arg(hide_possible_values = true)]
     #[arg(conflicts_with = "foundation")]
-    preset: Preset,
-    /// Embedding for the decoder [default: gated]
-    #[arg(long, value_name = "NAME", value_enum)]
-    fusion: Option<FusionName>,
+    pub preset: Preset,
+    /// Embedding for the decoder: gated, side-only or sam-only [default: gated]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub fusion: Option<FusionName>,
     #[command(flatten)]
-    settings: SettingsArguments,
+    pub settings: SettingsArguments,
     /// Folder of the run [default: runs/ and the dataset's name]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
@@ -52,21 +57,30 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Preset {
+pub enum Preset {
     Released,
     Paper,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum FusionName {
+pub enum FusionName {
     Gated,
     SideOnly,
     SamOnly,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
+    match arguments.method {
+        MethodName::Ladder | MethodName::Decoder => run_method::<LadderMethod>(arguments),
+        MethodName::Unet => run_method::<UNetMethod>(arguments),
+    }
+}
+
+fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
-    check_inputs(arguments)?;
+    M::check(arguments)?;
+    arguments.data.check_inputs()?;
+    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)?;
     let folders = |run: &Path| TrainingFolders {
         run: run.to_owned(),
         cache: arguments.settings.cache.clone(),
@@ -82,28 +96,20 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     if arguments.run.is_none() {
         check_folders(&folders, &arguments.inputs())?;
     }
-    let config = arguments.config(dataset.description().classes())?;
+    let config = M::config(arguments, dataset.description().classes())?;
     check(&config, &dataset)?;
     show_cases(&dataset);
     let config = config.split_across(devices.len())?;
     check_cases(&dataset, &[Split::Validation, Split::Test])?;
-    let model = arguments.data.load(&config, arguments.resnet.as_deref(), &devices[0])?;
+    let model = M::load(arguments, &config, &devices[0])?;
     let training = Training::new(config.clone(), folders).devices(&devices);
     let display = Display::new(Mode::new(arguments.plain || arguments.json));
     let Some(trained) = train(&training, model, &dataset, display)? else {
         return Ok(Status::Stopped);
     };
-    let foundation = match arguments.data.sam {
-        Some(_) => None,
-        None => Some(save_random_foundation(&config.model, &run, &devices[0])?),
-    };
+    let foundation = M::save_random_foundation(arguments, &config.model, &run, &devices[0])?;
     write_report(&trained, &dataset, &run, foundation.as_deref(), arguments.json)?;
     Ok(Status::Done)
-}
-
-fn check_inputs(arguments: &Arguments) -> Result<()> {
-    arguments.data.check_inputs()?;
-    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)
 }
 
 /// A folder that is named after the dataset.
@@ -119,20 +125,5 @@ impl Arguments {
         let mut inputs = self.data.inputs();
         inputs.extend(self.resnet.as_deref());
         inputs
-    }
-
-    fn config(&self, classes: usize) -> Result<TrainingConfig> {
-        let preset = match self.preset {
-            Preset::Released => TrainingConfig::released(classes),
-            Preset::Paper => TrainingConfig::paper(classes),
-        };
-        let mut config = self.settings.apply(self.data.over_foundation(preset, classes)?)?;
-        match self.fusion {
-            Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,
-            Some(FusionName::SideOnly) => config.model.fusion = Fusion::SideOnly,
-            Some(FusionName::SamOnly) => config.model.fusion = Fusion::SamOnly,
-            None => {}
-        }
-        Ok(config)
     }
 }

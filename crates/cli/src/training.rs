@@ -8,7 +8,8 @@ use burn::tensor::Device;
 use sam_lst::datasets::Case;
 use sam_lst::training::RunReport;
 use sam_lst::{
-    Dataset, Ladder, Outcome, SamLst, SamLstConfig, Split, Trained, Training, TrainingFolders,
+    Dataset, NetworkConfig, Outcome, SamLstConfig, SegmentationModel, SegmentationNetwork, Split,
+    Trained, Training, TrainingFolders,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -44,19 +45,21 @@ pub fn check_folders(folders: &TrainingFolders, inputs: &[&Path]) -> Result<()> 
         output::check_not_input(folder, inputs)?;
         output::check_writable(folder)?;
     }
-    for name in ["ladder.safetensors", "best.safetensors", "foundation.safetensors"] {
+    for name in
+        ["ladder.safetensors", "unet.safetensors", "best.safetensors", "foundation.safetensors"]
+    {
         output::check_not_input(&folders.run.join(name), inputs)?;
     }
     Ok(())
 }
 
 /// Trains, resumes or loads a run. `None` if the user stopped it.
-pub fn train(
-    training: &Training,
-    model: SamLst,
+pub fn train<N: SegmentationNetwork>(
+    training: &Training<N::Config>,
+    model: SegmentationModel<N>,
     dataset: &Dataset,
     mut display: Display,
-) -> Result<Option<Trained<Ladder>>> {
+) -> Result<Option<Trained<N>>> {
     let outcome = training.run(model, dataset, |event| display.show(&event));
     drop(display);
     match outcome? {
@@ -86,8 +89,8 @@ pub fn save_random_foundation(
 
 /// Scores a finished run, writes its report and prints it, with the file of the foundation where the
 /// user need not have named it.
-pub fn write_report(
-    trained: &Trained<Ladder>,
+pub fn write_report<N: SegmentationNetwork>(
+    trained: &Trained<N>,
     dataset: &Dataset,
     run: &Path,
     foundation: Option<&Path>,
@@ -101,7 +104,8 @@ pub fn write_report(
         let path = |path: &Path| path.display().to_string();
         return output::print_json(&json!({
             "run": path(run),
-            "ladder": path(&trained.network_file),
+            "method": N::Config::METHOD,
+            "network": path(&trained.network_file),
             "foundation": foundation.map(path),
             "best_validation_dsc": trained.best_dsc,
             "split": written.split,
@@ -114,8 +118,8 @@ pub fn write_report(
     output::print(&describe(trained, &written, run, foundation))
 }
 
-fn describe(
-    trained: &Trained<Ladder>,
+fn describe<N: SegmentationNetwork>(
+    trained: &Trained<N>,
     written: &RunReport,
     run: &Path,
     foundation: Option<&Path>,
@@ -126,7 +130,7 @@ fn describe(
     if let Some(dsc) = trained.best_dsc {
         text += &format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
     }
-    report::file_line(&mut text, "trained ladder", &trained.network_file);
+    report::file_line(&mut text, "trained network", &trained.network_file);
     if let Some(foundation) = foundation {
         report::file_line(&mut text, "foundation", foundation);
     }

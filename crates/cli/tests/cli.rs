@@ -147,8 +147,8 @@ fn wrong_usage_exits_with_2() {
         &["embed", "--data", "d", "--sam", "s", "--cache-views", "some"],
         &["segment", "a.nii", "b.nii", "--sam", "s"],
         &["evaluate"],
-        &["evaluate", "--pred", "p", "--label", "l", "--data", "d", "--sam", "s", "--ladder", "l"],
-        &["evaluate", "--data", "d", "--label", "l", "--sam", "s", "--ladder", "l"],
+        &["evaluate", "--pred", "p", "--label", "l", "--data", "d", "--sam", "s", "--network", "l"],
+        &["evaluate", "--data", "d", "--label", "l", "--sam", "s", "--network", "l"],
         &["demo", "--epochs", "0"],
     ];
     for arguments in wrong {
@@ -277,7 +277,7 @@ fn unusable_paths_are_reported_before_anything_is_read() {
     for name in ["ct.nii.gz", "slice.png", "s.pth", "l.safetensors"] {
         std::fs::write(at.join(name), "not what its name says").expect("writes");
     }
-    let model = ["--sam", "s.pth", "--ladder", "l.safetensors"];
+    let model = ["--sam", "s.pth", "--network", "l.safetensors"];
     let arguments = |input, output, more: &[&'static str]| {
         [&["segment", input, output], &model[..], more].concat()
     };
@@ -388,14 +388,14 @@ fn a_model_is_trained_and_evaluated() {
     let trained = run_json(at, &train);
     assert_eq!((&trained["split"], &trained["cases"]), (&"test".into(), &2.into()));
     assert_eq!(trained["reports"].as_array().map(Vec::len), Some(2));
-    let ladder = trained["ladder"].as_str().expect("a path");
+    let ladder = trained["network"].as_str().expect("a path");
     assert_eq!(ladder, "runs/synapse/best.safetensors");
     let [text, stderr] = run(at, &train, 0);
     assert!(text.contains("pancreas") && text.contains(ladder), "{text}");
     assert!(stderr.contains("5 steps in 1 epoch,"), "{stderr}");
 
     let image = "phantoms/RawData/Training/img/img0001.nii.gz";
-    let model = ["--sam", "sam.safetensors", "--ladder", ladder];
+    let model = ["--sam", "sam.safetensors", "--network", ladder];
     let segment = [&["segment", image, "pred/img0001.nii.gz"], &model[..]].concat();
     let segment = [&segment[..], &["--overlays", "pictures", "--cache", "runs/cache"]].concat();
     let segmented = run_json(at, &segment);
@@ -447,7 +447,10 @@ fn a_model_is_trained_and_evaluated() {
     let untrained = ["evaluate", "--data", "phantoms", "--sam", "alone.safetensors"];
     let [text, stderr] = run(at, &untrained, 0);
     assert!(text.contains("2 cases;") && text.contains("pancreas"), "{text}");
-    assert!(stderr.contains("without --ladder") && stderr.contains("without training"), "{stderr}");
+    assert!(
+        stderr.contains("without --network") && stderr.contains("without training"),
+        "{stderr}"
+    );
     let variant = [&untrained[..], &["--variant", "med-sam"]].concat();
     fails(at, &variant, &["alone.safetensors", "--variant says"]);
 }
@@ -491,8 +494,8 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
     assert_eq!(trained["foundation"], "runs/mine/foundation.safetensors");
     assert_eq!((&trained["split"], &trained["cases"]), (&"test".into(), &1.into()));
     let image = "mine/images/patient0001.nii.gz";
-    let ladder = trained["ladder"].as_str().expect("a path");
-    let segment = ["segment", image, "out.nii.gz", "--ladder", ladder, "--sam"];
+    let ladder = trained["network"].as_str().expect("a path");
+    let segment = ["segment", image, "out.nii.gz", "--network", ladder, "--sam"];
     run(at, &[&segment[..], &["runs/mine/foundation.safetensors"]].concat(), 0);
     std::fs::create_dir(at.join("empty")).expect("a folder");
     fails(
@@ -559,7 +562,7 @@ fn a_demo_stopped_by_ctrl_c_is_resumed_by_the_same_command() {
     let [stdout, stderr] = run(at, &arguments, 0);
     assert!(stderr.contains("resuming after step"), "{stderr}");
     let result: Value = serde_json::from_str(&stdout).expect("JSON");
-    for key in ["ladder", "foundation", "learning_curve"] {
+    for key in ["network", "foundation", "learning_curve"] {
         let file = PathBuf::from(result[key].as_str().expect("a path"));
         assert!(at.join(&file).is_file(), "{}", file.display());
     }

@@ -56,13 +56,13 @@ pub fn batch_norm(
     assert_eq!(weight.dims(), [channels], "one weight per channel");
     assert_eq!(bias.dims(), [channels], "one bias per channel");
     let read = |tensor: &Tensor<1>| -> Vec<f32> { tensor.to_data().iter().collect() };
-    let inverse = |variance: f32| (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32;
-    let norm = BatchNorm {
+    let inverse = |variance: f32| inverse_deviation(variance, epsilon);
+    let norm = ChannelNorm {
         mean: read(&statistics.mean),
         inverse_deviation: read(&statistics.variance).into_iter().map(inverse).collect(),
-        relu,
     };
     assert_eq!(norm.mean.len(), channels, "one mean per channel");
+    let norm = BatchNorm { norm, relu };
     match shortcut {
         Some(shortcut) => {
             assert_eq!(shortcut.dims(), input.dims(), "shapes of the shortcut and of the input");
@@ -74,8 +74,7 @@ pub fn batch_norm(
 
 #[derive(Debug, Clone)]
 struct BatchNorm {
-    mean: Vec<f32>,
-    inverse_deviation: Vec<f32>,
+    norm: ChannelNorm,
     relu: bool,
 }
 
@@ -87,8 +86,8 @@ impl Operation<3> for BatchNorm {
     fn forward(&self, inputs: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Self::Saved) {
         let inputs = inputs.map(contiguous);
         let [input, weight, bias] = &inputs;
-        let affine = self.coefficients(weight, bias);
-        let output = apply_affine(values(input), &affine, None, self.relu);
+        let affine = self.norm.coefficients(values(weight), values(bias));
+        let output = apply_affine(values(input), &affine, None, self.negative_slope());
         (tensor(output, shape::<4>(input)), inputs)
     }
 
@@ -98,8 +97,9 @@ impl Operation<3> for BatchNorm {
         gradient: FlexTensor,
         _: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        let relu_affine = self.relu.then(|| self.coefficients(&weight, &bias));
-        self.gradients(&input, &weight, relu_affine.as_ref(), &contiguous(gradient))
+        let affine = self.norm.coefficients(values(&weight), values(&bias));
+        let activation = self.relu.then_some((&affine, self.negative_slope()));
+        self.gradients(&input, &weight, activation, &contiguous(gradient))
     }
 }
 
@@ -110,8 +110,9 @@ impl Operation<4> for BatchNorm {
 
     fn forward(&self, inputs: [FlexTensor; 4], _: [bool; 4]) -> (FlexTensor, Self::Saved) {
         let [input, weight, bias, shortcut] = inputs.map(contiguous);
-        let affine = self.coefficients(&weight, &bias);
-        let output = apply_affine(values(&input), &affine, Some(values(&shortcut)), self.relu);
+        let affine = self.norm.coefficients(values(&weight), values(&bias));
+        let slope = self.negative_slope();
+        let output = apply_affine(values(&input), &affine, Some(values(&shortcut)), slope);
         let output = tensor(output, shape::<4>(&input));
         let rectified = self.relu.then(|| output.clone());
         (output, (input, weight, rectified))
@@ -141,39 +142,74 @@ impl Operation<4> for BatchNorm {
 }
 
 impl BatchNorm {
-    /// The normalisation as one scale and one shift per channel.
-    fn coefficients(&self, weight: &FlexTensor, bias: &FlexTensor) -> [Vec<f32>; 2] {
-        let scale = values(weight).iter().zip(&self.inverse_deviation);
-        let scale: Vec<f32> = scale.map(|(weight, inverse)| weight * inverse).collect();
-        let shift = values(bias).iter().zip(&self.mean).zip(&scale);
-        let shift = shift.map(|((bias, mean), scale)| bias - mean * scale);
-        let shift = shift.collect();
-        [scale, shift]
+    fn negative_slope(&self) -> f32 {
+        if self.relu { 0.0 } else { 1.0 }
     }
 
-    /// The gradients of input, weight and bias. `relu_affine` are the scale and the shift whose
-    /// result went through ReLU.
+    /// The gradients of input, weight and bias. `activation` is that which followed directly.
     fn gradients(
         &self,
         input: &FlexTensor,
         weight: &FlexTensor,
-        relu_affine: Option<&[Vec<f32>; 2]>,
+        activation: Option<(&Affine, f32)>,
         gradient: &FlexTensor,
     ) -> [Option<FlexTensor>; 3] {
-        let pixels = Pixels {
-            input: values(input),
-            gradient: values(gradient),
-            relu_affine: relu_affine.map(|[scale, shift]| [&scale[..], &shift[..]]),
+        let pixels = self.norm.pixels(values(input), values(gradient), activation);
+        let mut input_gradient = buffer::zeros(values(gradient).len());
+        let parameters = pixels.gradients(values(weight), &mut input_gradient);
+        let [weight, bias] = parameters.map(|sums| tensor(to_f32(sums), [self.norm.channels()]));
+        [Some(tensor(input_gradient, shape::<4>(input))), Some(weight), Some(bias)]
+    }
+}
+
+/// A scale and a shift for each channel.
+pub(crate) type Affine = [Vec<f32>; 2];
+
+/// The inverse standard deviation for a variance.
+pub(crate) fn inverse_deviation(variance: f32, epsilon: f64) -> f32 {
+    (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32
+}
+
+/// The statistics by which each channel is normalised.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelNorm {
+    pub mean: Vec<f32>,
+    pub inverse_deviation: Vec<f32>,
+}
+
+impl ChannelNorm {
+    fn channels(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// The normalisation as one scale and one shift per channel.
+    pub fn coefficients(&self, weight: &[f32], bias: &[f32]) -> Affine {
+        let scale = weight.iter().zip(&self.inverse_deviation);
+        let scale: Vec<f32> = scale.map(|(weight, inverse)| weight * inverse).collect();
+        let shift = bias.iter().zip(&self.mean).zip(&scale);
+        let shift = shift.map(|((bias, mean), scale)| bias - mean * scale).collect();
+        [scale, shift]
+    }
+
+    /// Pixels with the gradient of their normalisation or, if there is one, of the activation with a
+    /// negative slope that followed it.
+    pub fn pixels<'a>(
+        &'a self,
+        input: &'a [f32],
+        gradient: &'a [f32],
+        activation: Option<(&'a Affine, f32)>,
+    ) -> Pixels<'a> {
+        Pixels {
+            input,
+            gradient,
+            activation: activation.map(|([scale, shift], negative_slope)| Activation {
+                scale,
+                shift,
+                negative_slope,
+            }),
             mean: &self.mean,
             inverse_deviation: &self.inverse_deviation,
-        };
-        let [input_gradient, weight_gradient, bias_gradient] = pixels.gradients(values(weight));
-        let channels = [self.mean.len()];
-        [
-            Some(tensor(input_gradient, shape::<4>(input))),
-            Some(tensor(weight_gradient, channels)),
-            Some(tensor(bias_gradient, channels)),
-        ]
+        }
     }
 }
 
@@ -181,7 +217,7 @@ impl BatchNorm {
 const PIXELS: usize = 512;
 
 /// Mean and biased variance of each channel.
-fn channel_moments(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn channel_moments(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let arch = Arch::new();
     let parts: Vec<(Vec<f64>, Vec<f32>)> = input
         .par_chunks(PIXELS * channels)
@@ -251,42 +287,53 @@ impl WithSimd for PartMoments<'_> {
     }
 }
 
-/// `scale * input + shift` by channel, plus `shortcut` if there is one, then ReLU if `relu`.
+/// `scale * input + shift` by channel, plus `shortcut` if there is one; then negative values are
+/// multiplied by `negative_slope`: 0 for ReLU, 1 for none.
 fn apply_affine(
     input: &[f32],
-    [scale, shift]: &[Vec<f32>; 2],
+    affine: &Affine,
     shortcut: Option<&[f32]>,
-    relu: bool,
+    negative_slope: f32,
 ) -> Vec<f32> {
+    let mut output = buffer::zeros(input.len());
+    write_affine(input, affine, shortcut, negative_slope, &mut output);
+    output
+}
+
+/// As [`apply_affine`], into `output`.
+pub(crate) fn write_affine(
+    input: &[f32],
+    [scale, shift]: &Affine,
+    shortcut: Option<&[f32]>,
+    negative_slope: f32,
+    output: &mut [f32],
+) {
     let channels = scale.len();
     let arch = Arch::new();
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let mut output = buffer::zeros(input.len());
     output.par_chunks_mut(PIXELS * channels).enumerate().for_each(|(part, output)| {
         let start = part * PIXELS * channels;
         let input = &input[start..][..output.len()];
         let shortcut = shortcut.map(|shortcut| &shortcut[start..][..output.len()]);
-        arch.dispatch(Affine { input, scale, shift, shortcut, floor, output });
+        arch.dispatch(WriteAffine { input, scale, shift, shortcut, negative_slope, output });
     });
-    output
 }
 
 /// Computes some pixels of [`apply_affine`].
-struct Affine<'a> {
+struct WriteAffine<'a> {
     input: &'a [f32],
     scale: &'a [f32],
     shift: &'a [f32],
     shortcut: Option<&'a [f32]>,
-    floor: f32,
+    negative_slope: f32,
     output: &'a mut [f32],
 }
 
-impl WithSimd for Affine<'_> {
+impl WithSimd for WriteAffine<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let (channels, floor) = (self.scale.len(), self.floor);
+        let (channels, slope) = (self.scale.len(), self.negative_slope);
         let pixels = self.output.chunks_exact_mut(channels);
         for (output, (i, input)) in pixels.zip(self.input.chunks_exact(channels).enumerate()) {
             let lines = input.iter().zip(self.scale).zip(self.shift);
@@ -296,12 +343,12 @@ impl WithSimd for Affine<'_> {
                     let shortcut = &shortcut[i * channels..][..channels];
                     for ((output, value), &shortcut) in output.iter_mut().zip(values).zip(shortcut)
                     {
-                        *output = at_least(value + shortcut, floor);
+                        *output = activated(value + shortcut, slope);
                     }
                 }
                 None => {
                     for (output, value) in output.iter_mut().zip(values) {
-                        *output = at_least(value, floor);
+                        *output = activated(value, slope);
                     }
                 }
             }
@@ -309,10 +356,18 @@ impl WithSimd for Affine<'_> {
     }
 }
 
-/// The larger value. A NaN stays NaN, as in Burn's and PyTorch's ReLU.
+/// Leaky ReLU: a negative value times `negative_slope`. A NaN stays NaN, as in Burn and PyTorch, and
+/// with a slope of 0 negative infinity becomes 0.
 #[inline(always)]
-fn at_least(value: f32, floor: f32) -> f32 {
-    if value < floor { floor } else { value }
+fn activated(value: f32, negative_slope: f32) -> f32 {
+    // Adding 0 makes -0 0.
+    if value < 0.0 { negative_slope * value.max(f32::MIN) + 0.0 } else { value }
+}
+
+/// The gradient of [`activated`] with respect to `value`, times `gradient`.
+#[inline(always)]
+fn activated_gradient(gradient: f32, value: f32, negative_slope: f32) -> f32 {
+    if value > 0.0 { gradient } else { negative_slope * gradient }
 }
 
 /// Values per task of the gradient of ReLU.
@@ -339,32 +394,35 @@ impl WithSimd for ReluGradient<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         for (gradient, &output) in self.gradient.iter_mut().zip(self.output) {
-            *gradient = where_positive(*gradient, output);
+            *gradient = activated_gradient(*gradient, output, 0.0);
         }
     }
 }
 
-#[inline(always)]
-fn where_positive(gradient: f32, output: f32) -> f32 {
-    if output > 0.0 { gradient } else { 0.0 }
-}
-
 /// Pixels of a normalisation by the batch's own statistics, and the gradient of what followed it.
 #[derive(Clone, Copy)]
-struct Pixels<'a> {
+pub(crate) struct Pixels<'a> {
     input: &'a [f32],
-    /// The gradient of ReLU's output if there is a `relu_affine`, else that of the normalisation's.
+    /// The gradient of the activation's output if there is one, else of the normalisation's.
     gradient: &'a [f32],
-    /// The scale and the shift of [`apply_affine`] if ReLU followed directly: its output is
-    /// computed again, so it need not be saved.
-    relu_affine: Option<[&'a [f32]; 2]>,
+    activation: Option<Activation<'a>>,
     mean: &'a [f32],
     inverse_deviation: &'a [f32],
 }
 
+/// An activation that followed the normalisation directly. Its input is computed again, so it need
+/// not be saved.
+#[derive(Clone, Copy)]
+struct Activation<'a> {
+    /// Those of [`apply_affine`].
+    scale: &'a [f32],
+    shift: &'a [f32],
+    negative_slope: f32,
+}
+
 impl Pixels<'_> {
-    /// The gradients of input, weight and bias.
-    fn gradients(&self, weight: &[f32]) -> [Vec<f32>; 3] {
+    /// Writes the gradient of the input and returns those of weight and bias.
+    pub fn gradients(&self, weight: &[f32], input_gradient: &mut [f32]) -> [Vec<f64>; 2] {
         let channels = self.mean.len();
         let arch = Arch::new();
         let size = PIXELS * channels;
@@ -395,13 +453,12 @@ impl Pixels<'_> {
             .collect();
         let column = |i: usize| -> Vec<f32> { coefficients.iter().map(|c| c[i]).collect() };
         let columns = [0, 1, 2].map(column);
-        let mut input_gradient = buffer::zeros(self.gradient.len());
         input_gradient.par_chunks_mut(size).enumerate().for_each(|(i, out)| {
             let pixels = part(i, out.len());
             let [scale, slope, offset] = &columns;
             arch.dispatch(InputGradient { pixels, scale, slope, offset, out });
         });
-        [input_gradient, to_f32(weight_gradient), to_f32(bias_gradient)]
+        [weight_gradient, bias_gradient]
     }
 }
 
@@ -421,12 +478,13 @@ impl WithSimd for GradientSums<'_> {
         for (gradient, input) in pixels.gradient.chunks_exact(channels).zip(inputs) {
             let sums = sums.iter_mut().zip(&mut products).zip(pixels.mean);
             let values = gradient.iter().zip(input);
-            match pixels.relu_affine {
-                Some([scale, shift]) => {
+            match pixels.activation {
+                Some(Activation { scale, shift, negative_slope }) => {
                     for ((((sum, product), &mean), (&gradient, &input)), (&scale, &shift)) in
                         sums.zip(values).zip(scale.iter().zip(shift))
                     {
-                        let gradient = where_positive(gradient, input * scale + shift);
+                        let value = input * scale + shift;
+                        let gradient = activated_gradient(gradient, value, negative_slope);
                         *sum += gradient;
                         *product += gradient * (input - mean);
                     }
@@ -469,13 +527,14 @@ impl WithSimd for InputGradient<'_> {
             let values = gradient.iter().zip(input);
             let lines = self.slope.iter().zip(self.offset);
             let lines = out.iter_mut().zip(self.scale).zip(lines);
-            match pixels.relu_affine {
-                Some([relu_scale, shift]) => {
-                    let affine = relu_scale.iter().zip(shift);
+            match pixels.activation {
+                Some(Activation { scale: activation_scale, shift, negative_slope }) => {
+                    let affine = activation_scale.iter().zip(shift);
                     for ((((out, &scale), (&slope, &offset)), (&gradient, &input)), affine) in
                         lines.zip(values).zip(affine)
                     {
-                        let gradient = where_positive(gradient, input * affine.0 + affine.1);
+                        let value = input * affine.0 + affine.1;
+                        let gradient = activated_gradient(gradient, value, negative_slope);
                         *out = scale * gradient + slope * input + offset;
                     }
                 }

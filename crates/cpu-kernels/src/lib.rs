@@ -1,7 +1,7 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
 //! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the
-//! image encoders; convolution, batch norm, max-pooling and resizing of the side network; the sums of
-//! the losses. All but windowed attention and depthwise convolution, which only the frozen encoders
+//! image encoders; convolution, batch norm, max-pooling and resizing of the side network; instance
+//! norm of the U-Net; the sums of the losses. All but windowed attention and depthwise convolution, which only the frozen encoders
 //! use, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
@@ -41,6 +41,8 @@ mod depthwise_conv2d;
 #[cfg(feature = "flex")]
 mod gelu;
 #[cfg(feature = "flex")]
+mod instance_norm;
+#[cfg(feature = "flex")]
 mod layer_norm;
 #[cfg(feature = "flex")]
 mod linear;
@@ -64,8 +66,8 @@ pub use taps::Taps;
 #[cfg(not(feature = "flex"))]
 pub use unsupported::{
     attention, batch_norm, biased_window_attention, class_sums, conv_transpose2d, conv2d,
-    depthwise_conv2d, gelu, is_supported, is_supported_without_autodiff, layer_norm, linear,
-    linear_by_image, max_pool, moments, resample, window_attention,
+    depthwise_conv2d, gelu, instance_norm, is_supported, is_supported_without_autodiff, layer_norm,
+    linear, linear_by_image, max_pool, moments, resample, window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
@@ -77,6 +79,7 @@ pub use {
     conv2d::conv2d,
     depthwise_conv2d::depthwise_conv2d,
     gelu::gelu,
+    instance_norm::instance_norm,
     layer_norm::layer_norm,
     linear::{linear, linear_by_image},
     max_pool::max_pool,

@@ -67,6 +67,16 @@ pub fn batch_norm(
     unsupported()
 }
 
+/// Instance normalisation, then leaky ReLU. Panics without the feature `flex`.
+pub fn instance_norm(
+    input: Tensor<4>,
+    [weight, bias]: [Tensor<1>; 2],
+    epsilon: f64,
+    negative_slope: f32,
+) -> Tensor<4> {
+    unsupported()
+}
+
 /// Max-pooling over 3 x 3 windows with stride 2 and padding 1. Panics without the feature `flex`.
 pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
     unsupported()

@@ -2,7 +2,7 @@
 
 use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{LayerNormConfig, PaddingConfig2d};
-use burn::tensor::activation::{self, log_softmax, relu, softmax};
+use burn::tensor::activation::{self, leaky_relu, log_softmax, relu, softmax};
 use burn::tensor::module::{batch_norm_train, conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Tolerance};
@@ -190,6 +190,37 @@ fn batch_norm_matches_burn() {
 }
 
 #[test]
+fn instance_norm_matches_burn() {
+    for (shape, negative_slope) in
+        [([2, 5, 7, 3], 0.01), ([3, 40, 21, 40], 0.0), ([1, 4, 4, 17], 1.0)]
+    {
+        let [batch, rows, columns, channels] = shape;
+        let input = leaf([batch, channels, rows, columns]);
+        let (weight, bias) = (leaf([channels]), leaf([channels]));
+        let images = (0..batch).map(|image| {
+            let image = input.clone().narrow(0, image, 1);
+            batch_norm_train(image, weight.clone(), bias.clone(), 1e-5).output
+        });
+        let expected = leaky_relu(Tensor::cat(images.collect(), 0), negative_slope);
+        let parameters = [weight.clone(), bias.clone()];
+        let actual = channels_last(input.clone());
+        let actual = kernels::instance_norm(actual, parameters, 1e-5, negative_slope as f32);
+        let actual = channels_first(actual);
+        let context = format!("{shape:?}, slope {negative_slope}");
+        assert_close(actual.to_data(), &expected.to_data(), &context);
+        let [actual, expected] = [score(actual).backward(), score(expected).backward()];
+        let [of_actual, of_expected] = [&actual, &expected]
+            .map(|gradients| input.grad(gradients).expect("a gradient").into_data());
+        assert_close(of_actual, &of_expected, &context);
+        for parameter in [&weight, &bias] {
+            let [actual, expected] = [&actual, &expected]
+                .map(|gradients| parameter.grad(gradients).expect("a gradient").into_data());
+            assert_close(actual, &expected, &context);
+        }
+    }
+}
+
+#[test]
 fn variance_around_a_large_mean_does_not_cancel() {
     let device = Device::flex();
     let data = TensorData::new(values(2 * 40 * 40 * 2, 3000.0, 0.5), [2, 40, 40, 2]);
@@ -328,6 +359,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let total = score(output.clone()) + attended.clone().powi_scalar(2).sum();
             let total = total + sums.clone().powi_scalar(2).sum() + score(enlarged.clone());
             let total = total + projected.clone().powi_scalar(2).sum();
+            let affine = [leaf([40]).inner() * 0.0 + 1.0, leaf([40]).inner() * 0.0];
+            let normed = kernels::instance_norm(output.clone(), affine, 1e-5, 0.01);
+            let total = total + score(normed.clone());
             let gradients = total.backward();
             [
                 output.into_data(),
@@ -335,6 +369,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 sums.into_data(),
                 enlarged.into_data(),
                 projected.into_data(),
+                normed.into_data(),
                 projection.grad(&gradients).expect("a gradient").into_data(),
                 tokens.grad(&gradients).expect("a gradient").into_data(),
                 input.grad(&gradients).expect("a gradient").into_data(),

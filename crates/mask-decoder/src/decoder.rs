@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{
-    LayerNorm2d, LayerNorm2dConfig, flatten_leading, gelu, linear, resize_bilinear,
+    LayerNorm2d, LayerNorm2dConfig, gelu, linear, resize_bilinear, upsample, upsample_channels_last,
 };
 
 /// Which parameters of the mask decoder are trained. The IoU head is never trained, because no loss
@@ -321,40 +321,6 @@ impl OutputUpscaling {
         let image = upsample_channels_last(&self.conv1, image); // [B, 2 G, 2 G, C / 4]
         let image = gelu(self.norm.forward_channels_last(image));
         gelu(upsample_channels_last(&self.conv2, image))
-    }
-}
-
-/// A 2 x 2 transposed convolution with stride 2, `[B, H, W, C]` to `[B, 2 H, 2 W, O]`.
-fn upsample_channels_last(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
-    let weight = conv.weight.val(); // [C, O, 2, 2]
-    let bias = match &conv.bias {
-        Some(bias) => bias.val(),
-        None => Tensor::zeros([weight.dims()[1]], &input.device().inner()),
-    };
-    sam_lst_cpu_kernels::conv_transpose2d(input, weight, bias, 2)
-}
-
-/// A 2 x 2 transposed convolution with stride 2. Its windows do not overlap, so it is a single
-/// product, and so is each of its gradients.
-///
-/// # Shapes
-///
-/// - input: `[B, C, H, W]`
-/// - output: `[B, O, 2 H, 2 W]`
-fn upsample(conv: &ConvTranspose2d, input: Tensor<4>) -> Tensor<4> {
-    let [batch, channels, height, width] = input.dims();
-    let weight = conv.weight.val(); // [C, O, 2, 2]
-    let [expected, channels_out, ..] = weight.dims();
-    assert_eq!(channels, expected, "expected {expected} channels, found {:?}", input.dims());
-    let pixels = flatten_leading(input.permute([0, 2, 3, 1])); // [B H W, C]
-    let weight = weight.reshape([channels as i32, -1]); // [C, O 2 2]
-    let windows: Tensor<6> =
-        pixels.matmul(weight).reshape([batch, height, width, channels_out, 2, 2]);
-    let output =
-        windows.permute([0, 3, 1, 4, 2, 5]).reshape([batch, channels_out, 2 * height, 2 * width]);
-    match &conv.bias {
-        Some(bias) => output + bias.val().reshape([1, -1, 1, 1]),
-        None => output,
     }
 }
 

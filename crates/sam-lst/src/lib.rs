@@ -10,6 +10,7 @@ pub mod training;
 pub mod weights;
 
 pub use image;
+pub use sam_lst_baselines as baselines;
 pub use sam_lst_datasets as datasets;
 pub use sam_lst_gated_fusion as gated_fusion;
 pub use sam_lst_losses as losses;
@@ -24,7 +25,7 @@ pub use datasets::{Dataset, DatasetDescription, PhantomConfig, Split, Volume};
 pub use embeddings::{CachedViews, EmbeddingCache};
 pub use evaluation::FolderPairs;
 pub use gated_fusion::Fusion;
-pub use inference::{SegmentationConfig, Segmenter};
+pub use inference::{PretrainedModel, SegmentationConfig, Segmenter};
 pub use losses::CrossEntropyDiceLossConfig;
 pub use mask_decoder::DecoderTuning;
 pub use metrics::{Protocol, Report};

@@ -1,4 +1,5 @@
-//! Layers and functions shared by the image encoders, the mask decoder and the side network.
+//! Layers and functions shared by the image encoders, the mask decoder, the side network and the
+//! baselines.
 //!
 //! # Notation
 //!
@@ -14,6 +15,7 @@ mod neck;
 mod pointwise;
 mod precision;
 mod resize;
+mod upsample;
 mod windows;
 
 pub use activation::{Activation, gelu};
@@ -28,4 +30,5 @@ pub use precision::{cast_like, round_weights};
 pub use resize::{
     interpolation_matrix, resize_bilinear, resize_bilinear_channels_last, resize_linear,
 };
+pub use upsample::{upsample, upsample_channels_last};
 pub use windows::{QkvOrder, attend_in_windows};

@@ -28,10 +28,10 @@ numbers of the training dataset: NIfTI, PNG or TIFF of a picture, DICOM SEG (.dc
 
 Examples:
   sam-lst segment ct.nii.gz organs.nii.gz --sam lite_medsam.pth \\
-      --ladder runs/synapse/ladder.safetensors --overlays pictures
-  sam-lst segment mri predictions --cases test --sam lite_medsam.pth --ladder ladder.safetensors";
+      --network runs/synapse/ladder.safetensors --overlays pictures
+  sam-lst segment mri predictions --cases test --sam lite_medsam.pth --network ladder.safetensors";
 
-/// Segment images with a trained ladder
+/// Segment images with a trained network
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -39,19 +39,19 @@ pub struct Arguments {
     input: PathBuf,
     /// The labels to write, on the image's grid; of several images, their folder
     output: PathBuf,
-    /// SAM's checkpoint, as in training: .pth or .safetensors
+    /// SAM's checkpoint, as in training, unless the method has none: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
-    sam: PathBuf,
-    /// The trained ladder: .safetensors
-    #[arg(long, value_name = "FILE")]
-    ladder: PathBuf,
+    sam: Option<PathBuf>,
+    /// The trained network: .safetensors
+    #[arg(long, value_name = "FILE", alias = "ladder")]
+    network: PathBuf,
     /// Segment these cases of the dataset in INPUT
     #[arg(long, value_name = "CASES")]
     cases: Option<Cases>,
     /// Folder for pictures of slices with organs [default: none]
     #[arg(long, value_name = "DIR")]
     overlays: Option<PathBuf>,
-    /// Dataset description, TOML [default: that in the ladder]
+    /// Dataset description, TOML [default: that in the network's file]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     #[command(flatten)]
@@ -118,17 +118,18 @@ impl Staged {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
-    let Arguments { input, output, sam, ladder, model: options, .. } = arguments;
+    let Arguments { input, output, network, model: options, .. } = arguments;
+    let sam = arguments.sam.as_deref();
     output::check_input(input)?;
     if is_single(input, arguments.cases) {
         arguments.check_single()?;
     }
-    output::check_checkpoint(sam)?;
-    output::check_checkpoint(ladder)?;
+    sam.map_or(Ok(()), output::check_checkpoint)?;
+    output::check_checkpoint(network)?;
     options.check()?;
     let device = open_device(&options.device)?;
     let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
-    let task = read_task(ladder, description)?;
+    let task = read_task(network, sam, description)?;
     let images = Images::find(input, arguments.cases, &task.dataset)?;
     let (jobs, _staging) = match &images {
         Images::One(image) => (vec![arguments.single_job(image, &task)?], None),
@@ -142,9 +143,9 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         note(&format!("all labels exist in {}", output.display()));
         return Ok(Status::Done);
     }
-    let model = options.load(sam, ladder, &device)?;
+    let model = options.load(sam, network, &device)?;
     let cache = options.open_cache(&model, &task)?;
-    let mut segmenter = Segmenter::new(&model, options.segmentation(&task));
+    let mut segmenter = model.segmenter(options.segmentation(&task));
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }
@@ -170,7 +171,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
 impl Arguments {
     /// Files that are read besides the images.
     fn inputs(&self) -> Vec<&Path> {
-        let files = [&self.sam, &self.ladder].into_iter().chain(&self.dataset);
+        let files = self.sam.iter().chain([&self.network]).chain(&self.dataset);
         files.map(PathBuf::as_path).collect()
     }
 

@@ -14,6 +14,8 @@ impl CachedViews {
     pub const ALL: Self = Self(View::COUNT);
     /// The identity and the four reflections: three quarters of all draws.
     pub const DISCRETE: Self = Self(5);
+    /// No view.
+    pub const NONE: Self = Self(0);
     /// The identity alone.
     pub const IDENTITY: Self = Self(1);
 

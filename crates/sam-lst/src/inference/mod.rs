@@ -2,10 +2,12 @@
 //! original SAM.
 
 mod predictor;
+mod pretrained;
 mod resize;
 mod segmenter;
 mod volume_boxes;
 
 pub use predictor::{ImagePrompts, Masks, Predictor, PredictorError};
+pub use pretrained::PretrainedModel;
 pub use segmenter::{OutputResampling, SegmentationConfig, Segmenter};
 pub use volume_boxes::{VolumeBox, VolumeObject, VolumeObjects};

@@ -84,6 +84,44 @@ pub enum ModelError {
         /// The checkpoint's method.
         found: String,
     },
+    /// The checkpoint is of a method that this library does not know.
+    #[error(
+        "cannot load {}: it contains a network of the method `{method}`, which this program does not \
+         know; load it in the program that trained it",
+        path.display()
+    )]
+    UnknownMethod {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its method.
+        method: String,
+    },
+    /// The method needs the foundation that the network was trained over.
+    #[error(
+        "cannot load {}: a network of the method `{method}` needs the checkpoint of the foundation \
+         that it was trained over",
+        path.display()
+    )]
+    MissingFoundation {
+        /// The checkpoint of the network.
+        path: PathBuf,
+        /// Its method.
+        method: String,
+    },
+    /// The method has no foundation.
+    #[error(
+        "cannot use {}: the network in {} is of the method `{method}`, which has no foundation",
+        foundation.display(),
+        path.display()
+    )]
+    UnusedFoundation {
+        /// The checkpoint of the network.
+        path: PathBuf,
+        /// Its method.
+        method: String,
+        /// The checkpoint of the foundation.
+        foundation: PathBuf,
+    },
     /// The network was trained with other frozen weights than the model's.
     #[error(
         "cannot load {}: it was trained with another {part} (SHA-256 {expected}) than the \

@@ -1,6 +1,7 @@
 //! Models: a [`SegmentationNetwork`] that is trained and, where it uses one, a frozen [`Foundation`],
 //! combined in a [`SegmentationModel`]. [`SamLst`] is that of ladder side-tuning.
 
+mod baseline;
 mod checkpoint;
 mod config;
 mod embedding_precision;
@@ -16,6 +17,7 @@ mod segmentation_model;
 mod side_encoder;
 mod task;
 
+pub use baseline::{Baseline, BaselineConfig};
 pub use checkpoint::NetworkMetadata;
 pub use config::{PixelScale, SamLstConfig, SideConfig};
 pub use embedding_precision::EmbeddingPrecision;

@@ -120,8 +120,10 @@ pub enum TrainingError {
         found: String,
     },
     /// A setting of the foundation, which the model does not have.
-    #[error("`{setting}` is set, but the method has no foundation; remove the setting")]
+    #[error("`{setting}` is set, but the method `{method}` has no foundation; remove the setting")]
     NoFoundation {
+        /// The method.
+        method: &'static str,
         /// Name of the setting.
         setting: &'static str,
     },

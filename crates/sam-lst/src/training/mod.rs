@@ -343,8 +343,7 @@ impl<C: NetworkConfig> Training<C> {
         };
         match model.foundation.foundation_mut() {
             Some(foundation) => foundation.set_precision(config.foundation_precision)?,
-            None if config.foundation_precision == FoundationPrecision::F32 => {}
-            None => return Err(TrainingError::NoFoundation { setting: "foundation_precision" }),
+            None => config.check_without_foundation()?,
         }
         Ok(others)
     }
@@ -435,6 +434,18 @@ impl<C: NetworkConfig> TrainingConfig<C> {
     fn batches<'a>(&self, store: &'a SliceStore<'a>) -> Batches<'a> {
         let batches = Batches::new(store, &self.model, self.geometry, self.batch_size, self.seed);
         if self.augmentation { batches } else { batches.without_augmentation() }
+    }
+
+    /// Checks that no setting of a foundation is set.
+    fn check_without_foundation(&self) -> Result<(), TrainingError> {
+        let setting = if self.foundation_precision != FoundationPrecision::F32 {
+            "foundation_precision"
+        } else if self.cache.views.count() > 0 {
+            "cache.views"
+        } else {
+            return Ok(());
+        };
+        Err(TrainingError::NoFoundation { setting, method: C::METHOD })
     }
 
     fn validates_after(&self, epochs: u64) -> bool {

@@ -2,9 +2,10 @@ use super::OptimizationConfig;
 use crate::embeddings::CachedViews;
 use crate::inference::OutputResampling;
 use crate::model::{
-    EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting, NetworkConfig,
-    SamLstConfig, SideConfig, SliceGeometry, require,
+    BaselineConfig, EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting,
+    NetworkConfig, SamLstConfig, SideConfig, SliceGeometry, require,
 };
+use sam_lst_baselines::UNetConfig;
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,17 @@ impl TrainingConfig {
         Self { optimization: OptimizationConfig::paper(), ..Self::released(num_classes) }
     }
 
+    /// The settings of [`released`](Self::released) for a 2D U-Net with nnU-Net's choices: the same
+    /// slices, views, loss, optimizer and schedule, so that only the network differs. Slices are not
+    /// enlarged from 224 x 224 pixels.
+    pub fn unet(num_classes: usize) -> TrainingConfig<BaselineConfig<UNetConfig>> {
+        let released = Self::released(num_classes);
+        let cache = CacheConfig { views: CachedViews::NONE, ..released.cache };
+        let network = UNetConfig::new(num_classes);
+        let model = BaselineConfig { network, input_size: 224, seed: 0 };
+        TrainingConfig { cache, ..released.with_model(model) }
+    }
+
     /// A tiny model over a random foundation, for synthetic phantoms at 256 x 256: minutes on a
     /// laptop.
     pub fn demo(num_classes: usize) -> Self {
@@ -172,6 +184,29 @@ impl TrainingConfig {
 }
 
 impl<C: NetworkConfig> TrainingConfig<C> {
+    /// This configuration for another model, which may be of another method.
+    pub fn with_model<M: NetworkConfig>(self, model: M) -> TrainingConfig<M> {
+        TrainingConfig {
+            method: MethodName::new(),
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            accumulated_batches: self.accumulated_batches,
+            seed: self.seed,
+            augmentation: self.augmentation,
+            dice_weight: self.dice_weight,
+            validation_epochs: self.validation_epochs,
+            patience: self.patience,
+            checkpoint_steps: self.checkpoint_steps,
+            workers: self.workers,
+            output: self.output,
+            geometry: self.geometry,
+            foundation_precision: self.foundation_precision,
+            optimization: self.optimization,
+            cache: self.cache,
+            model,
+        }
+    }
+
     /// This configuration with the batches of each step split, so that several devices share a step:
     /// 24 slices in a step become two batches of 12. Batch norm and Dice then see 12 slices at a time,
     /// as in PyTorch's `DataParallel`, which the released code uses. A configuration whose batches

@@ -1,0 +1,173 @@
+//! The methods of `sam-lst train`.
+
+use crate::WrongUsage;
+use crate::settings::DataArguments;
+use crate::train::{Arguments, FusionName, Preset};
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clap::ValueEnum;
+use sam_lst::baselines::{UNet, UNetConfig};
+use sam_lst::model::BaselineConfig;
+use sam_lst::training::OptimizationConfig;
+use sam_lst::{
+    DecoderTuning, Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork,
+    TrainingConfig,
+};
+use std::path::{Path, PathBuf};
+
+/// A method by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodName {
+    /// Ladder side-tuning
+    Ladder,
+    /// SAM's mask decoder alone, over the frozen encoder
+    Decoder,
+    /// 2D U-Net with nnU-Net's choices, from scratch
+    Unet,
+}
+
+/// How a method is configured and created.
+pub trait Method {
+    type Network: SegmentationNetwork;
+
+    /// Checks the arguments that do not fit the method.
+    fn check(arguments: &Arguments) -> Result<()>;
+
+    /// The settings of the preset and the arguments.
+    fn config(
+        arguments: &Arguments,
+        classes: usize,
+    ) -> Result<TrainingConfig<<Self::Network as SegmentationNetwork>::Config>>;
+
+    /// The model, ready for training.
+    fn load(
+        arguments: &Arguments,
+        config: &TrainingConfig<<Self::Network as SegmentationNetwork>::Config>,
+        device: &Device,
+    ) -> Result<SegmentationModel<Self::Network>>;
+
+    /// Saves a random foundation in the run's folder, if there is one: the network is useless
+    /// without it.
+    fn save_random_foundation(
+        arguments: &Arguments,
+        config: &<Self::Network as SegmentationNetwork>::Config,
+        run: &Path,
+        device: &Device,
+    ) -> Result<Option<PathBuf>>;
+}
+
+/// The ladder, or the decoder alone.
+pub struct LadderMethod;
+
+/// The U-Net.
+pub struct UNetMethod;
+
+impl Method for LadderMethod {
+    type Network = Ladder;
+
+    fn check(arguments: &Arguments) -> Result<()> {
+        arguments.data.check_foundation()?;
+        if arguments.method == MethodName::Decoder {
+            let unused = [
+                (arguments.fusion.is_some(), "--fusion"),
+                (arguments.resnet.is_some(), "--resnet"),
+            ];
+            check_unused("decoder", "has no side network", &unused)?;
+        }
+        Ok(())
+    }
+
+    fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
+        let preset = match arguments.preset {
+            Preset::Released => TrainingConfig::released(classes),
+            Preset::Paper => TrainingConfig::paper(classes),
+        };
+        let mut preset = arguments.data.over_foundation(preset, classes)?;
+        if arguments.method == MethodName::Decoder {
+            preset.model.fusion = Fusion::SamOnly;
+            preset.model.tuning = DecoderTuning::Full;
+        }
+        let mut config = arguments.settings.apply(preset)?;
+        match arguments.fusion {
+            Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,
+            Some(FusionName::SideOnly) => config.model.fusion = Fusion::SideOnly,
+            Some(FusionName::SamOnly) => config.model.fusion = Fusion::SamOnly,
+            None => {}
+        }
+        Ok(config)
+    }
+
+    fn load(arguments: &Arguments, config: &TrainingConfig, device: &Device) -> Result<SamLst> {
+        arguments.data.load(config, arguments.resnet.as_deref(), device)
+    }
+
+    fn save_random_foundation(
+        arguments: &Arguments,
+        config: &SamLstConfig,
+        run: &Path,
+        device: &Device,
+    ) -> Result<Option<PathBuf>> {
+        match arguments.data.sam {
+            Some(_) => Ok(None),
+            None => crate::training::save_random_foundation(config, run, device).map(Some),
+        }
+    }
+}
+
+impl Method for UNetMethod {
+    type Network = UNet;
+
+    fn check(arguments: &Arguments) -> Result<()> {
+        let DataArguments { sam, variant, foundation, .. } = &arguments.data;
+        let unused = [
+            (sam.is_some(), "--sam"),
+            (variant.is_some(), "--variant"),
+            (foundation.is_some(), "--foundation"),
+            (arguments.fusion.is_some(), "--fusion"),
+            (arguments.resnet.is_some(), "--resnet"),
+            (arguments.settings.cache_views.is_some(), "--cache-views"),
+            (arguments.settings.cache_limit_gb.is_some(), "--cache-limit-gb"),
+            (arguments.settings.precision.is_some(), "--precision"),
+        ];
+        check_unused("unet", "has no foundation", &unused)
+    }
+
+    fn config(
+        arguments: &Arguments,
+        classes: usize,
+    ) -> Result<TrainingConfig<BaselineConfig<UNetConfig>>> {
+        let mut preset = TrainingConfig::unet(classes);
+        match arguments.preset {
+            Preset::Released => {}
+            Preset::Paper => preset.optimization = OptimizationConfig::paper(),
+        }
+        arguments.settings.apply(preset)
+    }
+
+    fn load(
+        _: &Arguments,
+        config: &TrainingConfig<BaselineConfig<UNetConfig>>,
+        device: &Device,
+    ) -> Result<SegmentationModel<UNet>> {
+        Ok(config.model.init(&device.clone().autodiff())?)
+    }
+
+    fn save_random_foundation(
+        _: &Arguments,
+        _: &BaselineConfig<UNetConfig>,
+        _: &Path,
+        _: &Device,
+    ) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+}
+
+/// Reports the first option that is given although the method does not use it.
+fn check_unused(method: &str, reason: &str, options: &[(bool, &str)]) -> Result<()> {
+    match options.iter().find(|(is_given, _)| *is_given) {
+        Some((_, option)) => {
+            bail!(WrongUsage(format!("the method {method} {reason}; remove {option}")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,152 @@
+use super::{SegmentationConfig, Segmenter};
+use crate::embeddings::{CacheError, EmbeddingCache};
+use crate::model::{
+    BaselineConfig, EmbeddingPrecision, Foundation, ModelError, NetworkConfig, NetworkMetadata,
+    SamLst, SamLstConfig, SegmentationModel, Task,
+};
+use burn::tensor::Device;
+use sam_lst_baselines::{UNet, UNetConfig};
+use std::path::Path;
+
+/// A trained model of any method of this library, which its checkpoint names.
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use sam_lst::{PretrainedModel, SegmentationConfig};
+/// use std::path::Path;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sam = Some(Path::new("sam_vit_b_01ec64.pth")); // `None` for a U-Net
+/// let model = PretrainedModel::load("ladder.safetensors", sam, &Device::flex())?;
+/// let task = model.task().ok_or("the file does not say which organs it has")?;
+/// let image = task.dataset.read_image("case.nii.gz")?;
+/// let mut segmenter = model.segmenter(SegmentationConfig::of_task(task));
+/// let classes = segmenter.segment(&image, |_| {})?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
+pub enum PretrainedModel {
+    /// Ladder side-tuning.
+    Ladder(SamLst),
+    /// The U-Net.
+    UNet(SegmentationModel<UNet>),
+}
+
+/// The same expression of the model of any method.
+macro_rules! of_any {
+    ($any:expr, $model:ident => $value:expr) => {
+        match $any {
+            PretrainedModel::Ladder($model) => $value,
+            PretrainedModel::UNet($model) => $value,
+        }
+    };
+}
+
+impl PretrainedModel {
+    /// Loads a trained network and, for a method with a foundation, the foundation's checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::MissingFoundation`] or [`ModelError::UnusedFoundation`] if a checkpoint of a
+    /// foundation is missing or superfluous, [`ModelError::UnknownMethod`] for a network of a
+    /// program of your own; otherwise as [`SamLst::from_pretrained`].
+    pub fn load(
+        network: impl AsRef<Path>,
+        foundation: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let network = network.as_ref();
+        let metadata = NetworkMetadata::read(network)?;
+        Self::check_foundation(&metadata, network, foundation)?;
+        if metadata.method == BaselineConfig::<UNetConfig>::METHOD {
+            return Ok(Self::UNet(BaselineConfig::<UNetConfig>::load(network, device)?));
+        }
+        let foundation = foundation.expect("checked: a ladder has a foundation");
+        SamLst::from_pretrained(foundation, network, device).map(Self::Ladder)
+    }
+
+    /// Checks whether a trained network is of a known method and has a foundation's checkpoint if,
+    /// and only if, it needs one. Reads no tensors.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn check_foundation(
+        metadata: &NetworkMetadata,
+        network: &Path,
+        foundation: Option<&Path>,
+    ) -> Result<(), ModelError> {
+        let method = metadata.method.as_str();
+        let needs_foundation = match method {
+            SamLstConfig::METHOD => true,
+            BaselineConfig::<UNetConfig>::METHOD => false,
+            _ => {
+                let (path, method) = (network.to_owned(), method.to_owned());
+                return Err(ModelError::UnknownMethod { path, method });
+            }
+        };
+        let (path, method) = (network.to_owned(), method.to_owned());
+        match (needs_foundation, foundation) {
+            (true, None) => Err(ModelError::MissingFoundation { path, method }),
+            (false, Some(foundation)) => {
+                let foundation = foundation.to_owned();
+                Err(ModelError::UnusedFoundation { path, method, foundation })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of classes of a trained network, including the background.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::UnknownMethod`] for a network of a program of your own, [`ModelError::Weights`]
+    /// if its configuration is damaged.
+    pub fn num_classes(metadata: &NetworkMetadata) -> Result<usize, ModelError> {
+        Ok(match metadata.method.as_str() {
+            BaselineConfig::<UNetConfig>::METHOD => {
+                metadata.config::<BaselineConfig<UNetConfig>>()?.num_classes()
+            }
+            _ => metadata.config::<SamLstConfig>()?.num_classes(),
+        })
+    }
+
+    /// The task that the network is trained for, if the checkpoint says so.
+    pub fn task(&self) -> Option<&Task> {
+        of_any!(self, model => model.task.as_ref())
+    }
+
+    /// The foundation, to set its precision; `None` for a method without one.
+    pub fn foundation_mut(&mut self) -> Option<&mut Foundation> {
+        match self {
+            Self::Ladder(model) => Some(&mut model.foundation),
+            Self::UNet(_) => None,
+        }
+    }
+
+    /// As [`SegmentationModel::embedding_cache`].
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the folder can neither be read nor created.
+    pub fn embedding_cache(
+        &self,
+        folder: impl AsRef<Path>,
+        precision: EmbeddingPrecision,
+        limit_bytes: Option<u64>,
+    ) -> Result<Option<EmbeddingCache>, CacheError> {
+        of_any!(self, model => model.embedding_cache(folder, precision, limit_bytes))
+    }
+
+    /// A segmenter of this model, as [`Segmenter::new`].
+    ///
+    /// # Panics
+    ///
+    /// If the batch size is zero.
+    pub fn segmenter(&self, config: SegmentationConfig) -> Segmenter<'_> {
+        of_any!(self, model => Segmenter::new(model, config))
+    }
+}
