@@ -20,5 +20,6 @@ mod support;
 mod tiny_vit;
 mod training;
 mod trajectory;
+mod tuning;
 mod unet;
 mod weights;

@@ -198,11 +198,15 @@ pub fn gradients(
         found: BTreeMap<String, TensorData>,
     }
     impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            if !container.starts_with("Enum:") {
+                self.path.push(name.into());
+            }
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            if !container.starts_with("Enum:") {
+                self.path.pop();
+            }
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let Some(gradient) = self.gradients.get::<D>(param.id) else {
@@ -210,9 +214,15 @@ pub fn gradients(
             };
             let name = official_name(&self.path.join("."));
             // Burn stores the weight of a linear layer transposed.
-            let is_linear = D == 2
-                && !name.ends_with("mask_tokens.weight")
-                && !name.ends_with("iou_token.weight");
+            let tables = [
+                "mask_tokens.weight",
+                "iou_token.weight",
+                "no_mask_embed.weight",
+                "prompt_tokens",
+                "rel_pos_h",
+                "rel_pos_w",
+            ];
+            let is_linear = D == 2 && !tables.iter().any(|table| name.ends_with(table));
             let gradient = if is_linear { gradient.swap_dims(0, 1) } else { gradient };
             self.found.insert(name, gradient.into_data());
         }

@@ -5,7 +5,8 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use sam_lst_sam_nn::{
-    QkvOrder, attend_in_windows, cast_like, flatten_leading, linear, resize_linear,
+    AdaptedLayer, BlockAdaptation, QkvOrder, Unadapted, attend_in_windows, cast_like,
+    flatten_leading, linear, resize_linear,
 };
 
 /// Configuration of [`Attention`].
@@ -79,6 +80,19 @@ impl Attention {
     ///
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        self.forward_adapted(tokens, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with adapted queries, keys and values.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(
+        &self,
+        tokens: Tensor<4>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<4> {
         let dtype = FloatDType::from(tokens.dtype());
         let tokens = cast_like(tokens, &self.qkv.weight);
         let [batch, grid, width, channels] = tokens.dims();
@@ -92,8 +106,10 @@ impl Attention {
         // SAM pads the tokens with zeros *before* `qkv`, so the query, key and value of a padding
         // token are the bias. Padding `qkv` with the bias afterwards gives the same result without
         // multiplying zeros. The outputs of padding tokens are dropped before `proj`.
-        let qkv =
-            linear(&self.qkv, flatten_leading(tokens)).reshape([batch, grid, grid, 3 * channels]);
+        let tokens = flatten_leading(tokens);
+        let layer = AdaptedLayer::Qkv { order: QkvOrder::PartMajor, heads: self.num_heads };
+        let qkv = adaptation.linear(layer, &tokens, linear(&self.qkv, tokens.clone()));
+        let qkv = qkv.reshape([batch, grid, grid, 3 * channels]);
         let attended = if sam_lst_cpu_kernels::is_supported_without_autodiff(&qkv) {
             sam_lst_cpu_kernels::window_attention(
                 qkv,

@@ -3,7 +3,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::{Activation, MlpBlock, MlpBlockConfig};
+use sam_lst_sam_nn::{Activation, BlockAdaptation, MlpBlock, MlpBlockConfig, Unadapted};
 
 /// Configuration of [`Block`].
 #[derive(Config, Debug)]
@@ -66,8 +66,24 @@ impl Block {
     ///
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
-        let attended = self.attn.forward(self.norm1.forward(tokens.clone()));
-        let tokens = tokens + attended;
-        tokens.clone() + self.mlp.forward(self.norm2.forward(tokens))
+        self.forward_adapted(tokens, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with what a fine-tuning method adds.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(
+        &self,
+        tokens: Tensor<4>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<4> {
+        let tokens = adaptation.input(tokens);
+        let attended = self.attn.forward_adapted(self.norm1.forward(tokens.clone()), adaptation);
+        let tokens = tokens + adaptation.attention(attended);
+        let normed = self.norm2.forward(tokens.clone());
+        let output = self.mlp.forward_adapted(normed.clone(), adaptation);
+        tokens + adaptation.mlp(&normed, output)
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Block, BlockConfig};
+use crate::{Block, BlockConfig, SamEncoderPart};
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -140,6 +140,42 @@ impl SamEncoder {
         self.neck.forward(tokens)
     }
 
+    /// Splits the encoder before a block: the first part maps images to the input of that block, the
+    /// second that input to image embeddings.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer than `block` blocks.
+    pub fn split(self, block: usize) -> [SamEncoderPart; 2] {
+        let Self { patch_embed, pos_embed, blocks, neck } = self;
+        assert!(block <= blocks.len(), "split before block {block} of {}", blocks.len());
+        let width = patch_embed.weight.dims()[0];
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for (index, found) in blocks.into_iter().enumerate() {
+            let (found_first, found_second) =
+                if index < block { (Some(found), None) } else { (None, Some(found)) };
+            first.push(found_first);
+            second.push(found_second);
+        }
+        first.truncate(block);
+        [
+            SamEncoderPart {
+                patch_embed: Some(patch_embed),
+                pos_embed: Some(pos_embed),
+                blocks: first,
+                neck: None,
+                width,
+            },
+            SamEncoderPart {
+                patch_embed: None,
+                pos_embed: None,
+                blocks: second,
+                neck: Some(neck),
+                width,
+            },
+        ]
+    }
+
     /// Projects patches to tokens and adds the absolute position embeddings: the input of the first
     /// block.
     ///
@@ -152,43 +188,47 @@ impl SamEncoder {
     ///
     /// As [`forward`](Self::forward).
     pub fn embed(&self, image: Tensor<4>) -> Tensor<4> {
-        let [_, channels, height, width] = image.dims();
-        assert!(
-            channels == 3 && height == width && height > 0 && height.is_multiple_of(PATCH_SIZE),
-            "SamEncoder expects an image [B, 3, S, S] whose side S is a positive multiple of \
-             {PATCH_SIZE}, found {:?}",
-            image.dims()
-        );
-        let grid = height / PATCH_SIZE;
-        let positions = self.pos_embed.val();
-        let positions = if positions.dims()[1] == grid {
-            positions
-        } else {
-            let channels_first = positions.permute([0, 3, 1, 2]); // [1, C, G0, G0]
-            resize_bilinear(channels_first, [grid, grid]).permute([0, 2, 3, 1]) // [1, G, G, C]
-        };
-        self.patches(image) + positions
+        add_positions(patches(&self.patch_embed, image), &self.pos_embed)
     }
+}
 
-    /// The patch convolution. Its windows do not overlap, so it is a single product of patches and
-    /// weights.
-    fn patches(&self, image: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, _] = image.dims();
-        let grid = height / PATCH_SIZE;
-        let values = channels * PATCH_SIZE * PATCH_SIZE;
-        let patches = image
-            .reshape([batch, channels, grid, PATCH_SIZE, grid, PATCH_SIZE])
-            .permute([0, 2, 4, 1, 3, 5]) // [B, G, G, 3, 16, 16]
-            .reshape([batch * grid * grid, values]);
-        let dtype = FloatDType::from(patches.dtype());
-        let patches = cast_like(patches, &self.patch_embed.weight);
-        let weight = self.patch_embed.weight.val(); // [C, 3, 16, 16]
-        let [width, ..] = weight.dims();
-        let weight = weight.reshape([width, values]).transpose();
-        let bias = self.patch_embed.bias.as_ref().map(|bias| bias.val());
-        let tokens = matrix_product(patches, weight, bias);
-        tokens.reshape([batch, grid, grid, width]).cast(dtype)
-    }
+/// Adds absolute position embeddings, resized to the grid of the tokens `[B, G, G, C]`.
+pub(crate) fn add_positions(tokens: Tensor<4>, positions: &Param<Tensor<4>>) -> Tensor<4> {
+    let [_, grid, _, _] = tokens.dims();
+    let positions = positions.val();
+    let positions = if positions.dims()[1] == grid {
+        positions
+    } else {
+        let channels_first = positions.permute([0, 3, 1, 2]); // [1, C, G0, G0]
+        resize_bilinear(channels_first, [grid, grid]).permute([0, 2, 3, 1]) // [1, G, G, C]
+    };
+    tokens + positions
+}
+
+/// The patch convolution, `[B, 3, S, S]` to `[B, S / 16, S / 16, C]`. Its windows do not overlap, so
+/// it is a single product of patches and weights.
+pub(crate) fn patches(convolution: &Conv2d, image: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = image.dims();
+    assert!(
+        channels == 3 && height == width && height > 0 && height.is_multiple_of(PATCH_SIZE),
+        "SamEncoder expects an image [B, 3, S, S] whose side S is a positive multiple of \
+         {PATCH_SIZE}, found {:?}",
+        image.dims()
+    );
+    let grid = height / PATCH_SIZE;
+    let values = channels * PATCH_SIZE * PATCH_SIZE;
+    let patches = image
+        .reshape([batch, channels, grid, PATCH_SIZE, grid, PATCH_SIZE])
+        .permute([0, 2, 4, 1, 3, 5]) // [B, G, G, 3, 16, 16]
+        .reshape([batch * grid * grid, values]);
+    let dtype = FloatDType::from(patches.dtype());
+    let patches = cast_like(patches, &convolution.weight);
+    let weight = convolution.weight.val(); // [C, 3, 16, 16]
+    let [width, ..] = weight.dims();
+    let weight = weight.reshape([width, values]).transpose();
+    let bias = convolution.bias.as_ref().map(|bias| bias.val());
+    let tokens = matrix_product(patches, weight, bias);
+    tokens.reshape([batch, grid, grid, width]).cast(dtype)
 }
 
 #[cfg(test)]

@@ -16,8 +16,10 @@
 mod attention;
 mod block;
 mod encoder;
+mod part;
 
 pub use attention::{Attention, AttentionConfig};
 pub use block::{Block, BlockConfig};
 pub use encoder::{PATCH_SIZE, SamEncoder, SamEncoderConfig};
+pub use part::SamEncoderPart;
 pub use sam_lst_sam_nn::{Neck, NeckConfig};

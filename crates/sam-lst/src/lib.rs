@@ -16,6 +16,7 @@ pub use sam_lst_gated_fusion as gated_fusion;
 pub use sam_lst_losses as losses;
 pub use sam_lst_mask_decoder as mask_decoder;
 pub use sam_lst_metrics as metrics;
+pub use sam_lst_peft as peft;
 pub use sam_lst_resnet_side as resnet_side;
 pub use sam_lst_sam_encoder as sam_encoder;
 pub use sam_lst_sam_nn as sam_nn;

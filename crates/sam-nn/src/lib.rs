@@ -6,6 +6,7 @@
 //! `B` batch, `C` channels, `H` and `W` height and width, `N` number of vectors.
 
 mod activation;
+mod adaptation;
 mod flatten_leading;
 mod layer_norm;
 mod layer_norm_2d;
@@ -19,6 +20,7 @@ mod upsample;
 mod windows;
 
 pub use activation::{Activation, gelu};
+pub use adaptation::{AdaptedLayer, BlockAdaptation, Unadapted};
 pub use flatten_leading::flatten_leading;
 pub use layer_norm::layer_norm;
 pub use layer_norm_2d::{LayerNorm2d, LayerNorm2dConfig};

@@ -1,4 +1,6 @@
-use crate::{Activation, cast_like, flatten_leading, linear};
+use crate::{
+    Activation, AdaptedLayer, BlockAdaptation, Unadapted, cast_like, flatten_leading, linear,
+};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -50,10 +52,27 @@ impl MlpBlock {
     ///
     /// If the last axis of `input` is not `embed_dim`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.forward_adapted(input, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with adapted layers.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<D> {
         let shape = input.dims();
         let dtype = FloatDType::from(input.dtype());
-        let input = cast_like(input, &self.lin1.weight);
-        let hidden = linear(&self.lin1, flatten_leading(input));
-        linear(&self.lin2, self.activation.forward(hidden)).reshape(shape).cast(dtype)
+        let input = flatten_leading(cast_like(input, &self.lin1.weight));
+        let hidden = linear(&self.lin1, input.clone());
+        let hidden = adaptation.linear(AdaptedLayer::MlpHidden, &input, hidden);
+        let hidden = self.activation.forward(hidden);
+        let output = linear(&self.lin2, hidden.clone());
+        let output = adaptation.linear(AdaptedLayer::MlpOutput, &hidden, output);
+        output.reshape(shape).cast(dtype)
     }
 }

@@ -3,7 +3,10 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
-use sam_lst_sam_nn::{QkvOrder, attend_in_windows, cast_like, flatten_leading, linear};
+use sam_lst_sam_nn::{
+    AdaptedLayer, BlockAdaptation, QkvOrder, Unadapted, attend_in_windows, cast_like,
+    flatten_leading, linear,
+};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -75,6 +78,19 @@ impl Attention {
     ///
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        self.forward_adapted(tokens, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with adapted queries, keys and values.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(
+        &self,
+        tokens: Tensor<4>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<4> {
         let [batch, grid, width, channels] = tokens.dims();
         assert_eq!(
             grid,
@@ -84,12 +100,12 @@ impl Attention {
         );
         let dtype = FloatDType::from(tokens.dtype());
         let normed = cast_like(self.norm.forward(tokens), &self.qkv.weight);
-        let qkv =
-            linear(&self.qkv, flatten_leading(normed)).reshape([batch, grid, grid, 3 * channels]);
+        let normed = flatten_leading(normed);
+        let qkv = self.qkv(&normed, adaptation).reshape([batch, grid, grid, 3 * channels]);
         let attended = if sam_lst_cpu_kernels::is_supported_without_autodiff(&qkv) {
             sam_lst_cpu_kernels::biased_window_attention(
                 qkv,
-                self.padding_qkv(),
+                self.padding_qkv(adaptation),
                 self.attention_biases.val(),
             )
         } else {
@@ -98,7 +114,7 @@ impl Attention {
                 self.window_size,
                 self.num_heads,
                 QkvOrder::HeadMajor,
-                || self.padding_qkv(),
+                || self.padding_qkv(adaptation),
                 |qkv| self.attend(qkv),
             )
         }; // [B, G, G, C]
@@ -107,13 +123,18 @@ impl Attention {
             .cast(dtype)
     }
 
+    fn qkv(&self, normed: &Tensor<2>, adaptation: &impl BlockAdaptation) -> Tensor<2> {
+        let layer = AdaptedLayer::Qkv { order: QkvOrder::HeadMajor, heads: self.num_heads };
+        adaptation.linear(layer, normed, linear(&self.qkv, normed.clone()))
+    }
+
     /// Query, key and value of a padding token: the norm's bias, since the norm of zeros is zero.
-    fn padding_qkv(&self) -> Tensor<1> {
+    fn padding_qkv(&self, adaptation: &impl BlockAdaptation) -> Tensor<1> {
         let Some(token) = &self.norm.beta else {
             unreachable!("LayerNormConfig creates a norm with a bias by default");
         };
         let token = cast_like(token.val().unsqueeze::<2>(), &self.qkv.weight);
-        linear(&self.qkv, token).squeeze_dim(0)
+        self.qkv(&token, adaptation).squeeze_dim(0)
     }
 
     /// Attention among the tokens of each window.

@@ -3,7 +3,9 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{cast_like, flatten_leading, gelu, linear};
+use sam_lst_sam_nn::{
+    AdaptedLayer, BlockAdaptation, Unadapted, cast_like, flatten_leading, gelu, linear,
+};
 
 /// Configuration of [`Block`].
 #[derive(Config, Debug)]
@@ -63,9 +65,23 @@ impl Block {
     ///
     /// If the grid is not square or its last axis is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
-        let tokens = tokens.clone() + self.attn.forward(tokens);
-        let tokens = self.local_conv.forward(tokens);
-        tokens.clone() + self.mlp.forward(tokens)
+        self.forward_adapted(tokens, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with what a fine-tuning method adds.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(
+        &self,
+        tokens: Tensor<4>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<4> {
+        let tokens = adaptation.input(tokens);
+        let attended = self.attn.forward_adapted(tokens.clone(), adaptation);
+        let tokens = self.local_conv.forward(tokens + adaptation.attention(attended));
+        tokens.clone() + self.mlp.forward_adapted(tokens, adaptation)
     }
 }
 
@@ -92,10 +108,27 @@ impl Mlp {
     ///
     /// If the last axis of `tokens` is not `C`.
     pub fn forward(&self, tokens: Tensor<4>) -> Tensor<4> {
+        self.forward_adapted(tokens, &Unadapted)
+    }
+
+    /// [`forward`](Self::forward) with adapted layers.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(
+        &self,
+        tokens: Tensor<4>,
+        adaptation: &impl BlockAdaptation,
+    ) -> Tensor<4> {
         let shape = tokens.dims();
         let dtype = FloatDType::from(tokens.dtype());
-        let normed = cast_like(self.norm.forward(tokens), &self.fc1.weight);
-        let hidden = gelu(linear(&self.fc1, flatten_leading(normed)));
-        linear(&self.fc2, hidden).reshape(shape).cast(dtype)
+        let normed = self.norm.forward(tokens);
+        let input = flatten_leading(cast_like(normed.clone(), &self.fc1.weight));
+        let hidden = linear(&self.fc1, input.clone());
+        let hidden = gelu(adaptation.linear(AdaptedLayer::MlpHidden, &input, hidden));
+        let output = linear(&self.fc2, hidden.clone());
+        let output = adaptation.linear(AdaptedLayer::MlpOutput, &hidden, output);
+        adaptation.mlp(&normed, output.reshape(shape).cast(dtype))
     }
 }

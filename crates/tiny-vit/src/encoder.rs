@@ -1,5 +1,6 @@
 use crate::{
     AttentionStage, BlockConfig, ConvBn, ConvBnConfig, ConvStage, MbConv, PatchMerging, Stage,
+    TinyVitPart,
 };
 use burn::config::Config;
 use burn::module::Module;
@@ -54,6 +55,18 @@ impl TinyVitConfig {
     /// Input pixels along one side of a pixel of the embedding.
     pub fn stride(&self) -> usize {
         self.patch_stride * self.strides.iter().product::<usize>()
+    }
+
+    /// Creates the encoder with random weights, split before a stage, from 1: the first part maps
+    /// images to the input of that stage, the second that input to image embeddings.
+    ///
+    /// # Panics
+    ///
+    /// As [`init`](Self::init), and if the stage is not 1, 2 or 3.
+    pub fn init_split(&self, stage: usize, device: &Device) -> [TinyVitPart; 2] {
+        assert!((1..4).contains(&stage), "split before stage 1, 2 or 3, not {stage}");
+        let stride = self.patch_stride * self.strides[..stage].iter().product::<usize>();
+        self.init(device).split_before(stage, self.embed_dims[stage], stride)
     }
 
     /// Creates the encoder with random weights.

@@ -18,10 +18,12 @@ mod attention;
 mod block;
 mod conv_bn;
 mod encoder;
+mod part;
 mod stage;
 
 pub use attention::{Attention, AttentionConfig};
 pub use block::{Block, BlockConfig, Mlp};
 pub use conv_bn::{BATCH_NORM_EPSILON, BatchNorm, ConvBn, ConvBnConfig, fold_batch_norm};
 pub use encoder::{PatchEmbed, TinyVit, TinyVitConfig};
+pub use part::TinyVitPart;
 pub use stage::{AttentionStage, ConvStage, MbConv, PatchMerging, Stage};

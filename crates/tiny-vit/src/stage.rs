@@ -1,7 +1,7 @@
 use crate::{Block, ConvBn, ConvBnConfig};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::gelu;
+use sam_lst_sam_nn::{BlockAdaptation, Unadapted, gelu};
 
 /// A stage of the encoder: blocks at one grid size, then, except in the last stage, a reduction of
 /// the grid.
@@ -39,14 +39,34 @@ impl Stage {
     /// - input: `[B, G, G, C]`
     /// - output: `[B, G', G', C']`, the next stage's grid and width
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        self.forward_adapted(input, |_| Unadapted)
+    }
+
+    /// Number of transformer blocks.
+    pub fn transformer_blocks(&self) -> usize {
+        match self {
+            Self::Conv(_) => 0,
+            Self::Attention(stage) => stage.blocks.len(),
+        }
+    }
+
+    /// [`forward`](Self::forward) with what a fine-tuning method adds to the transformer blocks.
+    pub fn forward_adapted<A: BlockAdaptation>(
+        &self,
+        input: Tensor<4>,
+        adaptation: impl Fn(usize) -> A,
+    ) -> Tensor<4> {
         let (features, downsample) = match self {
             Self::Conv(stage) => {
                 let blocks = stage.blocks.iter();
                 (blocks.fold(input, |x, block| block.forward(x)), &stage.downsample)
             }
             Self::Attention(stage) => {
-                let blocks = stage.blocks.iter();
-                (blocks.fold(input, |x, block| block.forward(x)), &stage.downsample)
+                let blocks = stage.blocks.iter().enumerate();
+                let adapted = |x, (index, block): (usize, &Block)| {
+                    block.forward_adapted(x, &adaptation(index))
+                };
+                (blocks.fold(input, adapted), &stage.downsample)
             }
         };
         match downsample {

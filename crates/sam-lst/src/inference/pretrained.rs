@@ -2,7 +2,7 @@ use super::{SegmentationConfig, Segmenter};
 use crate::embeddings::{CacheError, EmbeddingCache};
 use crate::model::{
     BaselineConfig, EmbeddingPrecision, Foundation, ModelError, NetworkConfig, NetworkMetadata,
-    SamLst, SamLstConfig, SegmentationModel, Task,
+    SamLst, SamLstConfig, SamTuningConfig, SegmentationModel, Task, TunedSam,
 };
 use burn::tensor::Device;
 use sam_lst_baselines::{UNet, UNetConfig};
@@ -31,6 +31,8 @@ use std::path::Path;
 pub enum PretrainedModel {
     /// Ladder side-tuning.
     Ladder(SamLst),
+    /// SAM with a fine-tuned image encoder or decoder.
+    Tuned(SegmentationModel<TunedSam>),
     /// The U-Net.
     UNet(SegmentationModel<UNet>),
 }
@@ -40,6 +42,7 @@ macro_rules! of_any {
     ($any:expr, $model:ident => $value:expr) => {
         match $any {
             PretrainedModel::Ladder($model) => $value,
+            PretrainedModel::Tuned($model) => $value,
             PretrainedModel::UNet($model) => $value,
         }
     };
@@ -64,8 +67,11 @@ impl PretrainedModel {
         if metadata.method == BaselineConfig::<UNetConfig>::METHOD {
             return Ok(Self::UNet(BaselineConfig::<UNetConfig>::load(network, device)?));
         }
-        let foundation = foundation.expect("checked: a ladder has a foundation");
-        SamLst::from_pretrained(foundation, network, device).map(Self::Ladder)
+        let sam = foundation.expect("checked: the method has a foundation");
+        if metadata.method == SamTuningConfig::METHOD {
+            return SamTuningConfig::from_pretrained(sam, network, device).map(Self::Tuned);
+        }
+        SamLst::from_pretrained(sam, network, device).map(Self::Ladder)
     }
 
     /// Checks whether a trained network is of a known method and has a foundation's checkpoint if,
@@ -81,7 +87,7 @@ impl PretrainedModel {
     ) -> Result<(), ModelError> {
         let method = metadata.method.as_str();
         let needs_foundation = match method {
-            SamLstConfig::METHOD => true,
+            SamLstConfig::METHOD | SamTuningConfig::METHOD => true,
             BaselineConfig::<UNetConfig>::METHOD => false,
             _ => {
                 let (path, method) = (network.to_owned(), method.to_owned());
@@ -110,6 +116,7 @@ impl PretrainedModel {
             BaselineConfig::<UNetConfig>::METHOD => {
                 metadata.config::<BaselineConfig<UNetConfig>>()?.num_classes()
             }
+            SamTuningConfig::METHOD => metadata.config::<SamTuningConfig>()?.num_classes(),
             _ => metadata.config::<SamLstConfig>()?.num_classes(),
         })
     }
@@ -123,6 +130,7 @@ impl PretrainedModel {
     pub fn foundation_mut(&mut self) -> Option<&mut Foundation> {
         match self {
             Self::Ladder(model) => Some(&mut model.foundation),
+            Self::Tuned(model) => model.foundation.as_mut(),
             Self::UNet(_) => None,
         }
     }

@@ -4,8 +4,8 @@ use super::{
     SideEncoder, Task,
 };
 use crate::weights::{
-    self, MASK_DECODER, METHOD_KEY, NETWORK_CONFIG_KEY, PROMPT_ENCODER, Part, StateDict,
-    WeightsError,
+    self, IMAGE_ENCODER, MASK_DECODER, METHOD_KEY, NETWORK_CONFIG_KEY, PROMPT_ENCODER, Part,
+    StateDict, WeightsError,
 };
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -99,10 +99,9 @@ fn partition_tensors<N: SegmentationNetwork>(
     network: &N,
     frozen_loaded: bool,
 ) -> (Vec<PackTensor>, Vec<PackTensor>) {
-    let omitted = if frozen_loaded { network.foundation_tensors() } else { &[] };
     weights::collect(network, "")
         .into_iter()
-        .partition(|tensor| !omitted.iter().any(|prefix| tensor.name.starts_with(prefix)))
+        .partition(|tensor| !(frozen_loaded && network.is_in_foundation_file(&tensor.name)))
 }
 
 pub(super) fn save<N: SegmentationNetwork>(
@@ -125,6 +124,8 @@ pub(super) fn save<N: SegmentationNetwork>(
     }
     if let Some(sha256) = model.foundation_sha256() {
         add(FOUNDATION_KEY, sha256.to_string());
+    }
+    if model.foundation_sha256().is_some() || !frozen.is_empty() {
         add(FROZEN_KEY, weights::sha256(frozen));
     }
     if let Some(task) = &model.task {
@@ -166,19 +167,20 @@ pub(super) fn load<N: SegmentationNetwork>(
     if let Some(sha256) = model.foundation_sha256() {
         expect_hash("foundation", &metadata.foundation_sha256, sha256)?;
     }
-    let omitted = model.network.foundation_tensors();
+    let network = &model.network;
     // The checkpoint of a network with random frozen weights includes them.
-    let is_complete = omitted.is_empty() || source.names().any(|name| name.starts_with(omitted[0]));
+    let is_complete = metadata.frozen_sha256.is_none()
+        || source.names().any(|name| network.is_in_foundation_file(name));
     if !is_complete {
-        let (_, frozen) = partition_tensors(&model.network, model.frozen_loaded);
-        expect_hash("mask decoder", &metadata.frozen_sha256, &weights::sha256(frozen))?;
+        let (_, frozen) = partition_tensors(network, model.frozen_loaded);
+        let has_encoder = frozen.iter().any(|tensor| tensor.name.starts_with(IMAGE_ENCODER.prefix));
+        let part = if has_encoder { "image encoder" } else { "mask decoder" };
+        expect_hash(part, &metadata.frozen_sha256, &weights::sha256(frozen))?;
     }
-    let part = Part {
-        prefix: "",
-        description: "a trained network",
-        left_out: if is_complete { &[] } else { omitted },
-    };
-    model.network = weights::load(independent_copy(&model.network), &source, &part)?;
+    let part = Part { prefix: "", description: "a trained network", left_out: &[] };
+    let is_in_file = |name: &str| is_complete || !network.is_in_foundation_file(name);
+    let loaded = weights::load_where(independent_copy(network), &source, &part, is_in_file)?;
+    model.network = loaded;
     model.frozen_loaded &= !is_complete;
     model.task = metadata.task;
     Ok(())

@@ -204,6 +204,12 @@ impl SamLstConfig {
     ///
     /// [`ConfigError::Invalid`] for the first invalid setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_without_side()?;
+        Ok(self.validate_side()?)
+    }
+
+    /// Checks all settings but those of the side network.
+    pub(super) fn validate_without_side(&self) -> Result<(), ConfigError> {
         self.encoder.validate()?;
         require(
             is_positive_multiple(self.input_size, self.encoder.stride()),
@@ -216,8 +222,7 @@ impl SamLstConfig {
             },
         )?;
         require(self.input_size <= 8192, "input_size", self.input_size, "at most 8192")?;
-        self.validate_decoder()?;
-        Ok(self.validate_side()?)
+        Ok(self.validate_decoder()?)
     }
 
     fn validate_decoder(&self) -> Result<(), InvalidSetting> {

@@ -149,12 +149,13 @@ impl<S: SideEncoder> SegmentationNetwork for Ladder<S> {
         self.gate_value()
     }
 
-    fn foundation_tensors(&self) -> &'static [&'static str] {
-        match self.tuning {
+    fn is_in_foundation_file(&self, name: &str) -> bool {
+        let frozen: &[&str] = match self.tuning {
             DecoderTuning::Full => &["prompt_encoder."],
             DecoderTuning::Upscaling | DecoderTuning::UpscalingAndHeads => {
                 &["prompt_encoder.", "mask_decoder.transformer.", "mask_decoder.iou_token."]
             }
-        }
+        };
+        frozen.iter().any(|prefix| name.starts_with(prefix))
     }
 }

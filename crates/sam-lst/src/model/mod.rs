@@ -16,6 +16,8 @@ mod sam_lst;
 mod segmentation_model;
 mod side_encoder;
 mod task;
+mod tuned_sam;
+mod tuning_config;
 
 pub use baseline::{Baseline, BaselineConfig};
 pub use checkpoint::NetworkMetadata;
@@ -31,6 +33,8 @@ pub use sam_lst::SamLst;
 pub use segmentation_model::SegmentationModel;
 pub use side_encoder::SideEncoder;
 pub use task::{SliceGeometry, Task};
+pub use tuned_sam::{EncoderPart, TunedSam};
+pub use tuning_config::{EncoderTuning, SamTuningConfig};
 
 pub(crate) use error::require;
 pub(crate) use network::device_of;

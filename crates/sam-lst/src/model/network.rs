@@ -49,10 +49,11 @@ pub trait SegmentationNetwork: Module + ModuleDisplay + 'static {
         None
     }
 
-    /// Prefixes of the names of frozen tensors that the foundation's file contains too. If they were
-    /// loaded from it, a checkpoint omits them.
-    fn foundation_tensors(&self) -> &'static [&'static str] {
-        &[]
+    /// Whether a tensor of the network, by its official name, is frozen and in the foundation's file
+    /// too. If it was loaded from there, a checkpoint omits it.
+    fn is_in_foundation_file(&self, name: &str) -> bool {
+        let _ = name;
+        false
     }
 }
 
@@ -96,7 +97,8 @@ pub trait NetworkConfig:
     fn validate(&self) -> Result<(), ConfigError>;
 }
 
-/// The frozen part of a model: [`Foundation`] or [`NoFoundation`].
+/// The frozen part of a model: [`Foundation`], [`NoFoundation`], or an `Option` where it depends on
+/// the configuration.
 pub trait FrozenPart: Clone + Debug + Sync + sealed::Sealed {
     /// The foundation, if there is one.
     fn foundation(&self) -> Option<&Foundation>;
@@ -113,6 +115,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Foundation {}
     impl Sealed for super::NoFoundation {}
+    impl Sealed for Option<super::Foundation> {}
 }
 
 impl FrozenPart for Foundation {
@@ -122,6 +125,16 @@ impl FrozenPart for Foundation {
 
     fn foundation_mut(&mut self) -> Option<&mut Foundation> {
         Some(self)
+    }
+}
+
+impl FrozenPart for Option<Foundation> {
+    fn foundation(&self) -> Option<&Foundation> {
+        self.as_ref()
+    }
+
+    fn foundation_mut(&mut self) -> Option<&mut Foundation> {
+        self.as_mut()
     }
 }
 
@@ -135,6 +148,9 @@ impl FrozenPart for NoFoundation {
     }
 }
 
+/// How Burn marks a variant of an enum in a path, which is no part of a tensor's name.
+pub(super) const ENUM: &str = "Enum:";
+
 /// Names and numbers of values of a module's tensors that require gradients. Empty on a device
 /// without autodiff.
 pub(crate) fn trained_tensors(module: &impl Module) -> Vec<(String, usize)> {
@@ -144,11 +160,15 @@ pub(crate) fn trained_tensors(module: &impl Module) -> Vec<(String, usize)> {
         tensors: Vec<(String, usize)>,
     }
     impl ModuleVisitor for Trained {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_string());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            if !container.starts_with(ENUM) {
+                self.path.push(name.to_string());
+            }
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            if !container.starts_with(ENUM) {
+                self.path.pop();
+            }
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if param.is_require_grad() {

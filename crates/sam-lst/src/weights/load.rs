@@ -13,17 +13,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// share state with one in use, which a failed load would leave partly loaded. Apart from the
 /// module, one tensor at a time is in memory.
 pub(crate) fn load<M: Module>(
-    mut module: M,
+    module: M,
     source: &StateDict,
     part: &Part,
 ) -> Result<M, WeightsError> {
+    load_where(module, source, part, |_| true)
+}
+
+/// As [`load`], for a module with those tensors of the part whose official names without the prefix
+/// are `selected`. Others are neither loaded nor required.
+pub(crate) fn load_where<M: Module>(
+    mut module: M,
+    source: &StateDict,
+    part: &Part,
+    selected: impl Fn(&str) -> bool,
+) -> Result<M, WeightsError> {
+    let leaves_out = |name: &str| part.leaves_out(name) || !selected(name);
     let bad_value = First::default();
     let mut tensors = Vec::new();
     for tensor in source.iter() {
         let Some(name) = tensor.name.strip_prefix(part.prefix) else {
             continue;
         };
-        if part.leaves_out(name) {
+        if leaves_out(name) {
             continue;
         }
         let mut tensor = as_f32(tensor.clone(), source.path(), &bad_value)?;
@@ -42,7 +54,7 @@ pub(crate) fn load<M: Module>(
         .missing
         .iter()
         .map(|(ours, _)| name_in_file(ours))
-        .filter(|name| !part.leaves_out(&name[part.prefix.len()..]))
+        .filter(|name| !leaves_out(&name[part.prefix.len()..]))
         .collect();
     // With no name in common, a list of hundreds of tensors would hide the cause.
     let nothing_matches = result.applied.is_empty() && result.errors.is_empty();

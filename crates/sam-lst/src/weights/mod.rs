@@ -58,6 +58,6 @@ pub(crate) use fingerprint::{collect, sha256};
 pub(crate) use keys::{
     CLASS_DECODER, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET, TINY_VIT,
 };
-pub(crate) use load::load;
+pub(crate) use load::{load, load_where};
 pub(crate) use state_dict::{METHOD_KEY, NETWORK_CONFIG_KEY};
 pub(crate) use write::safetensors as write_safetensors;
