@@ -11,16 +11,17 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use sam_lst::baselines::UNetConfig;
 use sam_lst::devices::{self, AvailableDevice};
 use sam_lst::mask_decoder::{
     MaskDecoder, MaskDecoderConfig, PromptEncoder, PromptEncoderConfig, Prompts,
 };
-use sam_lst::model::ImageEncoder;
+use sam_lst::model::{EncoderConfig, EncoderTuning, ImageEncoder, SamTuningConfig};
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
 use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::training::OptimizationConfig;
-use sam_lst::{DecoderTuning, SamLst, SamLstConfig, peak_memory_bytes};
+use sam_lst::{DecoderTuning, SamLst, SamLstConfig, SegmentationNetwork, peak_memory_bytes};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt::Write;
@@ -74,7 +75,7 @@ struct Row {
 /// work whose result is dropped.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
-const ROWS: [Row; 23] = [
+const ROWS: [Row; 29] = [
     // Close to the highest rate of the machine.
     row("product/4096", 1, product),
     row("encoder/vit_b_512_b1", 1, |device, images| encoder(device, images, 512, FloatDType::F32)),
@@ -118,6 +119,23 @@ const ROWS: [Row; 23] = [
     }),
     row("step/lite_medsam_full_b4", 4, |device, images| {
         step(device, images, SamLstConfig::lite_medsam(9), true)
+    }),
+    row("step/unet_b8", 8, unet_step),
+    row("step/lora_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::vit_b(9), |_| EncoderTuning::samed())
+    }),
+    row("step/late_lora_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::vit_b(9), EncoderTuning::late_lora)
+    }),
+    row("step/adapter_b1", 1, |device, images| {
+        let tuning = |_: &EncoderConfig| EncoderTuning::medical_sam_adapter();
+        tuning_step(device, images, SamLstConfig::vit_b(9), tuning)
+    }),
+    row("step/full_tuning_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::vit_b(9), |_| EncoderTuning::Full)
+    }),
+    row("step/lite_medsam_lora_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::lite_medsam(9), |_| EncoderTuning::samed())
     }),
     for_gpus("step/cached_b24", 24, |device, images| {
         step(device, images, SamLstConfig::vit_b(9), false)
@@ -235,6 +253,47 @@ fn step(device: &Device, images: usize, mut config: SamLstConfig, full: bool) ->
         ladder = Some(after.clone());
         Box::new(after)
     })
+}
+
+/// A training step of a network over images and, where it uses one, the foundation's output.
+fn network_step<N: SegmentationNetwork>(
+    mut network: Option<N>,
+    image: Tensor<4>,
+    frozen: Option<Tensor<4>>,
+) -> Run {
+    let mut optimizer = OptimizationConfig::released().optimizer.init();
+    Box::new(move || {
+        let before = network.take().expect("returned by the previous run");
+        let logits = before.supervised_logits(image.clone(), frozen.clone());
+        let losses = logits.into_iter().map(|level| level.logits.square().mean() * level.weight);
+        let loss = losses.reduce(|sum, loss| sum + loss).expect("a network has logits");
+        let gradients = GradientsParams::from_grads(loss.backward(), &before);
+        let after = optimizer.step(1e-3, before, gradients);
+        network = Some(after.clone());
+        Box::new(after)
+    })
+}
+
+fn unet_step(device: &Device, images: usize) -> Run {
+    let device = device.clone().autodiff();
+    let network = UNetConfig::new(9).init(&device);
+    network_step(Some(network), random([images, 3, 224, 224], &device), None)
+}
+
+/// A step of another way to fine-tune SAM, with what its foundation computes kept: with LoRA of all
+/// blocks and adapters, the patch embedding, with late LoRA the blocks before the first changed one.
+fn tuning_step(
+    device: &Device,
+    images: usize,
+    ladder: SamLstConfig,
+    tuning: fn(&EncoderConfig) -> EncoderTuning,
+) -> Run {
+    let device = device.clone().autodiff();
+    let config = SamTuningConfig::from_ladder(&ladder, tuning(&ladder.encoder));
+    let model = config.init(&device).expect("a preset is valid");
+    let image = random([images, 3, config.input_size, config.input_size], &device);
+    let frozen = model.foundation.as_ref().map(|foundation| foundation.embed(image.clone()));
+    network_step(Some(model.network), image, frozen)
 }
 
 #[derive(Serialize, Deserialize)]

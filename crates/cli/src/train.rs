@@ -2,7 +2,7 @@
 
 use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
-use crate::method::{LadderMethod, Method, MethodName, UNetMethod};
+use crate::method::{LadderMethod, Method, MethodName, TuningMethod, UNetMethod};
 use crate::settings::{DataArguments, SettingsArguments, check};
 use crate::training::{check_cases, check_folders, show_cases, train, write_report};
 use crate::{Status, interrupt, output};
@@ -12,21 +12,21 @@ use sam_lst::{Dataset, Split, Training, TrainingFolders};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Presets: `released` is the authors' code (AdamW), `paper` the paper (Adam). --fusion selects a row
-of its Table II. The method `decoder` trains SAM's mask decoder alone, `unet` a U-Net without any
-foundation. Ctrl-C (or q) saves and stops; the same command resumes an interrupted run.
+Methods: ladder; decoder (SAM's mask decoder alone); prompts (tokens for it); lora (SAMed);
+late-lora (last blocks); adapter (Medical SAM Adapter); sam-adapter; bias (biases and norms); full
+(everything); unet (nnU-Net's 2D U-Net, without a foundation). Presets: `released` is the authors'
+code (AdamW), `paper` the paper (Adam). Ctrl-C (or q) saves and stops; the same command resumes.
 
 Examples:
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
-  sam-lst train --data mri --dataset mri.toml --validation 0.1 --sam sam_vit_b_01ec64.pth \\
-      --run runs/mri --device cuda:0
+  sam-lst train --data mri --dataset mri.toml --validation 0.1 --sam lite_medsam.pth --device cuda:0
   sam-lst train --data Task02_Heart --method unet --run runs/heart-unet";
 
 /// Train a network on a dataset, score it on the test cases, and draw pictures
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// What is trained: ladder, decoder or unet
+    /// What is trained: one of the methods below
     #[arg(long, value_name = "NAME", value_enum, default_value_t = MethodName::Ladder)]
     #[arg(hide_possible_values = true)]
     pub method: MethodName,
@@ -40,7 +40,7 @@ pub struct Arguments {
     #[arg(hide_possible_values = true)]
     #[arg(conflicts_with = "foundation")]
     pub preset: Preset,
-    /// Embedding for the decoder: gated, side-only or sam-only [default: gated]
+    /// Embedding for the decoder (Table II): gated, side-only or sam-only [default: gated]
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub fusion: Option<FusionName>,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub struct Arguments {
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
     Released,
     Paper,
@@ -71,8 +71,9 @@ pub enum FusionName {
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     match arguments.method {
-        MethodName::Ladder | MethodName::Decoder => run_method::<LadderMethod>(arguments),
+        MethodName::Ladder => run_method::<LadderMethod>(arguments),
         MethodName::Unet => run_method::<UNetMethod>(arguments),
+        _ => run_method::<TuningMethod>(arguments),
     }
 }
 

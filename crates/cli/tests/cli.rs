@@ -505,6 +505,82 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
     );
 }
 
+#[test]
+fn each_method_trains_and_its_network_segments() {
+    let folder = project();
+    let at = folder.path();
+    // The decoder of a model without a ladder has SAM's size.
+    let EncoderConfig::Vit(encoder) = tiny_config(1).model.encoder else { panic!("SAM's ViT") };
+    let encoder = EncoderConfig::Vit(encoder.with_out_channels(256));
+    let model = SamLstConfig::for_encoder(encoder, 9).init(&Device::flex()).expect("valid");
+    model.save_sam(at.join("alone.safetensors")).expect("writes");
+    let small = "epochs = 1\nbatch_size = 8\nmodel.input_size = 64\n";
+    std::fs::write(at.join("small.toml"), small).expect("writes");
+    let image = "phantoms/RawData/Training/img/img0001.nii.gz";
+    let methods = [
+        "decoder",
+        "prompts",
+        "lora",
+        "late-lora",
+        "adapter",
+        "sam-adapter",
+        "bias",
+        "full",
+        "unet",
+    ];
+    for method in methods {
+        let run_folder = format!("runs/{method}");
+        let sam: &[&str] = if method == "unet" { &[] } else { &["--sam", "alone.safetensors"] };
+        let train = ["train", "--data", "phantoms", "--method", method, "--config", "small.toml"];
+        let trained = run_json(at, &[&train[..], &["--run", &run_folder], sam].concat());
+        let name = if method == "unet" { "unet" } else { "sam-tuning" };
+        assert_eq!(trained["method"], name, "{method}");
+        let network = trained["network"].as_str().expect("a path");
+        assert_eq!(network, format!("{run_folder}/{name}.safetensors"));
+        let output = format!("{method}.nii.gz");
+        let segment = ["segment", image, &output, "--network", network];
+        run(at, &[&segment[..], sam].concat(), 0);
+        let evaluate = ["evaluate", "--data", "phantoms", "--network", network];
+        let evaluated = run_json(at, &[&evaluate[..], sam].concat());
+        assert_eq!(evaluated["reports"].as_array().map(Vec::len), Some(2));
+    }
+    let lora = "runs/lora/sam-tuning.safetensors";
+    let segment = ["segment", image, "again.nii.gz", "--network"];
+    fails(at, &[&segment[..], &[lora]].concat(), &["`sam-tuning` needs", "--sam FILE"]);
+    let with_sam = ["runs/unet/unet.safetensors", "--sam", "alone.safetensors"];
+    fails(at, &[&segment[..], &with_sam].concat(), &["`unet`, which has no foundation"]);
+    let other = [lora, "--sam", "sam.safetensors"];
+    fails(at, &[&segment[..], &other].concat(), &["sam.safetensors"]);
+    let half = ["runs/unet/unet.safetensors", "--precision", "f16"];
+    let [_, stderr] = run(at, &[&segment[..], &half].concat(), 2);
+    assert!(stderr.contains("--precision is that of the foundation"), "{stderr}");
+    let mixed = ["--method", "unet", "--run", "runs/x", "--config", "runs/lora/config.toml"];
+    let mixed = [&["train", "--data", "phantoms"], &mixed[..]].concat();
+    fails(at, &mixed, &["settings of the method `sam-tuning`, but the method is `unet`"]);
+    let other_run = ["--method", "unet", "--run", "runs/lora", "--config", "small.toml"];
+    let other_run = [&["train", "--data", "phantoms"], &other_run[..]].concat();
+    fails(at, &other_run, &["runs/lora/config.toml has `method = \"sam-tuning\"`"]);
+}
+
+#[test]
+fn options_that_do_not_fit_a_method_are_wrong_usage() {
+    let folder = project();
+    let train = ["train", "--data", "phantoms", "--method"];
+    for (arguments, message) in [
+        (&["unet", "--sam", "sam.safetensors"][..], "unet has no foundation; remove --sam"),
+        (&["unet", "--cache-views", "all"], "remove --cache-views"),
+        (&["unet", "--precision", "f16"], "remove --precision"),
+        (&["unet", "--fusion", "gated"], "remove --fusion"),
+        (&["lora"], "the method lora needs the checkpoint that it fine-tunes"),
+        (&["bias", "--foundation", "demo"], "the method bias needs the checkpoint"),
+        (&["adapter", "--sam", "sam.safetensors", "--fusion", "gated"], "remove --fusion"),
+        (&["ladder"], "no foundation: give --sam FILE"),
+    ] {
+        let [stdout, stderr] = run(folder.path(), &[&train[..], arguments].concat(), 2);
+        assert!(stdout.is_empty() && stderr.contains(message), "{arguments:?}\n{stderr}");
+    }
+}
+
 /// A description with fewer classes than the model.
 fn one_organ() -> DatasetDescription {
     let mut description = DatasetDescription::synapse();

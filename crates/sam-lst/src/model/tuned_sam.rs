@@ -50,7 +50,6 @@ pub struct TunedSam {
 
 /// A part of an image encoder.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a model")]
 pub enum EncoderPart {
     /// Of SAM's ViT.
     Vit(SamEncoderPart),

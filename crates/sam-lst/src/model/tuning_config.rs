@@ -68,6 +68,16 @@ impl EncoderTuning {
         Self::Lora { rank: 4, targets: LoraTargets::QueryValue, first_block: 0 }
     }
 
+    /// LoRA of the last blocks alone (arXiv 2502.00418): rank 32, queries, keys, values and MLPs of
+    /// the last quarter of a ViT's blocks, or of TinyViT's last stage.
+    pub fn late_lora(encoder: &EncoderConfig) -> Self {
+        let first_block = match encoder {
+            EncoderConfig::Vit(config) => config.depth - config.depth.div_ceil(4),
+            _ => encoder.first_blocks().pop().unwrap_or(0),
+        };
+        Self::Lora { rank: 32, targets: LoraTargets::All, first_block }
+    }
+
     /// Medical SAM Adapter (arXiv 2304.12620): bottlenecks of a quarter of the width.
     pub fn medical_sam_adapter() -> Self {
         Self::Adapters { reduction: 4 }
@@ -87,6 +97,14 @@ impl EncoderTuning {
             Self::Lora { first_block, .. } => Some(Some(first_block)),
             Self::Adapters { .. } => Some(Some(0)),
             Self::FrequencyPrompts { .. } | Self::Biases | Self::Full => None,
+        }
+    }
+
+    /// Whether the foundation has transformer blocks, whose output is worth caching.
+    pub fn has_cached_blocks(self) -> bool {
+        match self.first_block() {
+            Some(first) => first != Some(0),
+            None => false,
         }
     }
 

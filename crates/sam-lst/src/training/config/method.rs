@@ -14,6 +14,11 @@ impl<C> MethodName<C> {
     }
 }
 
+/// The message for settings of another method than that of `C`.
+pub(super) fn other_method<C: NetworkConfig>(found: &str) -> String {
+    format!("these are settings of the method `{found}`, but the method is `{}`", C::METHOD)
+}
+
 impl<C: NetworkConfig> MethodName<C> {
     pub(super) fn is_ladder(&self) -> bool {
         C::METHOD == SamLstConfig::METHOD
@@ -58,9 +63,6 @@ impl<'de, C: NetworkConfig> Deserialize<'de> for MethodName<C> {
         if name == C::METHOD {
             return Ok(Self::new());
         }
-        Err(D::Error::custom(format!(
-            "these are settings of the method `{name}`, but the method is `{}`",
-            C::METHOD
-        )))
+        Err(D::Error::custom(other_method::<C>(&name)))
     }
 }

@@ -2,8 +2,9 @@ use super::OptimizationConfig;
 use crate::embeddings::CachedViews;
 use crate::inference::OutputResampling;
 use crate::model::{
-    BaselineConfig, EmbeddingPrecision, EncoderConfig, FoundationPrecision, InvalidSetting,
-    NetworkConfig, SamLstConfig, SideConfig, SliceGeometry, require,
+    BaselineConfig, EmbeddingPrecision, EncoderConfig, EncoderTuning, FoundationPrecision,
+    InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig, SliceGeometry,
+    require,
 };
 use sam_lst_baselines::UNetConfig;
 use sam_lst_mask_decoder::DecoderTuning;
@@ -136,6 +137,32 @@ impl TrainingConfig {
         let network = UNetConfig::new(num_classes);
         let model = BaselineConfig { network, input_size: 224, seed: 0 };
         TrainingConfig { cache, ..released.with_model(model) }
+    }
+
+    /// The settings of [`released`](Self::released) for another way to fine-tune SAM, with the
+    /// learning rate of its authors: 5e-3 for LoRA (SAMed), 1e-4 without warm-up and with Adam for
+    /// adapters (Medical SAM Adapter), 2e-4 for frequency prompts (SAM-Adapter). Training the whole
+    /// encoder has 1e-4, all others the ladder's 1e-3. Where the foundation is a few layers only, its
+    /// output is not cached.
+    pub fn sam_tuning(model: SamTuningConfig) -> TrainingConfig<SamTuningConfig> {
+        let released = Self::released(model.decoder.num_masks);
+        let mut optimization = released.optimization;
+        match model.tuning {
+            EncoderTuning::Lora { .. } => optimization.schedule.base = 5e-3,
+            EncoderTuning::Adapters { .. } => {
+                optimization.optimizer = OptimizationConfig::paper().optimizer;
+                optimization.schedule.base = 1e-4;
+                optimization.schedule.warmup_steps = 0;
+            }
+            EncoderTuning::FrequencyPrompts { .. } => optimization.schedule.base = 2e-4,
+            EncoderTuning::Full => optimization.schedule.base = 1e-4,
+            EncoderTuning::Decoder | EncoderTuning::Prompts { .. } | EncoderTuning::Biases => {}
+        }
+        let mut cache = released.cache;
+        if !model.tuning.has_cached_blocks() {
+            cache.views = CachedViews::NONE;
+        }
+        TrainingConfig { optimization, cache, ..released.with_model(model) }
     }
 
     /// A tiny model over a random foundation, for synthetic phantoms at 256 x 256: minutes on a

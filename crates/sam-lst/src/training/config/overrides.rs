@@ -9,6 +9,8 @@ use std::path::Path;
 const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
 /// A table whose keys depend on the kind of encoder: that of another kind replaces it.
 const ENCODER: &str = "model.encoder";
+/// A table with one key, the kind of tuning: that of another kind replaces it.
+const TUNING: &str = "model.tuning";
 /// Settings that are absent from a written configuration when they have their default.
 const OPTIONAL: [&str; 3] = ["method", "patience", "cache.limit_gb"];
 
@@ -30,6 +32,16 @@ impl<C: NetworkConfig> TrainingConfig<C> {
         let overrides: Map<String, Value> = toml::from_str(text).map_err(|source| {
             TrainingConfigError::Toml { file: file.to_owned(), source: Box::new(source) }
         })?;
+        // Before the method's own settings, which would only be unknown.
+        if let Some(Value::String(method)) = overrides.get("method")
+            && method != C::METHOD
+        {
+            return Err(TrainingConfigError::WrongType {
+                file: file.to_owned(),
+                key: "method".to_owned(),
+                problem: super::method::other_method::<C>(method),
+            });
+        }
         let mut settings = serde_json::to_value(self).expect("plain data");
         apply(&mut settings, overrides, "", file)?;
         let config: Self = serde_path_to_error::deserialize(settings).map_err(|error| {
@@ -104,7 +116,16 @@ fn apply(
                 known: settings.keys().cloned().collect(),
             });
         }
-        if path == ENCODER && serde_json::from_value::<EncoderConfig>(value.clone()).is_ok() {
+        let is_other_tuning = path == TUNING && {
+            let known = settings[&key].as_object();
+            let found = value.as_object();
+            found.is_some_and(|found| {
+                !found.keys().all(|kind| known.is_some_and(|known| known.contains_key(kind)))
+            })
+        };
+        let is_encoder =
+            path == ENCODER && serde_json::from_value::<EncoderConfig>(value.clone()).is_ok();
+        if is_encoder || is_other_tuning {
             settings.insert(key, value);
             continue;
         }
