@@ -120,6 +120,7 @@ fn main() -> Result<()> {
     println!("\ntrained ladder   {}", trained.network_file.display());
     println!("pictures         {}", report.pictures.display());
     println!("learning curve   {}", report.learning_curve.display());
+    println!("all in one page  {}", report.page.display());
     Ok(())
 }
 

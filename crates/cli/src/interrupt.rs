@@ -17,6 +17,7 @@ pub const RESUME: &str = "run the same command again to resume";
 
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
+static FINISHES_CHILD: AtomicBool = AtomicBool::new(false);
 static RESUMABLE: AtomicBool = AtomicBool::new(false);
 static KEEPS_OUTPUT: AtomicBool = AtomicBool::new(false);
 static EXITING: AtomicBool = AtomicBool::new(false);
@@ -42,6 +43,12 @@ pub fn set_keeps_output() {
 /// Whether the first signal only requests a stop, which the caller obeys after the current step.
 pub fn set_finishes_step(finishes: bool) {
     FINISHES_STEP.store(finishes, Ordering::SeqCst);
+}
+
+/// Whether the first signal only requests a stop, which the caller passes on to a process that it
+/// waits for.
+pub fn set_finishes_child(finishes: bool) {
+    FINISHES_CHILD.store(finishes, Ordering::SeqCst);
 }
 
 /// Whether a stop was requested.
@@ -78,6 +85,9 @@ pub fn wait_if_exiting() {
 
 fn on_signal() {
     let is_first = !STOP_REQUESTED.swap(true, Ordering::SeqCst);
+    if is_first && FINISHES_CHILD.load(Ordering::SeqCst) {
+        return;
+    }
     if is_first && FINISHES_STEP.load(Ordering::SeqCst) {
         if !terminal::is_full_screen() {
             progress::note("stopping after this step; press Ctrl-C again to stop at once");

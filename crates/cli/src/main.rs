@@ -1,6 +1,7 @@
 //! The command-line program `sam-lst`: fine-tunes SAM for medical image segmentation.
 
 mod arguments;
+mod compare;
 mod completions;
 mod convert;
 mod demo;
@@ -59,6 +60,7 @@ enum Command {
     Demo(demo::Arguments),
     Inspect(inspect::Arguments),
     Train(Box<train::Arguments>),
+    Compare(Box<compare::Arguments>),
     Embed(Box<embed::Arguments>),
     Segment(Box<segment::Arguments>),
     Evaluate(Box<evaluate::Arguments>),
@@ -105,6 +107,7 @@ impl Command {
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Inspect(arguments) => inspect::run(&arguments),
             Self::Train(arguments) => train::run(&arguments),
+            Self::Compare(arguments) => compare::run(&arguments),
             Self::Embed(arguments) => embed::run(&arguments),
             Self::Segment(arguments) => segment::run(&arguments),
             Self::Evaluate(arguments) => evaluate::run(&arguments),

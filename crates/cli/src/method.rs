@@ -32,9 +32,14 @@ pub enum MethodName {
 
 impl MethodName {
     /// The name as it is given.
-    fn name(self) -> String {
+    pub fn name(self) -> String {
         let value = self.to_possible_value().expect("no method is skipped");
         value.get_name().to_owned()
+    }
+
+    /// Whether the method trains over or within SAM.
+    pub fn has_foundation(self) -> bool {
+        self != Self::Unet
     }
 }
 

@@ -10,15 +10,16 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::datasets::Validation;
 use sam_lst::{CachedViews, Dataset, NetworkConfig, SamLst, Split, TrainingConfig};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// What is trained on, over which foundation.
 #[derive(Args)]
 pub struct DataArguments {
-    /// Folder of the dataset, in a layout that `sam-lst inspect` recognises
+    /// Folder of the dataset, as `sam-lst inspect` recognises it
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Dataset description, TOML [default: as `sam-lst inspect` writes it]
+    /// Dataset description, TOML [default: that of `sam-lst inspect`]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
     /// Share of the training patients for validation [default: none]
@@ -31,8 +32,8 @@ pub struct DataArguments {
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     #[arg(conflicts_with = "sam")]
     pub foundation: Option<WithoutCheckpoint>,
-    /// What --sam must contain; only MedSAM must be named [default: any]
-    #[arg(long, value_name = "NAME", value_enum, requires = "sam")]
+    /// What --sam contains; only med-sam must be named [default: any]
+    #[arg(long, value_name = "NAME", value_enum, requires = "sam", hide_possible_values = true)]
     pub variant: Option<Variant>,
 }
 
@@ -45,13 +46,16 @@ pub enum WithoutCheckpoint {
 /// Settings that do not depend on the command.
 #[derive(Args)]
 pub struct SettingsArguments {
-    /// Settings that differ from the preset, TOML, as in a run's config.toml
+    /// Settings other than the preset's, as in config.toml; may be repeated
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Passes over all slices [default: 200, with --foundation demo 16]
+    config: Vec<PathBuf>,
+    /// Passes over all slices [default: 200, --foundation demo: 16]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     epochs: Option<usize>,
-    /// Slices in a batch [default: 24, with --foundation demo 8]
+    /// Seed of initial weights, slices and views [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Slices in a batch [default: 24, --foundation demo: 8]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
     /// Cached views: all, discrete, identity or 0 to 44 [default: discrete]
@@ -66,7 +70,7 @@ pub struct SettingsArguments {
     /// Precision of the foundation: f32, f16 or bf16 [default: f32]
     #[arg(long, value_name = "TYPE", value_enum, hide_possible_values = true)]
     pub precision: Option<Precision>,
-    /// Folder of slices and embeddings, shared by runs
+    /// Folder of slices and embeddings for all runs
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
     pub cache: PathBuf,
 }
@@ -137,7 +141,14 @@ impl DataArguments {
 impl SettingsArguments {
     /// A preset with the settings of the file and of the arguments.
     pub fn apply<C: NetworkConfig>(&self, preset: TrainingConfig<C>) -> Result<TrainingConfig<C>> {
-        let mut config = with_file(preset, self.config.as_deref())?;
+        let mut config = preset;
+        for file in &self.config {
+            config = config.with_overrides_from_file(file)?;
+        }
+        if let Some(seed) = self.seed {
+            config.seed = seed;
+            config.model.set_seed(seed);
+        }
         if let Some(epochs) = self.epochs {
             config.epochs = epochs as u64;
         }
@@ -155,6 +166,46 @@ impl SettingsArguments {
         }
         Ok(config)
     }
+}
+
+impl DataArguments {
+    /// Passes the arguments on to another command, without those that the description of the dataset
+    /// contains.
+    pub fn pass_on(&self, has_foundation: bool, option: &mut impl FnMut(&str, &dyn AsRef<OsStr>)) {
+        option("--data", &self.data);
+        if has_foundation {
+            self.sam.iter().for_each(|sam| option("--sam", sam));
+            self.foundation.iter().for_each(|name| option("--foundation", &value_name(name)));
+            self.variant.iter().for_each(|variant| option("--variant", &value_name(variant)));
+        }
+    }
+}
+
+impl SettingsArguments {
+    /// Passes the arguments on to another command, but for the seed, with further files of settings.
+    pub fn pass_on(
+        &self,
+        has_foundation: bool,
+        further: &[&Path],
+        option: &mut impl FnMut(&str, &dyn AsRef<OsStr>),
+    ) {
+        let files = self.config.iter().map(PathBuf::as_path).chain(further.iter().copied());
+        files.for_each(|file| option("--config", &file));
+        self.epochs.iter().for_each(|epochs| option("--epochs", &epochs.to_string()));
+        self.batch_size.iter().for_each(|size| option("--batch-size", &size.to_string()));
+        if has_foundation {
+            self.cache_views.iter().for_each(|views| option("--cache-views", &views.to_string()));
+            self.cache_limit_gb.iter().for_each(|gb| option("--cache-limit-gb", &gb.to_string()));
+            self.precision.iter().for_each(|name| option("--precision", &value_name(name)));
+        }
+        option("--device", &self.device.join(","));
+        option("--cache", &self.cache);
+    }
+}
+
+/// The name of an argument's value.
+fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is skipped").get_name().to_owned()
 }
 
 /// A preset with the settings of a file, if there is one.

@@ -4,11 +4,11 @@ use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
 use crate::method::{LadderMethod, Method, MethodName, TuningMethod, UNetMethod};
 use crate::settings::{DataArguments, SettingsArguments, check};
-use crate::training::{check_cases, check_folders, show_cases, train, write_report};
+use crate::training::{check_cases, check_folders, show_cases, train, write_paths, write_report};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use sam_lst::{Dataset, Split, Training, TrainingFolders};
+use sam_lst::{Dataset, SegmentationNetwork, Split, Training, TrainingConfig, TrainingFolders};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -48,6 +48,9 @@ pub struct Arguments {
     /// Folder of the run [default: runs/ and the dataset's name]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
+    /// Train only, without scores and pictures
+    #[arg(long)]
+    no_scores: bool,
     /// Show lines and a progress bar instead of the full screen
     #[arg(long)]
     plain: bool,
@@ -92,15 +95,13 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
     }
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
-    let run = arguments.run.clone().unwrap_or_else(|| default_run(&dataset));
+    let run = arguments.run.clone().unwrap_or_else(|| default_run("", &dataset));
     let folders = folders(&run);
     if arguments.run.is_none() {
         check_folders(&folders, &arguments.inputs())?;
     }
-    let config = M::config(arguments, dataset.description().classes())?;
-    check(&config, &dataset)?;
+    let config = config::<M>(arguments, &dataset)?;
     show_cases(&dataset);
-    let config = config.split_across(devices.len())?;
     check_cases(&dataset, &[Split::Validation, Split::Test])?;
     let model = M::load(arguments, &config, &devices[0])?;
     let training = Training::new(config.clone(), folders).devices(&devices);
@@ -109,15 +110,43 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
         return Ok(Status::Stopped);
     };
     let foundation = M::save_random_foundation(arguments, &config.model, &run, &devices[0])?;
-    write_report(&trained, &dataset, &run, foundation.as_deref(), arguments.json)?;
+    if arguments.no_scores {
+        write_paths(&trained, &run, foundation.as_deref(), arguments.json)?;
+    } else {
+        write_report(&trained, &dataset, &run, foundation.as_deref(), arguments.json)?;
+    }
     Ok(Status::Done)
 }
 
+/// The settings, checked.
+fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigOf<M>> {
+    let config = M::config(arguments, dataset.description().classes())?;
+    check(&config, dataset)?;
+    Ok(config.split_across(arguments.settings.device.len())?)
+}
+
+/// The settings of a method.
+type ConfigOf<M> = TrainingConfig<<<M as Method>::Network as SegmentationNetwork>::Config>;
+
+/// The settings as `config.toml` of the run will have them, with all arguments checked.
+pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
+    fn checked<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
+        M::check(arguments)?;
+        open_devices(&arguments.settings.device)?;
+        Ok(config::<M>(arguments, dataset)?.to_toml())
+    }
+    match arguments.method {
+        MethodName::Ladder => checked::<LadderMethod>(arguments, dataset),
+        MethodName::Unet => checked::<UNetMethod>(arguments, dataset),
+        _ => checked::<TuningMethod>(arguments, dataset),
+    }
+}
+
 /// A folder that is named after the dataset.
-fn default_run(dataset: &Dataset) -> PathBuf {
+pub fn default_run(prefix: &str, dataset: &Dataset) -> PathBuf {
     let name = dataset.description().name.chars();
     let name: String = name.map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-    Path::new("runs").join(name)
+    Path::new("runs").join(format!("{prefix}{name}"))
 }
 
 impl Arguments {

@@ -113,9 +113,42 @@ pub fn write_report<N: SegmentationNetwork>(
             "reports": report::json(&written.reports)?,
             "pictures": path(&written.pictures),
             "learning_curve": path(&written.learning_curve),
+            "page": path(&written.page),
         }));
     }
     output::print(&describe(trained, &written, run, foundation))
+}
+
+/// Prints where a finished run is that is not scored.
+pub fn write_paths<N: SegmentationNetwork>(
+    trained: &Trained<N>,
+    run: &Path,
+    foundation: Option<&Path>,
+    json: bool,
+) -> Result<()> {
+    if json {
+        let path = |path: &Path| path.display().to_string();
+        return output::print_json(&json!({
+            "run": path(run),
+            "method": N::Config::METHOD,
+            "network": path(&trained.network_file),
+            "foundation": foundation.map(path),
+            "best_validation_dsc": trained.best_dsc,
+        }));
+    }
+    let mut text = best_validation(trained);
+    report::file_line(&mut text, "trained network", &trained.network_file);
+    if let Some(foundation) = foundation {
+        report::file_line(&mut text, "foundation", foundation);
+    }
+    report::file_line(&mut text, "settings, logs", run);
+    output::print(&text)
+}
+
+/// A line about the best validation, if there was one.
+fn best_validation<N: SegmentationNetwork>(trained: &Trained<N>) -> String {
+    let line = |dsc| format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
+    trained.best_dsc.map_or_else(String::new, line)
 }
 
 fn describe<N: SegmentationNetwork>(
@@ -127,15 +160,14 @@ fn describe<N: SegmentationNetwork>(
     let cases = if written.cases == 1 { "case" } else { "cases" };
     let mut text = format!("{} {} {cases}\n", written.cases, written.split);
     text += &report::tables(&written.reports);
-    if let Some(dsc) = trained.best_dsc {
-        text += &format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
-    }
+    text += &best_validation(trained);
     report::file_line(&mut text, "trained network", &trained.network_file);
     if let Some(foundation) = foundation {
         report::file_line(&mut text, "foundation", foundation);
     }
     report::file_line(&mut text, "pictures", &written.pictures);
     report::file_line(&mut text, "learning curve", &written.learning_curve);
+    report::file_line(&mut text, "all in one page", &written.page);
     report::file_line(&mut text, "settings, logs", run);
     text
 }

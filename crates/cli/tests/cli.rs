@@ -9,10 +9,11 @@ use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig, V
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "inspect",
     "demo",
     "train",
+    "compare",
     "embed",
     "segment",
     "evaluate",
@@ -138,11 +139,14 @@ fn help_fits_on_a_screen_and_ends_with_examples() {
 #[test]
 fn wrong_usage_exits_with_2() {
     let folder = tempfile::tempdir().expect("a folder");
-    let wrong: [&[&str]; 11] = [
+    let wrong: [&[&str]; 14] = [
         &[],
         &["frobnicate"],
         &["train"],
         &["train", "--data", "d", "--sam", "s", "--validation", "1.5"],
+        &["compare", "--data", "d"],
+        &["compare", "--data", "d", "--methods", "unet,u-net"],
+        &["compare", "--data", "d", "--methods", "unet", "--minutes", "1", "--epochs", "1"],
         &["embed", "--data", "d", "--sam", "s", "--shard", "4/4"],
         &["embed", "--data", "d", "--sam", "s", "--cache-views", "some"],
         &["segment", "a.nii", "b.nii", "--sam", "s"],
@@ -579,6 +583,94 @@ fn options_that_do_not_fit_a_method_are_wrong_usage() {
         let [stdout, stderr] = run(folder.path(), &[&train[..], arguments].concat(), 2);
         assert!(stdout.is_empty() && stderr.contains(message), "{arguments:?}\n{stderr}");
     }
+}
+
+#[test]
+fn methods_are_compared_and_more_can_be_added() {
+    let folder = project();
+    let at = folder.path();
+    let small = "epochs = 2\nbatch_size = 8\nmodel.input_size = 64\nvalidation_epochs = 1\n";
+    std::fs::write(at.join("small.toml"), small).expect("writes");
+    let one = "batch_size = 8\nmodel.input_size = 64\n";
+    std::fs::write(at.join("tiny-epoch.toml"), one).expect("writes");
+    std::fs::write(at.join("slow.toml"), "optimization.schedule.base = 1e-5\n").expect("writes");
+    let compare = ["compare", "--data", "phantoms", "--config", "small.toml", "--run", "all"];
+    let ladder = ["--foundation", "demo", "--methods"];
+    let compare = [&compare[..], &ladder].concat();
+
+    let first = run_json(at, &[&compare[..], &["unet", "--seeds", "1"]].concat());
+    assert_eq!(first["runs"].as_array().map(Vec::len), Some(1));
+    let network = std::fs::read(at.join("all/unet-0/unet.safetensors")).expect("a network");
+
+    // More seeds and methods; what is there is not trained again.
+    let more = ["ladder,unet", "--seeds", "2", "--method-config", "ladder=slow.toml"];
+    let more = [&compare[..], &more].concat();
+    let [table, stderr] = run(at, &more, 0);
+    assert!(stderr.contains("run 3 of 4: ladder, seed 1"), "{stderr}");
+    assert!(!stderr.contains("unet, seed 0"), "{stderr}");
+    assert!(table.contains("DSC minus ladder's"), "{table}");
+    assert!(table.contains(" ± "), "{table}");
+    assert_eq!(std::fs::read(at.join("all/unet-0/unet.safetensors")).expect("kept"), network);
+    let csv = std::fs::read_to_string(at.join("all/comparison.csv")).expect("a table");
+    // Two methods, two seeds, two protocols, and eight organs with their mean.
+    assert_eq!(csv.lines().count(), 1 + 2 * 2 * 2 * 9);
+    let config = std::fs::read_to_string(at.join("all/ladder-1/config.toml")).expect("settings");
+    assert!(config.contains("base = 0.00001") || config.contains("base = 1e-5"), "{config}");
+    assert!(config.contains("\nseed = 1\n"), "{config}");
+    let markdown = std::fs::read_to_string(at.join("all/comparison.md")).expect("a table");
+    for part in ["protocol: reference", "protocol: strict", "| pancreas", "Costs:", "| unet "] {
+        assert!(markdown.contains(part), "{part} is not in\n{markdown}");
+    }
+    let svg = std::fs::read_to_string(at.join("all/comparison.svg")).expect("a plot");
+    assert!(svg.contains("<title>") && svg.contains("unet") && svg.contains("ladder"), "{svg}");
+    let [_, again] = run(at, &more, 0);
+    assert!(!again.contains("run "), "{again}");
+
+    // Equal time: at least one epoch, by the time of one.
+    let timed = ["--run", "timed", "--seeds", "1", "--minutes", "0.001", "--methods", "unet"];
+    let timed = [&["compare", "--data", "phantoms", "--config", "tiny-epoch.toml"], &timed[..]];
+    let timed = timed.concat();
+    let [_, stderr] = run(at, &timed, 0);
+    assert!(stderr.contains("timing an epoch of unet"), "{stderr}");
+    assert!(stderr.contains("for an epoch, so 1 epochs"), "{stderr}");
+    assert!(at.join("timed/comparison.svg").is_file());
+
+    let other = [&compare[..5], &["--run", "all", "--methods", "unet", "--validation", "0.3"]];
+    fails(at, &other.concat(), &["was begun with another description of the dataset"]);
+    let twice = [&compare[..], &["unet,unet"]].concat();
+    let lacking = [&compare[..], &["unet", "--method-config", "lora=small.toml"]].concat();
+    let alone = ["compare", "--data", "phantoms", "--methods", "unet,lora"];
+    for (arguments, message) in [
+        (&twice[..], "unet is listed twice"),
+        (&lacking, "--method-config names lora, which --methods lacks"),
+        (&alone, "the method lora needs the checkpoint that it fine-tunes"),
+    ] {
+        let [_, stderr] = run(at, arguments, 2);
+        assert!(stderr.contains(message), "{stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_comparison_continues() {
+    let folder = project();
+    let at = folder.path();
+    let many = "epochs = 400\nbatch_size = 8\nmodel.input_size = 64\ncheckpoint_steps = 1000\n";
+    std::fs::write(at.join("many.toml"), many).expect("writes");
+    let compare = ["compare", "--data", "phantoms", "--config", "many.toml", "--run", "all"];
+    let compare = [&compare[..], &["--methods", "unet", "--seeds", "1"]].concat();
+    let log = at.join("all/unet-0/steps.csv");
+    let steps = || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
+    let output = interrupted(at, &compare, || steps() > 4);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("run the same command again to resume"), "{stderr}");
+    let done = steps();
+    assert!(done < 1200, "{done}");
+    // Saved at the step at which it stopped, so that the next process continues there.
+    let continued = interrupted(at, &compare, || steps() > done + 4);
+    assert_eq!(continued.status.code(), Some(130));
+    assert!(steps() > done + 4);
 }
 
 /// A description with fewer classes than the model.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use sam_lst_sam_nn::{BlockAdaptation, Neck, Unadapted};
 
 /// A part of an encoder, whose transformer blocks may be adapted: the layers up to a stage, those
-/// from it on ([`TinyVit::split`]), or all of them.
+/// from it on ([`TinyVitConfig::init_split`](crate::TinyVitConfig::init_split)), or all of them.
 #[derive(Module, Debug)]
 pub struct TinyVitPart {
     /// Projects pixels or patches to the first stage's width; `None` in a part that starts at a

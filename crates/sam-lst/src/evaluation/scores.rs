@@ -1,10 +1,10 @@
 use crate::embeddings::CacheError;
 use crate::inference::Segmenter;
 use sam_lst_datasets::{
-    Case, Dataset, DatasetDescription, DatasetError, LabelMap, ReadError, Split, Volume,
-    WriteError, label_ranges, replace_file,
+    Case, CaseVolumes, Dataset, DatasetDescription, DatasetError, LabelMap, ReadError, Split,
+    Volume, WriteError, label_ranges, replace_file,
 };
-use sam_lst_metrics::{Protocol, Report, ScoreError};
+use sam_lst_metrics::{CaseScores, Protocol, Report, ScoreError};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -176,7 +176,23 @@ impl Segmenter<'_> {
         dataset: &Dataset,
         cases: &[&Case],
         protocols: &[Protocol],
+        progress: impl FnMut(&str, usize, usize),
+    ) -> Result<Vec<Report>, EvaluationError> {
+        self.evaluate_each(dataset, cases, protocols, progress, |_| {})
+    }
+
+    /// As [`evaluate`](Self::evaluate), and passes each case with its volumes to `observe`.
+    ///
+    /// # Errors
+    ///
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_each(
+        &mut self,
+        dataset: &Dataset,
+        cases: &[&Case],
+        protocols: &[Protocol],
         mut progress: impl FnMut(&str, usize, usize),
+        mut observe: impl FnMut(EvaluatedCase<'_>),
     ) -> Result<Vec<Report>, EvaluationError> {
         let description = dataset.description();
         let classes = description.report_classes();
@@ -188,9 +204,23 @@ impl Segmenter<'_> {
             let predicted =
                 self.segment(&volumes.image, |done| progress(&case.name, done, slices))?;
             score(&mut reports, &case.name, &predicted, &volumes.label, &classes)?;
+            if let Some(scores) = reports.first().and_then(|report| report.cases().last()) {
+                observe(EvaluatedCase { scores, volumes: &volumes, prediction: &predicted });
+            }
         }
         Ok(reports)
     }
+}
+
+/// A case that was segmented and scored.
+#[derive(Debug, Clone, Copy)]
+pub struct EvaluatedCase<'a> {
+    /// Its scores under the first protocol.
+    pub scores: &'a CaseScores,
+    /// Its image and its label.
+    pub volumes: &'a CaseVolumes,
+    /// The predicted classes.
+    pub prediction: &'a Volume<u8>,
 }
 
 /// Names the splits of the cases, so that nobody takes the score of a training case for one of a

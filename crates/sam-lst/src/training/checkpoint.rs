@@ -1,5 +1,6 @@
 //! The folder of a run: configuration, logs, and the checkpoint that the run resumes from.
 
+use super::report::PAGE;
 use super::{
     BEST, LEARNING_CURVE, PICTURES, STEPS_LOG, TrainingConfig, TrainingError, VALIDATION_LOG,
     summary,
@@ -31,6 +32,12 @@ pub(super) struct Position {
     pub finished: bool,
     /// Duration in seconds without interruptions.
     pub seconds: f64,
+    /// Seconds of it in steps. Absent in version 0.1.0, as the next.
+    #[serde(default)]
+    pub step_seconds: f64,
+    /// Seconds of it in which embeddings were computed before the first step.
+    #[serde(default)]
+    pub precomputing_seconds: f64,
 }
 
 /// The folder of a run, locked against other processes.
@@ -49,7 +56,8 @@ const POSITION: &str = "position.json";
 /// The summary of a run in version 0.1.0.
 const OLD_SUMMARY: &str = "receipt.json";
 /// Files and folders that a run creates after `config.toml`, besides those that identify it.
-const RESULTS: [&str; 8] = [
+const RESULTS: [&str; 9] = [
+    PAGE,
     BEST,
     "foundation.safetensors",
     STEPS_LOG,

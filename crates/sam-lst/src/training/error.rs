@@ -174,6 +174,18 @@ pub enum TrainingError {
         /// Name of the dataset.
         dataset: String,
     },
+    /// Runs that are compared saw other data.
+    #[error(
+        "cannot compare {} with {}: they have other {difference}", run.display(), first.display()
+    )]
+    NotComparable {
+        /// The folder of the run.
+        run: PathBuf,
+        /// The folder of the first run of the comparison.
+        first: PathBuf,
+        /// What differs.
+        difference: &'static str,
+    },
     /// The loss or a parameter is NaN or infinite.
     #[error(
         "training diverged at step {step} (epoch {epoch}): {what} is not finite, in slices {slices}; \

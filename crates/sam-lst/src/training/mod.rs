@@ -2,6 +2,7 @@
 
 mod batches;
 mod checkpoint;
+mod comparison;
 mod config;
 mod demo;
 mod devices;
@@ -21,6 +22,7 @@ mod step;
 mod summary;
 
 pub use batches::{Batch, Batches, WaitTime};
+pub use comparison::{ComparedRun, ComparedScores, Comparison};
 pub use config::{CacheConfig, MethodName, TrainingConfig, TrainingConfigError};
 pub use demo::demo_dataset;
 pub use error::TrainingError;
@@ -252,7 +254,7 @@ impl<C: NetworkConfig> Training<C> {
             cache: cache.as_ref(),
             plan: &plan,
             devices: others,
-            precomputed: precomputed.computed,
+            precomputed,
             started,
         };
         match run.train(model, optimizer, position, &mut events)? {

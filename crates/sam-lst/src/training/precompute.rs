@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Time between two looks at the progress of other processes, and at a requested stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
@@ -37,12 +37,14 @@ pub(super) struct Precompute<'a> {
 }
 
 /// Result of the computation.
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Precomputed {
     /// Embeddings that this process computed.
     pub computed: usize,
     /// Whether some are still missing.
     pub incomplete: bool,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// Messages of the threads to the thread that reports progress.
@@ -118,11 +120,13 @@ impl<'a> Precompute<'a> {
         }
         if let Err(error) = self.cache.check_limit() {
             events.emit_cache_full(Some(&error));
-            return Ok(Precomputed { computed: 0, incomplete: true });
+            return Ok(Precomputed { incomplete: true, ..Precomputed::default() });
         }
         let copies: Vec<Foundation> =
             others.iter().map(|device| foundation.to_device(device)).collect();
-        self.compute_all(missing, foundation, &copies, events)
+        let started = Instant::now();
+        let precomputed = self.compute_all(missing, foundation, &copies, events)?;
+        Ok(Precomputed { seconds: started.elapsed().as_secs_f64(), ..precomputed })
     }
 
     /// Ends early when a stop is requested or the cache is full.
@@ -349,7 +353,7 @@ impl Progress {
         let incomplete = self.present < self.total;
         match self.failed {
             Some(error) => Err(error),
-            None => Ok(Precomputed { computed: self.computed, incomplete }),
+            None => Ok(Precomputed { computed: self.computed, incomplete, seconds: 0.0 }),
         }
     }
 }

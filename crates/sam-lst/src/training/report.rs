@@ -1,15 +1,17 @@
 //! Reports of a trained model: scores, pictures and the learning curve.
 
 use super::{LEARNING_CURVE, PICTURES, Trained, TrainingError, learning_curve, summary};
-use crate::evaluation::{Picture, write_png, write_reports};
+use crate::evaluation::{HtmlReport, Picture, write_png, write_reports};
 use crate::inference::{SegmentationConfig, Segmenter};
-use crate::model::SegmentationNetwork;
+use crate::model::{NetworkConfig, SegmentationNetwork};
 use sam_lst_datasets::ndarray::{ArrayView2, Axis};
 use sam_lst_datasets::{Case, Dataset, DatasetError, Split, replace_file};
 use sam_lst_metrics::{Protocol, Report};
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
+/// The HTML report.
+pub(super) const PAGE: &str = "report.html";
 /// Cases of which pictures are drawn.
 const PICTURED_CASES: usize = 2;
 /// Pictures of a case.
@@ -28,11 +30,14 @@ pub struct RunReport {
     pub pictures: PathBuf,
     /// The learning curve, an SVG file.
     pub learning_curve: PathBuf,
+    /// All of this as one page that opens without network.
+    pub page: PathBuf,
 }
 
 impl<N: SegmentationNetwork> Trained<N> {
     /// Evaluates the trained model on the test cases, or on the validation or training cases if there
-    /// are none, and writes scores, pictures and the learning curve into the run's folder.
+    /// are none, and writes scores, pictures, the learning curve and an HTML report into the run's
+    /// folder.
     ///
     /// `scores-reference` and `scores-strict` are CSV, JSON and Markdown files of the two protocols, the
     /// second in voxels if a case has no voxel spacing in millimetres. The scores are also added to
@@ -66,7 +71,12 @@ impl<N: SegmentationNetwork> Trained<N> {
             false => Protocol::strict().in_voxels(),
         };
         let protocols = [Protocol::Reference, strict];
-        let reports = segmenter.evaluate(dataset, &cases, &protocols, progress)?;
+        let description = dataset.description();
+        let title = format!("{}: {}", description.name, N::Config::METHOD);
+        let mut page = HtmlReport::new(title, description);
+        let reports = segmenter.evaluate_each(dataset, &cases, &protocols, progress, |case| {
+            page.add_case(case.scores, &case.volumes.image, case.prediction, &case.volumes.label);
+        })?;
         self.save_scores(&reports)?;
         let run = &self.folders.run;
         let pictures = run.join(PICTURES);
@@ -75,7 +85,28 @@ impl<N: SegmentationNetwork> Trained<N> {
             draw_case(&mut segmenter, dataset, case, &pictures)?;
         }
         let learning_curve = self.write_learning_curve()?;
-        Ok(RunReport { split, cases: cases.len(), reports, pictures, learning_curve })
+        let page = self.write_page(page, &reports, &learning_curve)?;
+        Ok(RunReport { split, cases: cases.len(), reports, pictures, learning_curve, page })
+    }
+
+    /// Writes the HTML report.
+    fn write_page(
+        &self,
+        mut page: HtmlReport,
+        reports: &[Report],
+        learning_curve: &Path,
+    ) -> Result<PathBuf, TrainingError> {
+        let run = &self.folders.run;
+        for (name, value) in summary::facts(run)? {
+            page.add_fact(name, value);
+        }
+        let read = TrainingError::read(learning_curve);
+        let curve = std::fs::read_to_string(learning_curve).map_err(read)?;
+        let page = page.with_learning_curve(&curve).with_settings(self.config.to_toml());
+        let file = run.join(PAGE);
+        replace_file(&file, PAGE, |temporary| std::fs::write(temporary, page.render(reports)))
+            .map_err(TrainingError::write(&file))?;
+        Ok(file)
     }
 
     /// Writes scores of the trained model into the run's folder, as [`write_reports`] with the prefix

@@ -3,6 +3,7 @@
 use super::checkpoint::{Identity, Log, Position, RunFolder};
 use super::devices::{BatchResult, DeviceWorker, Losses, RemoteWorker};
 use super::events::EventSink;
+use super::precompute::Precomputed;
 use super::{
     BEST, Batch, Batches, STEPS_LOG, TrainingConfig, TrainingError, TrainingEvent, TrainingPlan,
     TrainingStep, TrainingValidation, VALIDATION_LOG, WaitTime, last_network, summary,
@@ -31,8 +32,8 @@ pub(super) struct Run<'a, C> {
     pub plan: &'a TrainingPlan,
     /// Devices other than the model's own.
     pub devices: &'a [Device],
-    /// Embeddings that this process computed before the first step.
-    pub precomputed: usize,
+    /// What this process computed before the first step.
+    pub precomputed: Precomputed,
     pub started: Instant,
 }
 
@@ -108,7 +109,10 @@ impl<'a, C: NetworkConfig> Run<'a, C> {
                 validation_cases,
                 model,
                 optimizer,
-                position,
+                position: Position {
+                    precomputing_seconds: position.precomputing_seconds + self.precomputed.seconds,
+                    ..position
+                },
                 wait_time: WaitTime::default(),
             };
             // Breaks after a requested stop, of which `position` tells.
@@ -192,8 +196,10 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
         let step = self.position.steps;
         let schedule = self.run.config.optimization.schedule;
         let learning_rate = schedule.at(step, self.run.plan.total_steps);
+        let started = Instant::now();
         let results = self.update(batches, learning_rate, events)?;
         let [loss, cross_entropy, dice_loss] = self.mean_losses(epoch, results, &slices)?;
+        self.position.step_seconds += started.elapsed().as_secs_f64();
         let completed = TrainingStep {
             step,
             epoch,
@@ -319,7 +325,7 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
     pub fn computed_embeddings(&self) -> usize {
         let remote: usize =
             self.remote_workers.iter().map(|worker| worker.computed_embeddings).sum();
-        self.run.precomputed + self.worker.computed_embeddings() + remote
+        self.run.precomputed.computed + self.worker.computed_embeddings() + remote
     }
 
     fn save(&mut self) -> Result<(), TrainingError> {

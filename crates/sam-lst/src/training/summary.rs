@@ -36,6 +36,10 @@ struct RunSummary<'a, C: NetworkConfig> {
     steps: u64,
     epochs: u64,
     seconds: f64,
+    /// Of it in steps, without validations, checkpoints and the next.
+    step_seconds: f64,
+    /// Of it in which embeddings were computed before the first step.
+    precomputing_seconds: f64,
     /// By the last process of the run.
     computed_embeddings: usize,
     /// Time that the last process waited for batches.
@@ -82,6 +86,8 @@ pub(super) fn write<N: SegmentationNetwork>(trainer: &Trainer<'_, N>) -> Result<
         steps: position.steps,
         epochs: position.epochs,
         seconds: trainer.seconds(),
+        step_seconds: position.step_seconds,
+        precomputing_seconds: position.precomputing_seconds,
         computed_embeddings: trainer.computed_embeddings(),
         waited_for_batches_seconds: trainer.wait_time.time.as_secs_f64(),
         waited_for_batches: trainer.wait_time.batches,
@@ -106,4 +112,59 @@ pub(super) fn add_scores(run: &Path, reports: &[Report]) -> Result<(), TrainingE
     let text = serde_json::to_vec_pretty(&summary).expect("plain data");
     replace_file(&file, FILE, |temporary| std::fs::write(temporary, text))
         .map_err(TrainingError::write(&file))
+}
+
+/// What the summary in `run` says of the run, as names and values for people.
+pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingError> {
+    let file = run.join(FILE);
+    let text = std::fs::read(&file).map_err(TrainingError::read(&file))?;
+    let summary: Value =
+        serde_json::from_slice(&text).map_err(|error| TrainingError::read(&file)(error.into()))?;
+    let text = |key: &str| summary[key].as_str().map(str::to_owned);
+    let count = |key: &str| summary[key].as_u64().map(|count| count.to_string());
+    let cases = |key: &str| {
+        let cases = summary[key].as_array().filter(|cases| !cases.is_empty())?;
+        let names: Vec<&str> = cases.iter().filter_map(|case| case["case"].as_str()).collect();
+        Some(format!("{}: {}", names.len(), names.join(", ")))
+    };
+    let time = |key: &str| summary[key].as_f64().map(duration);
+    let per_step = || {
+        let steps = summary["steps"].as_f64().filter(|&steps| steps > 0.0)?;
+        Some(format!("{:.3} s", summary["step_seconds"].as_f64()? / steps))
+    };
+    let percent = |key: &str| summary[key].as_f64().map(|share| format!("{:.2} %", 100.0 * share));
+    let facts = [
+        ("Method", text("method")),
+        ("Dataset", text("dataset")),
+        ("Training cases", cases("training_cases")),
+        ("Validation cases", cases("validation_cases")),
+        ("Training slices", count("slices")),
+        ("Epochs", count("epochs")),
+        ("Steps", count("steps")),
+        ("Trained parameters", count("trained_parameters")),
+        ("Best validation DSC", percent("best_mean_dsc")),
+        ("Time", time("seconds")),
+        ("Time of all steps", time("step_seconds")),
+        ("Time of a step", per_step()),
+        (
+            "Peak memory",
+            summary["peak_memory_bytes"].as_f64().map(|bytes| format!("{:.0} MB", bytes / 1e6)),
+        ),
+        ("SHA-256 of the foundation's weights", text("foundation_sha256")),
+        ("sam-lst", text("sam_lst_version")),
+        ("Burn", text("burn_version")),
+        ("System", text("system")),
+        ("Threads", count("threads")),
+        ("Device", text("device")),
+    ];
+    Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// A duration in its largest units.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..100.0 => format!("{seconds:.1} s"),
+        ..6000.0 => format!("{:.1} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
 }

@@ -1,4 +1,5 @@
-//! Loading and saving weights: official `.pth` files, safetensors, and ladder checkpoints.
+//! Loading and saving weights: official `.pth` files, safetensors, and checkpoints of
+//! networks.
 //!
 //! # Supported files
 //!
@@ -18,13 +19,13 @@
 //! shape depends on the number of classes, `mask_tokens`, `output_hypernetworks_mlps` and
 //! `iou_prediction_head`. TinyViT's batch norms are folded into the convolutions before them.
 //!
-//! # Ladder checkpoints
+//! # Checkpoints of networks
 //!
-//! A ladder checkpoint is a safetensors file with everything that the official files do not
+//! A checkpoint is a safetensors file with everything that the official files do not
 //! contain: the trained tensors, the running statistics of the batch norms, and the tensors that
 //! keep their random initialisation. Names and layouts are PyTorch's, with the prefixes `side.`,
 //! `gate.`, `prompt_encoder.` and `mask_decoder.`. The metadata contain the configuration,
-//! including the seed, and the SHA-256 of the frozen weights that the ladder was trained with.
+//! including the seed, and the SHA-256 of the frozen weights that the network was trained with.
 //!
 //! # SHA-256 of weights
 //!

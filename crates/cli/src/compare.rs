@@ -1,0 +1,447 @@
+//! `sam-lst compare`.
+
+use crate::arguments::at_least_one;
+use crate::interrupt::EXIT_STATUS;
+use crate::method::MethodName;
+use crate::progress::{Spinner, note};
+use crate::settings::{DataArguments, SettingsArguments};
+use crate::staging::Staging;
+use crate::{Cli, Command, Status, WrongUsage, interrupt, output, report, train};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, ValueEnum};
+use sam_lst::Dataset;
+use sam_lst::training::Comparison;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Each method and seed is a run of `sam-lst train` in a folder of its own, with the settings of the
+method's preset and those given here. The tables name what a method costs and how much its DSC is
+above the first method's. Finished runs are kept: add methods or seeds and run the command again.
+
+Examples:
+  sam-lst compare --methods ladder,unet --data Synapse --sam lite_medsam.pth --epochs 20
+  sam-lst compare --methods ladder,lora,unet --minutes 30 --data mri --sam sam_vit_b_01ec64.pth";
+
+/// Train several methods on the same data, and compare their accuracy and cost
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Methods, separated by commas: those of `sam-lst train --help`
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', required = true)]
+    #[arg(hide_possible_values = true)]
+    methods: Vec<MethodName>,
+    /// Runs of each method, with seeds from --seed on
+    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = 3)]
+    seeds: usize,
+    /// Minutes of training steps for each run, instead of equal epochs
+    #[arg(long, value_name = "MINUTES", value_parser = minutes, conflicts_with = "epochs")]
+    minutes: Option<f64>,
+    /// Settings of the method M, such as lora=lora.toml; may be repeated
+    #[arg(long, value_name = "M=FILE", value_parser = method_config)]
+    method_config: Vec<(MethodName, PathBuf)>,
+    #[command(flatten)]
+    data: DataArguments,
+    /// ResNet18's .pth or .safetensors for the ladder [default: random]
+    #[arg(long, value_name = "FILE", conflicts_with = "foundation")]
+    resnet: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Folder of the comparison [default: runs/compare-, dataset's name]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A run of one method from one seed.
+struct PlannedRun {
+    method: MethodName,
+    seed: u64,
+    folder: PathBuf,
+    /// Arguments of the program.
+    arguments: Vec<OsString>,
+    /// The settings that the run's `config.toml` must have.
+    config: String,
+}
+
+/// Files that say what all runs share.
+const DATASET: &str = "dataset.toml";
+const CHECKPOINTS: &str = "checkpoints.json";
+
+pub fn run(arguments: &Arguments) -> Result<Status> {
+    interrupt::set_resumable();
+    arguments.check()?;
+    arguments.data.check_inputs()?;
+    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)?;
+    let dataset = arguments.data.open()?;
+    let folder = arguments.run.clone().unwrap_or_else(|| train::default_run("compare-", &dataset));
+    for input in arguments.inputs() {
+        output::check_not_input(&folder, &[input])?;
+    }
+    output::check_writable(&folder)?;
+    arguments.check_shared(&folder, &dataset)?;
+    let epochs = match arguments.minutes {
+        Some(minutes) => match arguments.epochs_within(minutes, &folder, &dataset)? {
+            Some(epochs) => epochs,
+            None => return Ok(Status::Stopped),
+        },
+        None => vec![None; arguments.methods.len()],
+    };
+    // All are checked before the first one starts.
+    let mut runs = Vec::new();
+    for seed in arguments.seeds() {
+        for (&method, &epochs) in arguments.methods.iter().zip(&epochs) {
+            let name = format!("{}-{seed}", method.name());
+            runs.push(arguments.plan(method, seed, epochs, &folder, &name, &dataset)?);
+        }
+    }
+    for (index, run) in runs.iter().enumerate() {
+        if !run.is_complete()? {
+            let (method, seed) = (run.method.name(), run.seed);
+            note(&format!("\nrun {} of {}: {method}, seed {seed}", index + 1, runs.len()));
+            if train_in_child(&run.arguments, &run.name())? == Status::Stopped {
+                return Ok(Status::Stopped);
+            }
+        }
+    }
+    let mut comparison = Comparison::new();
+    // By method, so that tables have the order in which the methods were given.
+    for method in &arguments.methods {
+        for run in runs.iter().filter(|run| run.method == *method) {
+            comparison.add(method.name(), run.seed, &run.folder)?;
+        }
+    }
+    arguments.write(&comparison, &folder)?;
+    Ok(Status::Done)
+}
+
+impl Arguments {
+    fn check(&self) -> Result<()> {
+        for (index, method) in self.methods.iter().enumerate() {
+            if self.methods[..index].contains(method) {
+                bail!(WrongUsage(format!("the method {} is listed twice", method.name())));
+            }
+        }
+        for (method, _) in &self.method_config {
+            if !self.methods.contains(method) {
+                let name = method.name();
+                bail!(WrongUsage(format!("--method-config names {name}, which --methods lacks")));
+            }
+        }
+        let uses_resnet = self.methods.contains(&MethodName::Ladder);
+        if self.resnet.is_some() && !uses_resnet {
+            bail!(WrongUsage(
+                "--resnet is for the method ladder, which --methods lacks".to_owned()
+            ));
+        }
+        Ok(())
+    }
+
+    /// What no output may replace.
+    fn inputs(&self) -> Vec<&Path> {
+        let mut inputs = self.data.inputs();
+        inputs.extend(self.resnet.as_deref());
+        inputs
+    }
+
+    fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        let first = self.settings.seed.unwrap_or(0);
+        (0..self.seeds as u64).map(move |index| first + index)
+    }
+
+    /// Checks that earlier runs in the folder are of the same dataset and checkpoints, or notes them
+    /// for later.
+    fn check_shared(&self, folder: &Path, dataset: &Dataset) -> Result<()> {
+        let hash = |file: &Option<PathBuf>| -> Result<Value> {
+            let Some(file) = file else { return Ok(Value::Null) };
+            let _spinner = Spinner::loading(file);
+            Ok(sha256(file)?.into())
+        };
+        let checkpoints = json!({ "sam": hash(&self.data.sam)?, "resnet": hash(&self.resnet)? });
+        let checkpoints = serde_json::to_string_pretty(&checkpoints).expect("plain data");
+        let description = dataset.description().to_toml();
+        let shared = [
+            (DATASET, description, "another description of the dataset"),
+            (CHECKPOINTS, checkpoints, "other checkpoints"),
+        ];
+        for (name, now, difference) in shared {
+            let file = folder.join(name);
+            match std::fs::read_to_string(&file) {
+                Ok(before) => ensure!(
+                    before == now,
+                    "cannot add to the comparison in {}: it was begun with {difference}; use the \
+                     same again, or choose another --run",
+                    folder.display()
+                ),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    write_files(folder, &[(name, now)])?;
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot read {}", file.display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The epochs of each method whose steps take so many minutes, by the time of one epoch. `None`
+    /// if the user stopped it.
+    fn epochs_within(
+        &self,
+        minutes: f64,
+        folder: &Path,
+        dataset: &Dataset,
+    ) -> Result<Option<Vec<Option<u64>>>> {
+        let seed = self.settings.seed.unwrap_or(0);
+        let mut epochs = Vec::new();
+        let plan = |&method: &MethodName| {
+            let name = format!("timing/{}", method.name());
+            let mut run = self.plan(method, seed, Some(1), folder, &name, dataset)?;
+            run.arguments.push("--no-scores".into());
+            Ok(run)
+        };
+        let runs = self.methods.iter().map(plan).collect::<Result<Vec<_>>>()?;
+        for run in &runs {
+            let method = run.method.name();
+            if run.summary()?.is_none() {
+                note(&format!("\ntiming an epoch of {method}"));
+                if train_in_child(&run.arguments, &run.name())? == Status::Stopped {
+                    return Ok(None);
+                }
+            }
+            let summary = run.summary()?;
+            let seconds = summary.as_ref().and_then(|summary| summary["step_seconds"].as_f64());
+            let Some(seconds) = seconds.filter(|&seconds| seconds > 0.0) else {
+                bail!("{} names no time of its steps", run.folder.join(SUMMARY).display());
+            };
+            let fitting = (60.0 * minutes / seconds).floor().max(1.0) as u64;
+            note(&format!("{method}: {seconds:.1} s for an epoch, so {fitting} epochs"));
+            epochs.push(Some(fitting));
+        }
+        Ok(Some(epochs))
+    }
+
+    /// A run, with its settings checked.
+    fn plan(
+        &self,
+        method: MethodName,
+        seed: u64,
+        epochs: Option<u64>,
+        folder: &Path,
+        name: &str,
+        dataset: &Dataset,
+    ) -> Result<PlannedRun> {
+        let run = folder.join(name);
+        let mut arguments: Vec<OsString> =
+            ["train", "--plain", "--method"].map(OsString::from).into();
+        arguments.push(method.name().into());
+        let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
+            arguments.extend([name.into(), value.as_ref().to_owned()]);
+        };
+        option("--run", &run);
+        option("--dataset", &folder.join(DATASET));
+        if method == MethodName::Ladder
+            && let Some(resnet) = &self.resnet
+        {
+            option("--resnet", resnet);
+        }
+        // Methods that use a foundation may be added to the comparison later.
+        let has_foundation = method.has_foundation();
+        self.data.pass_on(has_foundation, &mut option);
+        let of_method = self.method_config.iter().filter(|(of, _)| *of == method);
+        let of_method: Vec<&Path> = of_method.map(|(_, file)| file.as_path()).collect();
+        self.settings.pass_on(has_foundation, &of_method, &mut option);
+        option("--seed", &seed.to_string());
+        if let Some(epochs) = epochs {
+            option("--epochs", &epochs.to_string());
+        }
+        let program = std::iter::once(OsString::from("sam-lst"));
+        let parsed = Cli::try_parse_from(program.chain(arguments.iter().cloned()))
+            .with_context(|| format!("cannot train {}", method.name()))?;
+        let Command::Train(parsed) = parsed.command else { unreachable!("as written above") };
+        let config = train::config_toml(&parsed, dataset)?;
+        Ok(PlannedRun { method, seed, folder: run, arguments, config })
+    }
+
+    /// Writes the tables and prints them.
+    fn write(&self, comparison: &Comparison, folder: &Path) -> Result<()> {
+        let runs = serde_json::to_value(comparison).expect("plain data");
+        let text = serde_json::to_string_pretty(&runs).expect("plain data");
+        let files = [
+            ("comparison.md", comparison.to_markdown()),
+            ("comparison.csv", comparison.to_csv()),
+            ("comparison.json", text),
+            ("comparison.svg", comparison.to_svg()),
+        ];
+        write_files(folder, &files)?;
+        if self.json {
+            return output::print_json(&json!({
+                "folder": folder.display().to_string(),
+                "runs": runs["runs"],
+            }));
+        }
+        let mut text = format!("{comparison}\n\n");
+        report::file_line(&mut text, "tables", &folder.join("comparison.md"));
+        report::file_line(&mut text, "each run", &folder.join("comparison.csv"));
+        report::file_line(&mut text, "DSC and time", &folder.join("comparison.svg"));
+        output::print(&text)
+    }
+}
+
+const SUMMARY: &str = "run_summary.json";
+
+impl PlannedRun {
+    fn name(&self) -> String {
+        format!("{}, seed {}", self.method.name(), self.seed)
+    }
+
+    /// The summary of the run, if it has ended.
+    fn summary(&self) -> Result<Option<Value>> {
+        let file = self.folder.join(SUMMARY);
+        let text = match std::fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", file.display()));
+            }
+        };
+        let summary = serde_json::from_slice(&text)
+            .with_context(|| format!("cannot read {}: no summary of a run", file.display()))?;
+        Ok(Some(summary))
+    }
+
+    /// Whether the run has ended with these settings and was scored. If the settings differ, `train`
+    /// says how.
+    fn is_complete(&self) -> Result<bool> {
+        let config = std::fs::read_to_string(self.folder.join("config.toml")).unwrap_or_default();
+        let summary = self.summary()?;
+        Ok(config == self.config && summary.is_some_and(|summary| summary["scores"].is_array()))
+    }
+}
+
+/// Trains in a process of its own, so that its peak memory is that of one run.
+fn train_in_child(arguments: &[OsString], name: &str) -> Result<Status> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    // Ctrl-C in a terminal reaches all processes of a group: this one passes it on, once.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    interrupt::set_finishes_child(true);
+    let mut child = command.spawn().context("cannot start a training")?;
+    let status = wait(&mut child);
+    interrupt::set_finishes_child(false);
+    let status = status.context("cannot wait for a training")?;
+    if status.code() == Some(EXIT_STATUS.into()) || interrupt::stop_requested() {
+        return Ok(Status::Stopped);
+    }
+    ensure!(
+        status.success(),
+        "the training of {name} failed, as the lines before say; finished runs are kept, and the \
+         same command continues"
+    );
+    Ok(Status::Done)
+}
+
+/// Waits for a process to end and passes a requested stop on to it.
+fn wait(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
+    let mut passed_on = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if interrupt::stop_requested() && !passed_on {
+            passed_on = true;
+            #[cfg(unix)]
+            {
+                let process = rustix::process::Pid::from_child(child);
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process(process, rustix::process::Signal::INT);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Writes files into the folder, where they replace files of the same names.
+fn write_files(folder: &Path, files: &[(&str, String)]) -> Result<()> {
+    let staging = Staging::new(folder)?;
+    for (name, text) in files {
+        std::fs::write(staging.file(Path::new(name)), text)
+            .with_context(|| format!("cannot write {}", folder.join(name).display()))?;
+    }
+    let _complete = interrupt::hold();
+    staging.publish()
+}
+
+/// The SHA-256 of a file, in hexadecimal digits.
+fn sha256(file: &Path) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hasher = Sha256::new();
+    let read = || format!("cannot read {}", file.display());
+    std::io::copy(&mut File::open(file).with_context(read)?, &mut HashWriter(&mut hasher))
+        .with_context(read)?;
+    return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+
+    struct HashWriter<'a>(&'a mut Sha256);
+    impl std::io::Write for HashWriter<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+}
+
+/// Parses a positive number of minutes.
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if minutes > 0.0 && minutes < f64::INFINITY => Ok(minutes),
+        _ => Err("expected a positive number of minutes".to_owned()),
+    }
+}
+
+/// Parses a method and the file of its settings.
+fn method_config(text: &str) -> Result<(MethodName, PathBuf), String> {
+    let (method, file) =
+        text.split_once('=').ok_or("expected a method, = and a file, such as lora=lora.toml")?;
+    let method = MethodName::from_str(method, false)
+        .map_err(|_| format!("`{method}` is no method; `sam-lst train --help` lists them"))?;
+    Ok((method, file.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(minutes("0.5"), Ok(0.5));
+        for invalid in ["0", "-1", "inf", "NaN", "an hour"] {
+            assert!(minutes(invalid).is_err(), "{invalid}");
+        }
+        let lora = method_config("late-lora=a=b.toml");
+        assert_eq!(lora, Ok((MethodName::LateLora, "a=b.toml".into())));
+        for invalid in ["lora", "lore=a.toml"] {
+            assert!(method_config(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_hashed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("abc");
+        std::fs::write(&file, "abc").expect("writes");
+        // FIPS 180-2, appendix B.1.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256(&file).expect("reads"), expected);
+    }
+}

@@ -1,0 +1,254 @@
+//! Reports as one HTML file that opens without network.
+
+mod box_plot;
+mod slices;
+
+use box_plot::BoxPlot;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment};
+use sam_lst_datasets::{DatasetDescription, Image, Volume};
+use sam_lst_metrics::{CaseScores, Report, mean};
+use serde::Serialize;
+use slices::CaseSlices;
+
+/// A report as one HTML file, which needs no other file and no network: facts about a run, its
+/// learning curve, scores by organ and by case, and a viewer of slices in which prediction, ground
+/// truth and errors can be shown and hidden.
+///
+/// Slices are reduced to at most 320 pixels on their longer side. The viewer has the slices in which
+/// an organ is, at most 60 of a case, evenly spaced; and the worst cases whose slices take at most
+/// [`MAX_SLICE_BYTES`](Self::MAX_SLICE_BYTES) together. The page says what it leaves out.
+#[derive(Debug, Clone)]
+pub struct HtmlReport {
+    title: String,
+    facts: Vec<(String, String)>,
+    settings: String,
+    learning_curve: Option<String>,
+    organs: Vec<OrganStyle>,
+    /// From the worst to the best.
+    cases: Vec<(f64, CaseSlices)>,
+    added_cases: usize,
+}
+
+/// How the viewer shows a class.
+#[derive(Debug, Clone, Serialize)]
+struct OrganStyle {
+    class: u8,
+    name: String,
+    color: String,
+}
+
+/// What the template shows.
+#[derive(Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    subject: &'a str,
+    facts: &'a [(String, String)],
+    settings: &'a str,
+    /// Base64 of an SVG file.
+    learning_curve: Option<&'a str>,
+    organs: &'a [OrganStyle],
+    sections: Vec<ProtocolSection>,
+    viewer: Vec<&'a CaseSlices>,
+    added_cases: usize,
+    megabytes: usize,
+    style: &'a str,
+    script: &'a str,
+}
+
+/// The scores under one protocol.
+#[derive(Serialize)]
+struct ProtocolSection {
+    id: String,
+    protocol: String,
+    unit: &'static str,
+    organs: Vec<OrganRow>,
+    mean: Vec<String>,
+    plot: BoxPlot,
+    /// From the worst to the best.
+    cases: Vec<CaseRow>,
+    organ_names: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct OrganRow {
+    name: String,
+    cells: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct CaseRow {
+    name: String,
+    /// Index in the viewer.
+    viewer: Option<usize>,
+    cells: Vec<String>,
+}
+
+const TEMPLATE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+impl HtmlReport {
+    /// Largest size of all slices together in the file, 20 MB.
+    pub const MAX_SLICE_BYTES: usize = 20_000_000;
+
+    /// Creates a report without content. `description` names and colours the organs.
+    pub fn new(title: impl Into<String>, description: &DatasetDescription) -> Self {
+        let organs = description.report_classes().into_iter().map(|class| {
+            let [red, green, blue] = description.color(class).0;
+            OrganStyle {
+                class,
+                name: description.organ(class).name.clone(),
+                color: format!("#{red:02x}{green:02x}{blue:02x}"),
+            }
+        });
+        Self {
+            title: title.into(),
+            facts: Vec::new(),
+            settings: String::new(),
+            learning_curve: None,
+            organs: organs.collect(),
+            cases: Vec::new(),
+            added_cases: 0,
+        }
+    }
+
+    /// Adds a fact, such as the number of epochs.
+    pub fn add_fact(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.facts.push((name.into(), value.into()));
+    }
+
+    /// Shows settings, a text such as TOML.
+    pub fn with_settings(self, settings: impl Into<String>) -> Self {
+        Self { settings: settings.into(), ..self }
+    }
+
+    /// Shows a learning curve, an SVG file.
+    pub fn with_learning_curve(self, svg: &str) -> Self {
+        use base64::Engine;
+        let data = base64::engine::general_purpose::STANDARD.encode(svg);
+        Self { learning_curve: Some(data), ..self }
+    }
+
+    /// Adds a case to the viewer. Its scores decide whether it is among the worst, by their mean
+    /// DSC.
+    ///
+    /// # Panics
+    ///
+    /// If image, prediction and label have other shapes.
+    pub fn add_case(
+        &mut self,
+        scores: &CaseScores,
+        image: &Image,
+        prediction: &Volume<u8>,
+        label: &Volume<u8>,
+    ) {
+        self.added_cases += 1;
+        let slices = CaseSlices::new(&scores.case, image, prediction, label);
+        if slices.is_empty() {
+            return;
+        }
+        let dsc = mean_dsc(scores).unwrap_or(1.0);
+        let at = self.cases.partition_point(|(other, _)| *other <= dsc);
+        self.cases.insert(at, (dsc, slices));
+        let size = |cases: &[(f64, CaseSlices)]| -> usize {
+            cases.iter().map(|(_, slices)| slices.bytes()).sum()
+        };
+        while self.cases.len() > 1 && size(&self.cases) > Self::MAX_SLICE_BYTES {
+            self.cases.pop();
+        }
+    }
+
+    /// The page, with the scores of these reports.
+    ///
+    /// # Panics
+    ///
+    /// Never: the template is part of this library.
+    pub fn render(&self, reports: &[Report]) -> String {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.add_template("page", TEMPLATE).expect("a valid template");
+        let template = environment.get_template("page").expect("added above");
+        let page = Page {
+            title: &self.title,
+            subject: reports.first().and_then(Report::subject).unwrap_or_default(),
+            facts: &self.facts,
+            settings: &self.settings,
+            learning_curve: self.learning_curve.as_deref(),
+            organs: &self.organs,
+            sections: reports.iter().map(|report| self.section(report)).collect(),
+            viewer: self.cases.iter().map(|(_, slices)| slices).collect(),
+            added_cases: self.added_cases,
+            megabytes: Self::MAX_SLICE_BYTES / 1_000_000,
+            style: STYLE,
+            script: SCRIPT,
+        };
+        let page = template.render(Serde(&page));
+        page.expect("a template that matches its data")
+    }
+
+    fn section(&self, report: &Report) -> ProtocolSection {
+        let unit = report.protocol().unit();
+        let percent = |value: Option<f64>| number(value.map(|value| 100.0 * value));
+        let organ = |(index, name): (usize, &String)| {
+            let values = |of: fn(&sam_lst_metrics::Score) -> Option<f64>| -> Vec<f64> {
+                report.cases().iter().filter_map(|case| of(&case.scores[index])).collect()
+            };
+            let dsc = values(|score| score.dsc.map(|dsc| 100.0 * dsc));
+            let surface = values(|score| score.surface_dice.map(|dice| 100.0 * dice));
+            let cells = vec![
+                with_spread(&dsc),
+                with_spread(&values(|score| score.hd95)),
+                with_spread(&surface),
+                dsc.len().to_string(),
+            ];
+            OrganRow { name: name.clone(), cells }
+        };
+        let mut cases: Vec<&CaseScores> = report.cases().iter().collect();
+        cases.sort_by(|a, b| {
+            let [a, b] = [a, b].map(|case| mean_dsc(case).unwrap_or(1.0));
+            a.total_cmp(&b)
+        });
+        let case = |case: &CaseScores| {
+            let organs = case.scores.iter().map(|score| percent(score.dsc));
+            CaseRow {
+                name: case.case.clone(),
+                viewer: self.cases.iter().position(|(_, slices)| slices.name() == case.case),
+                cells: std::iter::once(percent(mean_dsc(case))).chain(organs).collect(),
+            }
+        };
+        ProtocolSection {
+            id: report.protocol().name().to_owned(),
+            protocol: report.protocol().to_string(),
+            unit,
+            organs: report.organs().iter().enumerate().map(organ).collect(),
+            mean: vec![
+                percent(report.mean(|score| score.dsc).mean),
+                number(report.mean(|score| score.hd95).mean),
+                percent(report.mean(|score| score.surface_dice).mean),
+            ],
+            plot: BoxPlot::new(report),
+            cases: cases.into_iter().map(case).collect(),
+            organ_names: report.organs().to_vec(),
+        }
+    }
+}
+
+/// The mean DSC of a case's organs.
+fn mean_dsc(case: &CaseScores) -> Option<f64> {
+    mean(&case.scores.iter().filter_map(|score| score.dsc).collect::<Vec<_>>())
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.2}"))
+}
+
+/// The mean of values and, of several, their standard deviation.
+fn with_spread(values: &[f64]) -> String {
+    let Some(mean) = mean(values) else { return number(None) };
+    if values.len() < 2 {
+        return number(Some(mean));
+    }
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    format!("{mean:.2} ± {:.2}", (squares / (values.len() - 1) as f64).sqrt())
+}
