@@ -121,7 +121,7 @@ pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingE
     let summary: Value =
         serde_json::from_slice(&text).map_err(|error| TrainingError::read(&file)(error.into()))?;
     let text = |key: &str| summary[key].as_str().map(str::to_owned);
-    let count = |key: &str| summary[key].as_u64().map(|count| count.to_string());
+    let count = |key: &str| summary[key].as_u64().map(grouped);
     let cases = |key: &str| {
         let cases = summary[key].as_array().filter(|cases| !cases.is_empty())?;
         let names: Vec<&str> = cases.iter().filter_map(|case| case["case"].as_str()).collect();
@@ -155,9 +155,26 @@ pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingE
         ("Burn", text("burn_version")),
         ("System", text("system")),
         ("Threads", count("threads")),
-        ("Device", text("device")),
+        // On the CPU, Burn's own words say no more.
+        (
+            "Device",
+            text("device").map(|name| if name.contains("Flex") { "CPU".to_owned() } else { name }),
+        ),
     ];
     Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// A number with a comma between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A duration in its largest units.
@@ -166,5 +183,18 @@ fn duration(seconds: f64) -> String {
         ..100.0 => format!("{seconds:.1} s"),
         ..6000.0 => format!("{:.1} min", seconds / 60.0),
         _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        let text = [0, 999, 1000, 20_617_028].map(grouped);
+        assert_eq!(text, ["0", "999", "1,000", "20,617,028"]);
+        let text = [0.25, 99.9, 100.0, 5999.0, 7200.0].map(duration);
+        assert_eq!(text, ["0.2 s", "99.9 s", "1.7 min", "100.0 min", "2.0 h"]);
     }
 }

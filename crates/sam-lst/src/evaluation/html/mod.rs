@@ -7,7 +7,7 @@ use box_plot::BoxPlot;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use sam_lst_datasets::{DatasetDescription, Image, Volume};
-use sam_lst_metrics::{CaseScores, Report, mean};
+use sam_lst_metrics::{CaseScores, Report, Score, mean};
 use serde::Serialize;
 use slices::CaseSlices;
 
@@ -38,6 +38,9 @@ struct OrganStyle {
     color: String,
 }
 
+/// The heading of a metric, and its value in a score.
+type Metric = (String, fn(&Score) -> Option<f64>);
+
 /// What the template shows.
 #[derive(Serialize)]
 struct Page<'a> {
@@ -61,7 +64,8 @@ struct Page<'a> {
 struct ProtocolSection {
     id: String,
     protocol: String,
-    unit: &'static str,
+    /// Headings of the metrics that are defined.
+    metrics: Vec<String>,
     organs: Vec<OrganRow>,
     mean: Vec<String>,
     plot: BoxPlot,
@@ -190,19 +194,21 @@ impl HtmlReport {
     fn section(&self, report: &Report) -> ProtocolSection {
         let unit = report.protocol().unit();
         let percent = |value: Option<f64>| number(value.map(|value| 100.0 * value));
+        let all: [Metric; 3] = [
+            ("DSC (%)".to_owned(), |score| score.dsc.map(|dsc| 100.0 * dsc)),
+            (format!("HD95 ({unit})"), |score| score.hd95),
+            ("surface Dice (%)".to_owned(), |score| score.surface_dice.map(|dice| 100.0 * dice)),
+        ];
+        let scores = || report.cases().iter().flat_map(|case| &case.scores);
+        let metrics: Vec<_> =
+            all.into_iter().filter(|(_, of)| scores().any(|score| of(score).is_some())).collect();
         let organ = |(index, name): (usize, &String)| {
-            let values = |of: fn(&sam_lst_metrics::Score) -> Option<f64>| -> Vec<f64> {
+            let values = |of: fn(&Score) -> Option<f64>| -> Vec<f64> {
                 report.cases().iter().filter_map(|case| of(&case.scores[index])).collect()
             };
-            let dsc = values(|score| score.dsc.map(|dsc| 100.0 * dsc));
-            let surface = values(|score| score.surface_dice.map(|dice| 100.0 * dice));
-            let cells = vec![
-                with_spread(&dsc),
-                with_spread(&values(|score| score.hd95)),
-                with_spread(&surface),
-                dsc.len().to_string(),
-            ];
-            OrganRow { name: name.clone(), cells }
+            let cells = metrics.iter().map(|(_, of)| with_spread(&values(*of)));
+            let count = values(|score| score.dsc).len().to_string();
+            OrganRow { name: name.clone(), cells: cells.chain([count]).collect() }
         };
         let mut cases: Vec<&CaseScores> = report.cases().iter().collect();
         cases.sort_by(|a, b| {
@@ -220,13 +226,9 @@ impl HtmlReport {
         ProtocolSection {
             id: report.protocol().name().to_owned(),
             protocol: report.protocol().to_string(),
-            unit,
             organs: report.organs().iter().enumerate().map(organ).collect(),
-            mean: vec![
-                percent(report.mean(|score| score.dsc).mean),
-                number(report.mean(|score| score.hd95).mean),
-                percent(report.mean(|score| score.surface_dice).mean),
-            ],
+            mean: metrics.iter().map(|(_, of)| number(report.mean(of).mean)).collect(),
+            metrics: metrics.into_iter().map(|(heading, _)| heading).collect(),
             plot: BoxPlot::new(report),
             cases: cases.into_iter().map(case).collect(),
             organ_names: report.organs().to_vec(),
@@ -251,4 +253,80 @@ fn with_spread(values: &[f64]) -> String {
     }
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     format!("{mean:.2} ± {:.2}", (squares / (values.len() - 1) as f64).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_lst_datasets::ndarray::{Array3, Array4};
+    use sam_lst_metrics::Protocol;
+
+    fn description(organ: &str) -> DatasetDescription {
+        let mut description = DatasetDescription::synapse();
+        description.organs.truncate(1);
+        description.organs[0].name = organ.to_owned();
+        description.report_order.clear();
+        description
+    }
+
+    /// A report with a case for each share of the organ that the prediction finds.
+    fn report(organ: &str, found: &[usize]) -> (HtmlReport, Report) {
+        let mut page = HtmlReport::new("A & <b>", &description(organ));
+        let mut report = Report::new(Protocol::Reference, [organ]).with_subject("test cases");
+        for (index, &found) in found.iter().enumerate() {
+            let shape = [2, 8, 8];
+            let classes = |voxels: usize| {
+                let voxel = |(slice, y, x): (usize, usize, usize)| {
+                    u8::from(64 * slice + 8 * y + x < voxels)
+                };
+                Volume::new(Array3::from_shape_fn(shape, voxel), None)
+            };
+            let (prediction, label) = (classes(found), classes(64));
+            let [predicted, labelled] =
+                [&prediction, &label].map(|v| v.voxels().iter().copied().collect::<Vec<u8>>());
+            let scores = report.protocol().score(&predicted, &labelled, shape, None, &[1]);
+            report.add(format!("case-{index}"), scores.expect("one shape"));
+            let image = Image::new(Array4::from_elem([1, 2, 8, 8], 0.5), None);
+            let scores = report.cases().last().expect("added");
+            page.add_case(scores, &image, &prediction, &label);
+        }
+        (page, report)
+    }
+
+    #[test]
+    fn cases_are_shown_from_the_worst_to_the_best() {
+        let (page, report) = report("liver", &[64, 16, 32]);
+        let html = page.render(&[report]);
+        let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text} in\n{html}"));
+        // Of 64 voxels: 2 * 16 / (64 + 16) = 40 % and 2 * 32 / (64 + 32) = 66.67 %.
+        assert!(at("<td>40.00</td>") < at("<td>66.67</td>"));
+        assert!(at("<td>66.67</td>") < at("<td>100.00</td>"));
+        assert!(at(">case-1</option>") < at(">case-2</option>"));
+        assert!(at("liver: median 66.7 %, quartiles 53.3 and 83.3 %, from 40.0 to 100.0 %") > 0);
+        assert!(at("All 3 scored cases") > 0);
+    }
+
+    #[test]
+    fn text_is_escaped_and_nothing_is_loaded() {
+        let organ = "</script><img src=x>";
+        let (mut page, report) = report(organ, &[64]);
+        page.add_fact("Method", "<ladder>");
+        let html = page
+            .with_settings("a = \"<b>\"")
+            .with_learning_curve("<svg></svg>")
+            .render(std::slice::from_ref(&report));
+        assert!(!html.contains("<img src=x>") && !html.contains("<b>"), "{html}");
+        assert!(html.contains("&lt;ladder&gt;") && html.contains("A &amp; &lt;b&gt;"), "{html}");
+        assert_eq!(html.matches("<script").count(), 2);
+        assert_eq!(html.matches("</script>").count(), 2);
+        for outside in ["http:", "https:", "src=\"/", "url("] {
+            assert!(!html.contains(outside), "{outside} in\n{html}");
+        }
+    }
+
+    #[test]
+    fn a_report_without_anything_is_a_page() {
+        let html = HtmlReport::new("empty", &description("liver")).render(&[]);
+        assert!(html.starts_with("<!DOCTYPE html>") && !html.contains("<script"), "{html}");
+    }
 }

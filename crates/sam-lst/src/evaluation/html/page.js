@@ -27,7 +27,7 @@
 
   // Lines along the edges between a class and its neighbours, a little inside of it.
   const outline = (classes, width, height, scale, dashed) => {
-    const inset = 0.75;
+    const inset = 1;
     const at = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : classes[y * width + x]);
     const paths = new Map();
     for (let y = 0; y < height; y++) {
@@ -45,7 +45,7 @@
     }
     // Each edge is a line of its own, so this leaves a gap at every pixel.
     context.setLineDash(dashed ? [scale * 0.55, scale * 0.45] : []);
-    context.lineWidth = dashed ? 1.5 : 2.25;
+    context.lineWidth = dashed ? 2 : 3;
     for (const [own, path] of paths) {
       context.strokeStyle = colors.get(own) ?? "#ffffff";
       context.stroke(path);
