@@ -17,7 +17,7 @@ use sam_lst::model::{
     ConfigError, NetworkConfig, NoFoundation, SegmentationModel, SegmentationNetwork,
 };
 use sam_lst::training::demo_dataset;
-use sam_lst::{Training, TrainingConfig, TrainingEvent, TrainingFolders};
+use sam_lst::{CachedViews, Training, TrainingConfig, TrainingEvent, TrainingFolders};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -110,6 +110,7 @@ fn main() -> Result<()> {
     let mut config = TrainingConfig::demo(num_classes).with_model(network);
     config.epochs = 2;
     config.validation_epochs = 1;
+    config.cache.views = CachedViews::NONE; // without a foundation, there are no embeddings
 
     let folder = tempfile::tempdir()?;
     let folders =

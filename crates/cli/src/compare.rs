@@ -3,7 +3,7 @@
 use crate::arguments::at_least_one;
 use crate::interrupt::EXIT_STATUS;
 use crate::method::MethodName;
-use crate::progress::{Spinner, note};
+use crate::progress::{Progress, Spinner, note};
 use crate::settings::{DataArguments, SettingsArguments};
 use crate::staging::Staging;
 use crate::{Cli, Command, Status, WrongUsage, interrupt, output, report, train};
@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, ValueEnum};
 use sam_lst::Dataset;
 use sam_lst::training::Comparison;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -70,9 +71,21 @@ struct PlannedRun {
     config: String,
 }
 
-/// Files that say what all runs share.
+/// The dataset's description, which the runs read.
 const DATASET: &str = "dataset.toml";
-const CHECKPOINTS: &str = "checkpoints.json";
+/// What all runs share, to recognise other data, checkpoints and devices.
+const SHARED: &str = "shared.json";
+
+/// What a key of the shared file means.
+fn difference(key: &str) -> &'static str {
+    match key {
+        "description" => "another description of the dataset",
+        "cases" => "other cases, or other files of them",
+        "devices" => "other devices, whose times cannot be compared",
+        "resnet" => "another --resnet, or none",
+        _ => "another --sam",
+    }
+}
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
@@ -80,11 +93,16 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     arguments.data.check_inputs()?;
     arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)?;
     let dataset = arguments.data.open()?;
-    let folder = arguments.run.clone().unwrap_or_else(|| train::default_run("compare-", &dataset));
+    let folder =
+        arguments.run.clone().unwrap_or_else(|| train::default_run("compare-", &dataset, ""));
     for input in arguments.inputs() {
         output::check_not_input(&folder, &[input])?;
     }
     output::check_writable(&folder)?;
+    // All arguments are checked before anything is written.
+    for &method in &arguments.methods {
+        arguments.plan(method, 0, arguments.minutes.map(|_| 1), &folder, "check", &dataset)?;
+    }
     arguments.check_shared(&folder, &dataset)?;
     let epochs = match arguments.minutes {
         Some(minutes) => match arguments.epochs_within(minutes, &folder, &dataset)? {
@@ -93,13 +111,15 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         },
         None => vec![None; arguments.methods.len()],
     };
-    // All are checked before the first one starts.
     let mut runs = Vec::new();
     for seed in arguments.seeds() {
         for (&method, &epochs) in arguments.methods.iter().zip(&epochs) {
             let name = format!("{}-{seed}", method.name());
             runs.push(arguments.plan(method, seed, epochs, &folder, &name, &dataset)?);
         }
+    }
+    if arguments.minutes.is_none() {
+        warn_of_other_epochs(&runs);
     }
     for (index, run) in runs.iter().enumerate() {
         if !run.is_complete()? {
@@ -155,39 +175,77 @@ impl Arguments {
         (0..self.seeds as u64).map(move |index| first + index)
     }
 
-    /// Checks that earlier runs in the folder are of the same dataset and checkpoints, or notes them
-    /// for later.
+    /// Checks that earlier runs in the folder are of the same data, checkpoints and devices, or notes
+    /// these for later.
     fn check_shared(&self, folder: &Path, dataset: &Dataset) -> Result<()> {
-        let hash = |file: &Option<PathBuf>| -> Result<Value> {
-            let Some(file) = file else { return Ok(Value::Null) };
+        let file = folder.join(SHARED);
+        let before: Option<Value> = match std::fs::read(&file) {
+            Ok(text) => {
+                let invalid = || format!("cannot read {}: it is damaged", file.display());
+                Some(serde_json::from_slice(&text).with_context(invalid)?)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", file.display()));
+            }
+        };
+        if before.is_none() {
+            let others = ["config.toml", DATASET, "comparison.md", "comparison.csv"];
+            if let Some(found) = others.into_iter().find(|name| folder.join(name).exists()) {
+                bail!(
+                    "cannot write to {}: it contains {found}, but no comparison; choose another \
+                     --run, or move {found} away",
+                    folder.display()
+                );
+            }
+        }
+        let mut shared = self.shared(dataset)?;
+        if let Some(Value::Object(before)) = before {
+            for (name, value) in before {
+                // A checkpoint that no method used before has no value.
+                let now = shared.entry(name.clone()).or_insert_with(|| value.clone());
+                ensure!(
+                    *now == value,
+                    "cannot add to the comparison in {}: it was begun with {}; use the same again, \
+                     or choose another --run",
+                    folder.display(),
+                    difference(&name)
+                );
+            }
+        }
+        let shared = serde_json::to_string_pretty(&shared).expect("plain data");
+        let description = dataset.description().to_toml();
+        write_files(folder, &[(SHARED, shared), (DATASET, description)])
+    }
+
+    /// What all runs of a comparison share, as far as these methods use it.
+    fn shared(&self, dataset: &Dataset) -> Result<Map<String, Value>> {
+        let hash = |file: &Path| -> Result<Value> {
             let _spinner = Spinner::loading(file);
             Ok(sha256(file)?.into())
         };
-        let checkpoints = json!({ "sam": hash(&self.data.sam)?, "resnet": hash(&self.resnet)? });
-        let checkpoints = serde_json::to_string_pretty(&checkpoints).expect("plain data");
-        let description = dataset.description().to_toml();
-        let shared = [
-            (DATASET, description, "another description of the dataset"),
-            (CHECKPOINTS, checkpoints, "other checkpoints"),
-        ];
-        for (name, now, difference) in shared {
-            let file = folder.join(name);
-            match std::fs::read_to_string(&file) {
-                Ok(before) => ensure!(
-                    before == now,
-                    "cannot add to the comparison in {}: it was begun with {difference}; use the \
-                     same again, or choose another --run",
-                    folder.display()
-                ),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    write_files(folder, &[(name, now)])?;
-                }
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot read {}", file.display()));
-                }
-            }
+        let mut cases = Vec::new();
+        let mut progress = Progress::new();
+        for (done, case) in dataset.all_cases().iter().enumerate() {
+            progress.count("checking", done, dataset.all_cases().len(), "cases");
+            let split = case.split.to_string();
+            cases.push(json!([case.name, split, case.files.sha256()?]));
         }
-        Ok(())
+        drop(progress);
+        let mut shared = Map::new();
+        shared.insert("description".to_owned(), dataset.description().to_toml().into());
+        shared.insert("cases".to_owned(), cases.into());
+        shared.insert("devices".to_owned(), self.settings.device.join(",").into());
+        if self.methods.iter().any(|method| method.uses_sam())
+            && let Some(sam) = &self.data.sam
+        {
+            shared.insert("sam".to_owned(), hash(sam)?);
+        }
+        if self.methods.contains(&MethodName::Ladder) {
+            let resnet = self.resnet.as_deref().map_or(Ok("random".into()), hash)?;
+            shared.insert("resnet".to_owned(), resnet);
+        }
+        Ok(shared)
     }
 
     /// The epochs of each method whose steps take so many minutes, by the time of one epoch. `None`
@@ -198,11 +256,13 @@ impl Arguments {
         folder: &Path,
         dataset: &Dataset,
     ) -> Result<Option<Vec<Option<u64>>>> {
-        let seed = self.settings.seed.unwrap_or(0);
         let mut epochs = Vec::new();
         let plan = |&method: &MethodName| {
-            let name = format!("timing/{}", method.name());
-            let mut run = self.plan(method, seed, Some(1), folder, &name, dataset)?;
+            // Other settings have other times.
+            let config = self.plan(method, 0, Some(1), folder, "check", dataset)?.config;
+            let hash = hexadecimal(&Sha256::digest(&config));
+            let name = format!("timing/{}-{}", method.name(), &hash[..8]);
+            let mut run = self.plan(method, 0, Some(1), folder, &name, dataset)?;
             run.arguments.push("--no-scores".into());
             Ok(run)
         };
@@ -221,7 +281,9 @@ impl Arguments {
                 bail!("{} names no time of its steps", run.folder.join(SUMMARY).display());
             };
             let fitting = (60.0 * minutes / seconds).floor().max(1.0) as u64;
-            note(&format!("{method}: {seconds:.1} s for an epoch, so {fitting} epochs"));
+            let longer = if seconds > 60.0 * minutes { ", which takes longer" } else { "" };
+            let unit = if fitting == 1 { "epoch" } else { "epochs" };
+            note(&format!("{method}: {seconds:.1} s for an epoch, so {fitting} {unit}{longer}"));
             epochs.push(Some(fitting));
         }
         Ok(Some(epochs))
@@ -251,12 +313,10 @@ impl Arguments {
         {
             option("--resnet", resnet);
         }
-        // Methods that use a foundation may be added to the comparison later.
-        let has_foundation = method.has_foundation();
-        self.data.pass_on(has_foundation, &mut option);
+        self.data.pass_on(method.uses_sam(), &mut option);
         let of_method = self.method_config.iter().filter(|(of, _)| *of == method);
         let of_method: Vec<&Path> = of_method.map(|(_, file)| file.as_path()).collect();
-        self.settings.pass_on(has_foundation, &of_method, &mut option);
+        self.settings.pass_on(method, &of_method, &mut option);
         option("--seed", &seed.to_string());
         if let Some(epochs) = epochs {
             option("--epochs", &epochs.to_string());
@@ -278,6 +338,7 @@ impl Arguments {
             ("comparison.csv", comparison.to_csv()),
             ("comparison.json", text),
             ("comparison.svg", comparison.to_svg()),
+            ("comparison.html", comparison.to_html()),
         ];
         write_files(folder, &files)?;
         if self.json {
@@ -287,6 +348,7 @@ impl Arguments {
             }));
         }
         let mut text = format!("{comparison}\n\n");
+        report::file_line(&mut text, "all in one page", &folder.join("comparison.html"));
         report::file_line(&mut text, "tables", &folder.join("comparison.md"));
         report::file_line(&mut text, "each run", &folder.join("comparison.csv"));
         report::file_line(&mut text, "DSC and time", &folder.join("comparison.svg"));
@@ -325,6 +387,29 @@ impl PlannedRun {
     }
 }
 
+/// Equal epochs are what the tables are for.
+fn warn_of_other_epochs(runs: &[PlannedRun]) {
+    let epochs = |run: &PlannedRun| {
+        let line = run.config.lines().find_map(|line| line.strip_prefix("epochs = "));
+        line.unwrap_or_default().to_owned()
+    };
+    let mut methods: Vec<String> = Vec::new();
+    for run in runs {
+        let text = format!("{} {}", run.method.name(), epochs(run));
+        if !methods.contains(&text) {
+            methods.push(text);
+        }
+    }
+    let first = runs.first().map(epochs);
+    if runs.iter().any(|run| Some(epochs(run)) != first) {
+        note(&format!(
+            "warning: the methods train for different numbers of epochs: {}; --epochs makes them \
+             equal",
+            methods.join(", ")
+        ));
+    }
+}
+
 /// Trains in a process of its own, so that its peak memory is that of one run.
 fn train_in_child(arguments: &[OsString], name: &str) -> Result<Status> {
     let program = std::env::current_exe().context("cannot find this program")?;
@@ -349,15 +434,16 @@ fn train_in_child(arguments: &[OsString], name: &str) -> Result<Status> {
     Ok(Status::Done)
 }
 
-/// Waits for a process to end and passes a requested stop on to it.
+/// Waits for a process to end and passes each signal on to it: the first lets it end its step, the
+/// second ends it at once.
 fn wait(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
-    let mut passed_on = false;
+    let mut passed_on = interrupt::signals();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if interrupt::stop_requested() && !passed_on {
-            passed_on = true;
+        if interrupt::signals() > passed_on {
+            passed_on += 1;
             #[cfg(unix)]
             {
                 let process = rustix::process::Pid::from_child(child);
@@ -382,12 +468,11 @@ fn write_files(folder: &Path, files: &[(&str, String)]) -> Result<()> {
 
 /// The SHA-256 of a file, in hexadecimal digits.
 fn sha256(file: &Path) -> Result<String> {
-    use sha2::{Digest, Sha256};
     let mut hasher = Sha256::new();
     let read = || format!("cannot read {}", file.display());
     std::io::copy(&mut File::open(file).with_context(read)?, &mut HashWriter(&mut hasher))
         .with_context(read)?;
-    return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+    return Ok(hexadecimal(&hasher.finalize()));
 
     struct HashWriter<'a>(&'a mut Sha256);
     impl std::io::Write for HashWriter<'_> {
@@ -399,6 +484,10 @@ fn sha256(file: &Path) -> Result<String> {
             Ok(())
         }
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Parses a positive number of minutes.

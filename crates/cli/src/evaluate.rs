@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
 use sam_lst::datasets::{label_ranges, read_geometry, read_label_numbers};
 use sam_lst::embeddings::Embedder;
-use sam_lst::evaluation::{CasePairs, FolderPairs, LabelNumbers, write_reports};
+use sam_lst::evaluation::{
+    CasePairs, EvaluatedCase, FolderPairs, HtmlReport, LabelNumbers, write_reports,
+};
 use sam_lst::metrics::{DirectedDistances, StrictOptions};
 use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Split};
 use serde_json::json;
@@ -68,7 +70,7 @@ pub struct Arguments {
     /// Tolerance of the strict surface Dice in mm
     #[arg(long, value_name = "MM", default_value_t = 1.0, value_parser = not_negative)]
     tolerance_mm: f64,
-    /// Also write PREFIX-reference and -strict, as .csv, .json and .md
+    /// Also write PREFIX.html and PREFIX-reference and -strict.csv, .json, .md
     #[arg(long, value_name = "PREFIX")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -94,9 +96,10 @@ enum Hd95 {
     Pooled,
 }
 
-/// Scores, and label files or cases without a prediction.
+/// Scores, the page that shows them, and label files or cases without a prediction.
 struct Evaluation {
     reports: Vec<Report>,
+    page: HtmlReport,
     unpredicted: Vec<String>,
 }
 
@@ -116,7 +119,11 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     };
     let mut files = Vec::new();
     if let (Some(prefix), Some(staging)) = (&arguments.output, staging) {
-        let written = write_reports(&evaluation.reports, staging.file(prefix))?;
+        let mut written = write_reports(&evaluation.reports, staging.file(prefix))?;
+        let page = staging.file(&page_file(prefix));
+        std::fs::write(&page, evaluation.page.render(&evaluation.reports))
+            .with_context(|| format!("cannot write {}", page_file(prefix).display()))?;
+        written.push(page);
         let name = |file: &PathBuf| prefix.with_file_name(file.file_name().unwrap_or_default());
         files = written.iter().map(name).collect();
         staging.publish()?;
@@ -142,6 +149,26 @@ impl Arguments {
         }
     }
 
+    /// A page that names what is read, without cases.
+    fn page(&self, title: &str, description: &DatasetDescription) -> HtmlReport {
+        let mut page = HtmlReport::new(title, description);
+        let inputs = [
+            ("Predictions", &self.pred),
+            ("Ground truth", &self.label),
+            ("Data", &self.data),
+            ("Network", &self.network),
+            ("Foundation", &self.sam),
+        ];
+        for (name, path) in inputs {
+            if let Some(path) = path {
+                page.add_fact(name, path.display().to_string());
+            }
+        }
+        page.add_fact("Dataset", &description.name);
+        page.add_fact("sam-lst", env!("CARGO_PKG_VERSION"));
+        page
+    }
+
     /// Files and folders that are read.
     fn inputs(&self) -> Vec<&Path> {
         let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.network, &self.dataset];
@@ -157,6 +184,18 @@ fn check_inputs(arguments: &Arguments) -> Result<()> {
         output::check_checkpoint(checkpoint)?;
     }
     Ok(())
+}
+
+/// The HTML page of a prefix.
+fn page_file(prefix: &Path) -> PathBuf {
+    let mut name = prefix.file_name().unwrap_or_default().to_owned();
+    name.push(".html");
+    prefix.with_file_name(name)
+}
+
+/// Adds a case with its slices to a page.
+fn add_case(page: &mut HtmlReport, case: EvaluatedCase<'_>) {
+    page.add_case(case.scores, &case.volumes.image, case.prediction, &case.volumes.label);
 }
 
 /// Checks the report files, and that they can be written.
@@ -181,6 +220,7 @@ fn check_output(arguments: &Arguments, protocols: &[Protocol]) -> Result<Option<
             output::check_file(&file, &arguments.inputs(), arguments.force)?;
         }
     }
+    output::check_file(&page_file(prefix), &arguments.inputs(), arguments.force)?;
     Staging::for_file(prefix).map(Some)
 }
 
@@ -209,7 +249,8 @@ fn score_folders(
         progress.count("scoring", done, total, "cases");
     })?;
     let unpredicted = folders.unpredicted().iter().map(|file| file.display().to_string());
-    Ok(Evaluation { reports, unpredicted: unpredicted.collect() })
+    let page = arguments.page("Scores of predictions", &description);
+    Ok(Evaluation { reports, page, unpredicted: unpredicted.collect() })
 }
 
 /// Scores predictions for the test cases of a dataset.
@@ -246,11 +287,11 @@ fn score_cases(
     numbers.check(dataset.description())?;
     adapt_to_spacing(&dataset, &mut protocols)?;
     let mut progress = Progress::new();
-    let reports = pairs.evaluate(&protocols, |done, total| {
-        progress.count("scoring", done, total, "cases");
-    })?;
+    let mut page = arguments.page("Scores of predictions", dataset.description());
+    let count = |done, total| progress.count("scoring", done, total, "cases");
+    let reports = pairs.evaluate_each(&protocols, count, |case| add_case(&mut page, case))?;
     let unpredicted = pairs.unpredicted().iter().map(|case| case.name.clone()).collect();
-    Ok(Evaluation { reports, unpredicted })
+    Ok(Evaluation { reports, page, unpredicted })
 }
 
 /// Checks the test cases, and measures in voxels where they have no voxel spacing.
@@ -345,18 +386,23 @@ fn score_model(
         segmenter = segmenter.with_cache(cache);
     }
     let mut progress = CaseProgress::new("scoring", cases.len());
-    let reports = segmenter.evaluate(&dataset, &cases, &protocols, |case, done, slices| {
-        progress.update(case, done, slices);
-    })?;
+    let mut page = arguments.page("Scores of a model", dataset.description());
+    let reports = segmenter.evaluate_each(
+        &dataset,
+        &cases,
+        &protocols,
+        |case, done, slices| progress.update(case, done, slices),
+        |case| add_case(&mut page, case),
+    )?;
     drop(progress);
     if let Some(error) = segmenter.embedder().and_then(Embedder::cache_write_error) {
         note(&error.to_string());
     }
-    Ok(Evaluation { reports, unpredicted: Vec::new() })
+    Ok(Evaluation { reports, page, unpredicted: Vec::new() })
 }
 
 fn print_result(evaluation: &Evaluation, files: &[PathBuf], json: bool) -> Result<()> {
-    let Evaluation { reports, unpredicted } = evaluation;
+    let Evaluation { reports, unpredicted, .. } = evaluation;
     let names = |files: &[PathBuf]| -> Vec<String> {
         files.iter().map(|file| file.display().to_string()).collect()
     };

@@ -6,7 +6,7 @@
 
 use crate::{progress, staging, terminal};
 use anyhow::{Context, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ pub const RESUME: &str = "run the same command again to resume";
 
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
+/// Signals since the program started.
+static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 static FINISHES_CHILD: AtomicBool = AtomicBool::new(false);
 static RESUMABLE: AtomicBool = AtomicBool::new(false);
 static KEEPS_OUTPUT: AtomicBool = AtomicBool::new(false);
@@ -45,10 +47,15 @@ pub fn set_finishes_step(finishes: bool) {
     FINISHES_STEP.store(finishes, Ordering::SeqCst);
 }
 
-/// Whether the first signal only requests a stop, which the caller passes on to a process that it
-/// waits for.
+/// Whether signals only request a stop: the caller waits for a process, to which it passes each of
+/// them on.
 pub fn set_finishes_child(finishes: bool) {
     FINISHES_CHILD.store(finishes, Ordering::SeqCst);
+}
+
+/// The number of signals since the program started.
+pub fn signals() -> usize {
+    SIGNALS.load(Ordering::SeqCst)
 }
 
 /// Whether a stop was requested.
@@ -85,7 +92,8 @@ pub fn wait_if_exiting() {
 
 fn on_signal() {
     let is_first = !STOP_REQUESTED.swap(true, Ordering::SeqCst);
-    if is_first && FINISHES_CHILD.load(Ordering::SeqCst) {
+    SIGNALS.fetch_add(1, Ordering::SeqCst);
+    if FINISHES_CHILD.load(Ordering::SeqCst) {
         return;
     }
     if is_first && FINISHES_STEP.load(Ordering::SeqCst) {

@@ -38,8 +38,18 @@ impl MethodName {
     }
 
     /// Whether the method trains over or within SAM.
-    pub fn has_foundation(self) -> bool {
+    pub fn uses_sam(self) -> bool {
         self != Self::Unet
+    }
+
+    /// Whether a part of SAM's encoder stays frozen, so that its precision can be chosen.
+    pub fn has_foundation(self) -> bool {
+        !matches!(self, Self::SamAdapter | Self::Bias | Self::Full | Self::Unet)
+    }
+
+    /// Whether the frozen part has blocks, so that its output is worth caching.
+    pub fn has_cached_blocks(self) -> bool {
+        self.has_foundation() && !matches!(self, Self::Lora | Self::Adapter)
     }
 }
 

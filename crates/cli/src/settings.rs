@@ -3,6 +3,7 @@
 use crate::arguments::{Precision, at_least_one, not_negative, share};
 use crate::foundation::{self, Variant};
 use crate::inspect::describe_data;
+use crate::method::MethodName;
 use crate::progress::Spinner;
 use crate::{WrongUsage, output};
 use anyhow::{Result, bail};
@@ -171,9 +172,9 @@ impl SettingsArguments {
 impl DataArguments {
     /// Passes the arguments on to another command, without those that the description of the dataset
     /// contains.
-    pub fn pass_on(&self, has_foundation: bool, option: &mut impl FnMut(&str, &dyn AsRef<OsStr>)) {
+    pub fn pass_on(&self, uses_sam: bool, option: &mut impl FnMut(&str, &dyn AsRef<OsStr>)) {
         option("--data", &self.data);
-        if has_foundation {
+        if uses_sam {
             self.sam.iter().for_each(|sam| option("--sam", sam));
             self.foundation.iter().for_each(|name| option("--foundation", &value_name(name)));
             self.variant.iter().for_each(|variant| option("--variant", &value_name(variant)));
@@ -182,10 +183,11 @@ impl DataArguments {
 }
 
 impl SettingsArguments {
-    /// Passes the arguments on to another command, but for the seed, with further files of settings.
+    /// Passes the arguments that a method uses on to another command, but for the seed, with further
+    /// files of settings.
     pub fn pass_on(
         &self,
-        has_foundation: bool,
+        method: MethodName,
         further: &[&Path],
         option: &mut impl FnMut(&str, &dyn AsRef<OsStr>),
     ) {
@@ -193,9 +195,11 @@ impl SettingsArguments {
         files.for_each(|file| option("--config", &file));
         self.epochs.iter().for_each(|epochs| option("--epochs", &epochs.to_string()));
         self.batch_size.iter().for_each(|size| option("--batch-size", &size.to_string()));
-        if has_foundation {
+        if method.has_cached_blocks() {
             self.cache_views.iter().for_each(|views| option("--cache-views", &views.to_string()));
             self.cache_limit_gb.iter().for_each(|gb| option("--cache-limit-gb", &gb.to_string()));
+        }
+        if method.has_foundation() {
             self.precision.iter().for_each(|name| option("--precision", &value_name(name)));
         }
         option("--device", &self.device.join(","));

@@ -45,7 +45,7 @@ pub struct Arguments {
     pub fusion: Option<FusionName>,
     #[command(flatten)]
     pub settings: SettingsArguments,
-    /// Folder of the run [default: runs/ and the dataset's name]
+    /// Folder of the run [default: runs/, dataset's name, method]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// Train only, without scores and pictures
@@ -95,7 +95,8 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
     }
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
-    let run = arguments.run.clone().unwrap_or_else(|| default_run("", &dataset));
+    let run =
+        arguments.run.clone().unwrap_or_else(|| default_run("", &dataset, &arguments.suffix()));
     let folders = folders(&run);
     if arguments.run.is_none() {
         check_folders(&folders, &arguments.inputs())?;
@@ -122,6 +123,9 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
 fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigOf<M>> {
     let config = M::config(arguments, dataset.description().classes())?;
     check(&config, dataset)?;
+    if !arguments.method.has_foundation() {
+        config.check_without_foundation()?;
+    }
     Ok(config.split_across(arguments.settings.device.len())?)
 }
 
@@ -143,13 +147,21 @@ pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
 }
 
 /// A folder that is named after the dataset.
-pub fn default_run(prefix: &str, dataset: &Dataset) -> PathBuf {
+pub fn default_run(prefix: &str, dataset: &Dataset, suffix: &str) -> PathBuf {
     let name = dataset.description().name.chars();
     let name: String = name.map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-    Path::new("runs").join(format!("{prefix}{name}"))
+    Path::new("runs").join(format!("{prefix}{name}{suffix}"))
 }
 
 impl Arguments {
+    /// What distinguishes the default folder of a method from the ladder's.
+    fn suffix(&self) -> String {
+        match self.method {
+            MethodName::Ladder => String::new(),
+            method => format!("-{}", method.name()),
+        }
+    }
+
     /// What no output may replace.
     fn inputs(&self) -> Vec<&Path> {
         let mut inputs = self.data.inputs();

@@ -431,7 +431,9 @@ fn a_model_is_trained_and_evaluated() {
     assert!(stderr.contains("img0001.nii.gz with label0001.nii.gz"), "{stderr}");
     assert!(stderr.contains("ground truth has 0") && stderr.contains("11 pancreas"), "{stderr}");
     assert!(text.contains(&format!("pred compared with {labels}; 1 case;")), "{text}");
-    assert_eq!(names(&at.join("scores")).len(), 6);
+    assert_eq!(names(&at.join("scores")).len(), 7);
+    let page = std::fs::read_to_string(at.join("scores/mine.html")).expect("a page");
+    assert!(page.contains("Scores of predictions") && page.contains("pancreas"), "{page}");
     fails(at, &folders, &["scores/mine-reference.csv", "--force"]);
     let cases = [&["evaluate", "--data", "phantoms", "--protocol", "strict"], &model[..]].concat();
     let evaluated = run_json(at, &cases);
@@ -621,6 +623,7 @@ fn methods_are_compared_and_more_can_be_added() {
     for part in ["protocol: reference", "protocol: strict", "| pancreas", "Costs:", "| unet "] {
         assert!(markdown.contains(part), "{part} is not in\n{markdown}");
     }
+    assert!(at.join("all/comparison.html").is_file());
     let svg = std::fs::read_to_string(at.join("all/comparison.svg")).expect("a plot");
     assert!(svg.contains("<title>") && svg.contains("unet") && svg.contains("ladder"), "{svg}");
     let [_, again] = run(at, &more, 0);
@@ -632,7 +635,7 @@ fn methods_are_compared_and_more_can_be_added() {
     let timed = timed.concat();
     let [_, stderr] = run(at, &timed, 0);
     assert!(stderr.contains("timing an epoch of unet"), "{stderr}");
-    assert!(stderr.contains("for an epoch, so 1 epochs"), "{stderr}");
+    assert!(stderr.contains("for an epoch, so 1 epoch, which takes longer"), "{stderr}");
     assert!(at.join("timed/comparison.svg").is_file());
 
     let other = [&compare[..5], &["--run", "all", "--methods", "unet", "--validation", "0.3"]];

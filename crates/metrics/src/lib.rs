@@ -30,5 +30,5 @@ mod volume;
 pub use compare::{Comparison, Direction, Presence, SurfaceDistances, compare, compare_all, dice};
 pub use protocol::{DirectedDistances, Protocol, Score, ScoreError, StrictOptions};
 pub use report::{CaseScores, Mean, Report};
-pub use statistics::mean;
+pub use statistics::{mean, standard_deviation};
 pub use volume::{LabelVolume, VolumeError};

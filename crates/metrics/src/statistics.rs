@@ -5,6 +5,14 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// The standard deviation of a sample, with `n - 1` in the denominator; `None` for fewer than two
+/// values.
+pub fn standard_deviation(values: &[f64]) -> Option<f64> {
+    let mean = mean(values).filter(|_| values.len() > 1)?;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
 /// The percentile of values in ascending order, with linear interpolation between the nearest
 /// ranks as in NumPy's `percentile`.
 ///
@@ -28,6 +36,16 @@ mod tests {
         assert_eq!(mean(&[1.0, 2.0, 6.0]), Some(3.0));
         assert_eq!(mean(&[-0.5]), Some(-0.5));
         assert_eq!(mean(&[]), None);
+    }
+
+    #[test]
+    fn standard_deviation_is_that_of_a_sample() {
+        // numpy.std([1, 2, 6], ddof=1)
+        let deviation = standard_deviation(&[1.0, 2.0, 6.0]).expect("three values");
+        assert!((deviation - 2.6457513110645907).abs() < 1e-12);
+        assert_eq!(standard_deviation(&[3.0, 3.0]), Some(0.0));
+        assert_eq!(standard_deviation(&[3.0]), None);
+        assert_eq!(standard_deviation(&[]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::scores::{EvaluationError, empty_reports, score};
+use super::scores::{EvaluatedCase, EvaluationError, empty_reports, score};
 use sam_lst_datasets::{
     Case, Dataset, DatasetDescription, IgnoredLabels, Organ, Orientation, ReadError, file_ending,
     read_label_numbers, read_labels,
@@ -205,7 +205,21 @@ impl<'a> CasePairs<'a> {
     pub fn evaluate(
         &self,
         protocols: &[Protocol],
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<Report>, EvaluationError> {
+        self.evaluate_each(protocols, progress, |_| {})
+    }
+
+    /// As [`evaluate`](Self::evaluate), and passes each case with its volumes to `observe`.
+    ///
+    /// # Errors
+    ///
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_each(
+        &self,
+        protocols: &[Protocol],
         mut progress: impl FnMut(usize, usize),
+        mut observe: impl FnMut(EvaluatedCase<'_>),
     ) -> Result<Vec<Report>, EvaluationError> {
         let description = self.dataset.description();
         let classes = description.report_classes();
@@ -218,11 +232,15 @@ impl<'a> CasePairs<'a> {
         let mut reports = empty_reports(description, protocols, &subject);
         progress(0, self.pairs.len());
         for (i, (case, prediction)) in self.pairs.iter().enumerate() {
-            let truth = self.dataset.read(case)?.label;
+            let volumes = self.dataset.read(case)?;
+            let truth = &volumes.label;
             let files = case.files.paths();
             let label = files.last().copied().unwrap_or(self.dataset.root());
-            let predicted = description.read_labels_on_grid(prediction, (label, &truth))?;
-            score(&mut reports, &case.name, &predicted, &truth, &classes)?;
+            let predicted = description.read_labels_on_grid(prediction, (label, truth))?;
+            score(&mut reports, &case.name, &predicted, truth, &classes)?;
+            if let Some(scores) = reports.first().and_then(|report| report.cases().last()) {
+                observe(EvaluatedCase { scores, volumes: &volumes, prediction: &predicted });
+            }
             progress(i + 1, self.pairs.len());
         }
         Ok(reports)

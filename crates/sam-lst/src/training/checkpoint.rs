@@ -32,7 +32,7 @@ pub(super) struct Position {
     pub finished: bool,
     /// Duration in seconds without interruptions.
     pub seconds: f64,
-    /// Seconds of it in steps. Absent in version 0.1.0, as the next.
+    /// Seconds of it in steps, with waiting for their batches. Absent in version 0.1.0, as the next.
     #[serde(default)]
     pub step_seconds: f64,
     /// Seconds of it in which embeddings were computed before the first step.

@@ -1,7 +1,10 @@
 //! Several methods' runs beside each other: accuracy and cost.
 
 use super::{BEST, TrainingError, summary};
-use comfy_table::{CellAlignment, Table, TableStyle, presets};
+use crate::evaluation::{STYLE, render, with_spread};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use comfy_table::{Cell, CellAlignment, Row, Table, TableStyle, presets};
 use plotters::prelude::*;
 use sam_lst_metrics::mean;
 use serde::{Deserialize, Serialize};
@@ -49,7 +52,8 @@ pub struct ComparedRun {
     pub checkpoint_bytes: u64,
     /// Mean duration of a step.
     pub seconds_per_step: f64,
-    /// Duration of all steps, without validations and embeddings that were computed before.
+    /// Duration of all steps with waiting for their batches, without validations and embeddings that
+    /// were computed before.
     pub step_seconds: f64,
     /// Seconds in which the run computed embeddings before its first step. Runs that share a cache
     /// compute each embedding once.
@@ -83,8 +87,19 @@ pub struct ComparedScores {
 #[derive(Debug, Clone, PartialEq)]
 struct ComparedData {
     run: PathBuf,
-    training_cases: Vec<SummaryCase>,
-    subjects: Vec<String>,
+    /// Training and validation cases.
+    cases: [Vec<SummaryCase>; 2],
+    scored: Vec<Scored>,
+}
+
+/// What was scored under one protocol.
+#[derive(Debug, Clone, PartialEq)]
+struct Scored {
+    protocol: String,
+    unit: String,
+    subject: Option<String>,
+    cases: Vec<String>,
+    organs: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -98,6 +113,7 @@ struct SummaryCase {
 struct Summary {
     method: String,
     training_cases: Vec<SummaryCase>,
+    validation_cases: Vec<SummaryCase>,
     trained_parameters: u64,
     steps: u64,
     epochs: u64,
@@ -114,6 +130,12 @@ struct SummaryScores {
     subject: Option<String>,
     mean_of_organs: BTreeMap<String, SummaryMean>,
     organs: Vec<SummaryOrgan>,
+    cases: Vec<SummaryScoredCase>,
+}
+
+#[derive(Deserialize)]
+struct SummaryScoredCase {
+    case: String,
 }
 
 #[derive(Deserialize)]
@@ -150,6 +172,38 @@ impl From<SummaryScores> for ComparedScores {
     }
 }
 
+/// What the page shows.
+#[derive(Serialize)]
+struct Page {
+    style: &'static str,
+    sections: Vec<PageSection>,
+    /// Base64 of an SVG file.
+    plot: String,
+}
+
+#[derive(Serialize)]
+struct PageSection {
+    title: String,
+    text: String,
+    tables: Vec<PageTable>,
+}
+
+#[derive(Serialize)]
+struct PageTable {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl From<Table> for PageTable {
+    fn from(table: Table) -> Self {
+        let cells = |row: &Row| row.cell_iter().map(Cell::content).collect();
+        Self {
+            header: table.header().map(cells).unwrap_or_default(),
+            rows: table.row_iter().map(cells).collect(),
+        }
+    }
+}
+
 /// A column of the table of scores.
 struct ScoreColumn {
     heading: fn(&ComparedScores) -> String,
@@ -168,8 +222,8 @@ const SCORES: [ScoreColumn; 3] = [
     },
 ];
 
-/// Okabe and Ito's colours, which people with any kind of colour vision tell apart, and two greys.
-const COLORS: [RGBColor; 9] = [
+/// Okabe and Ito's colours, which people with any kind of colour vision tell apart, and three others.
+const COLORS: [RGBColor; 10] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -179,6 +233,7 @@ const COLORS: [RGBColor; 9] = [
     RGBColor(0x00, 0x00, 0x00),
     RGBColor(0x77, 0x77, 0x77),
     RGBColor(0x8c, 0x56, 0x4b),
+    RGBColor(0x4b, 0x00, 0x82),
 ];
 
 impl Comparison {
@@ -211,11 +266,19 @@ impl Comparison {
             _ => run.join(format!("{}.safetensors", summary.method)),
         };
         let checkpoint = network.metadata().map_err(TrainingError::read(&network))?;
+        let scored = summary.scores.iter().map(|scores| Scored {
+            protocol: scores.protocol_name.clone(),
+            unit: scores.unit.clone(),
+            subject: scores.subject.clone(),
+            cases: scores.cases.iter().map(|case| case.case.clone()).collect(),
+            organs: scores.organs.iter().map(|organ| organ.organ.clone()).collect(),
+        });
+        let scored = scored.collect();
         let scores: Vec<ComparedScores> = summary.scores.into_iter().map(Into::into).collect();
         self.check_data(ComparedData {
             run: run.to_owned(),
-            training_cases: summary.training_cases,
-            subjects: scores.iter().map(|scores| scores.subject.clone()).collect(),
+            cases: [summary.training_cases, summary.validation_cases],
+            scored,
         })?;
         self.runs.push(ComparedRun {
             method: method.into(),
@@ -237,10 +300,10 @@ impl Comparison {
             self.data = Some(data);
             return Ok(());
         };
-        let difference = if data.training_cases != first.training_cases {
-            "training cases or their files"
-        } else if data.subjects != first.subjects {
-            "scored cases or protocols"
+        let difference = if data.cases != first.cases {
+            "the training or validation cases, or their files"
+        } else if data.scored != first.scored {
+            "the scored cases, organs or protocols"
         } else {
             return Ok(());
         };
@@ -356,7 +419,10 @@ impl Comparison {
                 format!("{:.0}", of(&|run| run.epochs as f64)),
                 format!("{:.3}", of(&|run| run.seconds_per_step)),
                 with_spread(&values(&|run| run.step_seconds / 60.0)),
-                mean(&memory).map_or("unknown".to_owned(), |memory| format!("{memory:.0}")),
+                memory
+                    .into_iter()
+                    .reduce(f64::max)
+                    .map_or("unknown".to_owned(), |memory| format!("{memory:.0}")),
                 format!("{:.0}", of(&|run| run.trained_parameters as f64)),
                 format!("{:.1}", of(&|run| run.checkpoint_bytes as f64 / 1e6)),
             ]);
@@ -394,8 +460,9 @@ impl Comparison {
     fn embeddings_note(&self) -> String {
         let seconds: f64 = self.runs.iter().map(|run| run.precomputing_seconds).sum();
         format!(
-            "Training is the time of all steps. Embeddings that are computed before the first step \
-             took {:.1} min in all runs together; runs that share a cache compute each once.",
+            "Training is the time of all steps, peak memory the largest of the runs. These runs \
+             computed embeddings before their first steps for {:.1} min together; runs that share \
+             a cache compute each once.",
             seconds / 60.0
         )
     }
@@ -465,6 +532,28 @@ impl Comparison {
         String::from_utf8(writer.into_inner().expect("writing to memory")).expect("CSV is UTF-8")
     }
 
+    /// Formats the comparison as an HTML page that opens without network: all tables and the plot.
+    pub fn to_html(&self) -> String {
+        let style = presets::NOTHING;
+        let mut sections: Vec<PageSection> = self
+            .protocols()
+            .map(|(protocol, scores)| PageSection {
+                title: format!("Scores, {}", scores.protocol),
+                text: format!("{}.", self.title(scores)),
+                tables: [self.accuracy(protocol, style), self.organs(protocol, style)]
+                    .map(Into::into)
+                    .into(),
+            })
+            .collect();
+        sections.push(PageSection {
+            title: "Costs".to_owned(),
+            text: self.embeddings_note(),
+            tables: vec![self.costs(style).into()],
+        });
+        let plot = STANDARD.encode(self.to_svg());
+        render(include_str!("comparison.html"), &Page { style: STYLE, sections, plot })
+    }
+
     /// Draws the DSC under the first protocol against training time as SVG: a point for each run, a
     /// larger one with the method's name for their mean.
     ///
@@ -526,17 +615,6 @@ impl Comparison {
     }
 }
 
-/// The mean of values with their standard deviation, if there are several.
-fn with_spread(values: &[f64]) -> String {
-    let Some(mean) = mean(values) else { return "-".to_owned() };
-    if values.len() < 2 {
-        return format!("{mean:.2}");
-    }
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let deviation = (squares / (values.len() - 1) as f64).sqrt();
-    format!("{mean:.2} ± {deviation:.2}")
-}
-
 fn align_numbers(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -568,6 +646,7 @@ mod tests {
             "unit": "voxels",
             "subject": "test cases",
             "mean_of_organs": means,
+            "cases": [{ "case": "0002" }],
             "organs": [
                 { "organ": "liver", "means": means },
                 { "organ": "aorta", "means": { "dsc": { "mean": null, "count": 0 } } },
@@ -578,6 +657,7 @@ mod tests {
         let summary = json!({
             "method": "unet",
             "training_cases": cases,
+            "validation_cases": [],
             "trained_parameters": 1000,
             "steps": 10,
             "epochs": 2,
@@ -624,10 +704,16 @@ mod tests {
         let costs = &text[text.find("Costs:").expect("a table")..];
         let a = ["a", "2", "6.000", "1.00 ± 0.00", "5", "1000", "0.0"];
         assert_eq!(cells(costs, "a"), a);
-        assert!(text.contains("2.5 min in all runs"), "{text}");
+        assert!(text.contains("for 2.5 min together"), "{text}");
         // Five runs; the organs and their mean.
         assert_eq!(comparison.to_csv().lines().count(), 1 + 5 * 3);
         assert_eq!(comparison.to_svg().matches("<circle").count(), 5 + 2);
+        let html = comparison.to_html();
+        for part in ["<th scope=\"row\">liver</th><td>62.50 ± 17.68</td>", "Costs", "image/svg+xml"]
+        {
+            assert!(html.contains(part), "no {part} in\n{html}");
+        }
+        assert!(!html.contains("http:") && !html.contains("https:"), "{html}");
     }
 
     #[test]
@@ -639,11 +725,12 @@ mod tests {
         let mut comparison = Comparison::new();
         comparison.add("a", 0, &first).expect("a run");
         let error = comparison.add("b", 0, &other).expect_err("other cases").to_string();
-        assert!(error.contains("other training cases"), "{error}");
+        assert!(error.contains("differ in the training or validation cases"), "{error}");
         let error = comparison.add("b", 0, &missing).expect_err("no run").to_string();
         assert!(error.contains("run_summary.json"), "{error}");
         assert_eq!(comparison.runs().len(), 1);
         assert!(Comparison::new().to_svg().starts_with("<svg"));
         assert!(!Comparison::new().to_markdown().is_empty());
+        assert!(Comparison::new().to_html().starts_with("<!DOCTYPE html>"));
     }
 }

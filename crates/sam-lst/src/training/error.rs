@@ -176,7 +176,8 @@ pub enum TrainingError {
     },
     /// Runs that are compared saw other data.
     #[error(
-        "cannot compare {} with {}: they have other {difference}", run.display(), first.display()
+        "cannot compare {} with {}: they differ in {difference}; compare runs of the same data",
+        run.display(), first.display()
     )]
     NotComparable {
         /// The folder of the run.

@@ -438,8 +438,12 @@ impl<C: NetworkConfig> TrainingConfig<C> {
         if self.augmentation { batches } else { batches.without_augmentation() }
     }
 
-    /// Checks that no setting of a foundation is set.
-    fn check_without_foundation(&self) -> Result<(), TrainingError> {
+    /// Checks that no setting of a foundation is set, for a method without one.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::NoFoundation`] for the first such setting.
+    pub fn check_without_foundation(&self) -> Result<(), TrainingError> {
         let setting = if self.foundation_precision != FoundationPrecision::F32 {
             "foundation_precision"
         } else if self.cache.views.count() > 0 {

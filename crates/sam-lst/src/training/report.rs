@@ -77,7 +77,6 @@ impl<N: SegmentationNetwork> Trained<N> {
         let reports = segmenter.evaluate_each(dataset, &cases, &protocols, progress, |case| {
             page.add_case(case.scores, &case.volumes.image, case.prediction, &case.volumes.label);
         })?;
-        self.save_scores(&reports)?;
         let run = &self.folders.run;
         let pictures = run.join(PICTURES);
         std::fs::create_dir_all(&pictures).map_err(TrainingError::write(&pictures))?;
@@ -86,6 +85,8 @@ impl<N: SegmentationNetwork> Trained<N> {
         }
         let learning_curve = self.write_learning_curve()?;
         let page = self.write_page(page, &reports, &learning_curve)?;
+        // Last, since a run with scores counts as complete.
+        self.save_scores(&reports)?;
         Ok(RunReport { split, cases: cases.len(), reports, pictures, learning_curve, page })
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Trainer<'a, N: SegmentationNetwork> {
     validation_cases: Vec<&'a Case>,
     /// Duration of the run's earlier processes.
     earlier_seconds: f64,
+    /// When the last step of the epoch ended, or the epoch began.
+    step_started: Instant,
 }
 
 const STEPS_HEADER: [&str; 7] =
@@ -104,6 +106,7 @@ impl<'a, C: NetworkConfig> Run<'a, C> {
                 worker: DeviceWorker::new(foundation, precision, cache, loss.clone(), device),
                 remote_workers,
                 earlier_seconds: position.seconds,
+                step_started: Instant::now(),
                 steps_log,
                 validation_log,
                 validation_cases,
@@ -164,6 +167,7 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
         let first = completed as usize * batches_per_step;
         let mut step_batches = Vec::with_capacity(batches_per_step);
         let mut result = Ok(ControlFlow::Continue(()));
+        self.step_started = Instant::now();
         // Copied, since the closure borrows the rest mutably.
         let (batches, workers) = (self.run.batches, self.run.config.workers);
         let wait_time = batches.prefetched(epoch, first, workers, |batch| {
@@ -173,6 +177,7 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
                 return ControlFlow::Continue(());
             }
             result = self.step(epoch, std::mem::take(&mut step_batches), events);
+            self.step_started = Instant::now();
             match result {
                 Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
@@ -196,10 +201,9 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
         let step = self.position.steps;
         let schedule = self.run.config.optimization.schedule;
         let learning_rate = schedule.at(step, self.run.plan.total_steps);
-        let started = Instant::now();
         let results = self.update(batches, learning_rate, events)?;
         let [loss, cross_entropy, dice_loss] = self.mean_losses(epoch, results, &slices)?;
-        self.position.step_seconds += started.elapsed().as_secs_f64();
+        self.position.step_seconds += self.step_started.elapsed().as_secs_f64();
         let completed = TrainingStep {
             step,
             epoch,

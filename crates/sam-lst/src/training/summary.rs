@@ -36,7 +36,7 @@ struct RunSummary<'a, C: NetworkConfig> {
     steps: u64,
     epochs: u64,
     seconds: f64,
-    /// Of it in steps, without validations, checkpoints and the next.
+    /// Of it in steps and waiting for their batches, without validations, checkpoints and the next.
     step_seconds: f64,
     /// Of it in which embeddings were computed before the first step.
     precomputing_seconds: f64,
@@ -134,7 +134,7 @@ pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingE
     };
     let percent = |key: &str| summary[key].as_f64().map(|share| format!("{:.2} %", 100.0 * share));
     let facts = [
-        ("Method", text("method")),
+        ("Method", Some(method_name(&summary)).filter(|name| !name.is_empty())),
         ("Dataset", text("dataset")),
         ("Training cases", cases("training_cases")),
         ("Validation cases", cases("validation_cases")),
@@ -162,6 +162,17 @@ pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingE
         ),
     ];
     Ok(facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// The method and, of SAM's tuning, its kind.
+fn method_name(summary: &Value) -> String {
+    let method = summary["method"].as_str().unwrap_or_default();
+    let tuning = &summary["config"]["model"]["tuning"];
+    let kind = tuning.as_str().or_else(|| Some(tuning.as_object()?.keys().next()?.as_str()));
+    match kind {
+        Some(kind) if method == "sam-tuning" => format!("{method} ({kind})"),
+        _ => method.to_owned(),
+    }
 }
 
 /// A number with a comma between thousands.

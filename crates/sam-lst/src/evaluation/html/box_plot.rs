@@ -14,6 +14,8 @@ pub(super) struct BoxPlot {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Row {
     name: String,
+    /// As much of the name as there is room for.
+    short_name: String,
     /// The row's centre.
     y: f64,
     /// Positions of minimum, quartiles and maximum; empty without values.
@@ -62,6 +64,10 @@ impl BoxPlot {
             };
             Row {
                 name: name.clone(),
+                short_name: match name.chars().count() {
+                    ..=18 => name.clone(),
+                    _ => name.chars().take(17).chain(['…']).collect(),
+                },
                 y: TOP + ROW * (index as f64 + 0.5),
                 quartiles: quartiles.into_iter().map(position).collect(),
                 points: values.iter().map(point).collect(),

@@ -7,7 +7,7 @@ use box_plot::BoxPlot;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use sam_lst_datasets::{DatasetDescription, Image, Volume};
-use sam_lst_metrics::{CaseScores, Report, Score, mean};
+use sam_lst_metrics::{CaseScores, Report, Score, mean, standard_deviation};
 use serde::Serialize;
 use slices::CaseSlices;
 
@@ -28,6 +28,9 @@ pub struct HtmlReport {
     /// From the worst to the best.
     cases: Vec<(f64, CaseSlices)>,
     added_cases: usize,
+    cases_without_organs: usize,
+    /// Cases from this DSC on are not shown, since the limit of the size was reached.
+    best_dsc: f64,
 }
 
 /// How the viewer shows a class.
@@ -54,6 +57,7 @@ struct Page<'a> {
     sections: Vec<ProtocolSection>,
     viewer: Vec<&'a CaseSlices>,
     added_cases: usize,
+    cases_without_organs: usize,
     megabytes: usize,
     style: &'a str,
     script: &'a str,
@@ -89,7 +93,7 @@ struct CaseRow {
 }
 
 const TEMPLATE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
+pub(crate) const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 impl HtmlReport {
@@ -114,6 +118,8 @@ impl HtmlReport {
             organs: organs.collect(),
             cases: Vec::new(),
             added_cases: 0,
+            cases_without_organs: 0,
+            best_dsc: f64::INFINITY,
         }
     }
 
@@ -150,16 +156,20 @@ impl HtmlReport {
         self.added_cases += 1;
         let slices = CaseSlices::new(&scores.case, image, prediction, label);
         if slices.is_empty() {
+            self.cases_without_organs += 1;
             return;
         }
         let dsc = mean_dsc(scores).unwrap_or(1.0);
+        if dsc >= self.best_dsc {
+            return;
+        }
         let at = self.cases.partition_point(|(other, _)| *other <= dsc);
         self.cases.insert(at, (dsc, slices));
         let size = |cases: &[(f64, CaseSlices)]| -> usize {
             cases.iter().map(|(_, slices)| slices.bytes()).sum()
         };
         while self.cases.len() > 1 && size(&self.cases) > Self::MAX_SLICE_BYTES {
-            self.cases.pop();
+            self.best_dsc = self.cases.pop().map_or(self.best_dsc, |(dsc, _)| dsc);
         }
     }
 
@@ -169,10 +179,6 @@ impl HtmlReport {
     ///
     /// Never: the template is part of this library.
     pub fn render(&self, reports: &[Report]) -> String {
-        let mut environment = Environment::new();
-        environment.set_auto_escape_callback(|_| AutoEscape::Html);
-        environment.add_template("page", TEMPLATE).expect("a valid template");
-        let template = environment.get_template("page").expect("added above");
         let page = Page {
             title: &self.title,
             subject: reports.first().and_then(Report::subject).unwrap_or_default(),
@@ -183,12 +189,12 @@ impl HtmlReport {
             sections: reports.iter().map(|report| self.section(report)).collect(),
             viewer: self.cases.iter().map(|(_, slices)| slices).collect(),
             added_cases: self.added_cases,
+            cases_without_organs: self.cases_without_organs,
             megabytes: Self::MAX_SLICE_BYTES / 1_000_000,
             style: STYLE,
             script: SCRIPT,
         };
-        let page = template.render(Serde(&page));
-        page.expect("a template that matches its data")
+        render(TEMPLATE, &page)
     }
 
     fn section(&self, report: &Report) -> ProtocolSection {
@@ -236,23 +242,29 @@ impl HtmlReport {
     }
 }
 
+/// Fills a template of this library, escaping text.
+pub(crate) fn render(template: &str, page: &impl Serialize) -> String {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    let page = environment.render_str(template, Serde(page));
+    page.expect("a valid template that matches its data")
+}
+
 /// The mean DSC of a case's organs.
 fn mean_dsc(case: &CaseScores) -> Option<f64> {
     mean(&case.scores.iter().filter_map(|score| score.dsc).collect::<Vec<_>>())
 }
 
 fn number(value: Option<f64>) -> String {
-    value.map_or("–".to_owned(), |value| format!("{value:.2}"))
+    value.map_or("-".to_owned(), |value| format!("{value:.2}"))
 }
 
 /// The mean of values and, of several, their standard deviation.
-fn with_spread(values: &[f64]) -> String {
-    let Some(mean) = mean(values) else { return number(None) };
-    if values.len() < 2 {
-        return number(Some(mean));
+pub(crate) fn with_spread(values: &[f64]) -> String {
+    match (mean(values), standard_deviation(values)) {
+        (Some(mean), Some(deviation)) => format!("{mean:.2} ± {deviation:.2}"),
+        (mean, _) => number(mean),
     }
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    format!("{mean:.2} ± {:.2}", (squares / (values.len() - 1) as f64).sqrt())
 }
 
 #[cfg(test)]
