@@ -33,7 +33,7 @@ for outside in ("http://", "https://", "url("):
 
 def open_page(*options):
     settings = webdriver.ChromeOptions()
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", *options):
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *options):
         settings.add_argument(option)
     settings.binary_location = shutil.which("chromium") or ""
     settings.set_capability("goog:loggingPrefs", {"browser": "ALL"})
