@@ -7,14 +7,14 @@ use crate::progress::{Progress, Spinner, note};
 use crate::settings::{DataArguments, SettingsArguments};
 use crate::staging::Staging;
 use crate::{Cli, Command, Status, WrongUsage, interrupt, output, report, train};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::{Args, Parser, ValueEnum};
 use sam_lst::Dataset;
+use sam_lst::datasets::files_sha256;
 use sam_lst::training::Comparison;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -468,22 +468,9 @@ fn write_files(folder: &Path, files: &[(&str, String)]) -> Result<()> {
 
 /// The SHA-256 of a file, in hexadecimal digits.
 fn sha256(file: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let read = || format!("cannot read {}", file.display());
-    std::io::copy(&mut File::open(file).with_context(read)?, &mut HashWriter(&mut hasher))
-        .with_context(read)?;
-    return Ok(hexadecimal(&hasher.finalize()));
-
-    struct HashWriter<'a>(&'a mut Sha256);
-    impl std::io::Write for HashWriter<'_> {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    files_sha256([file]).map_err(|(file, error)| {
+        Error::new(error).context(format!("cannot read {}", file.display()))
+    })
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -502,8 +489,9 @@ fn minutes(text: &str) -> Result<f64, String> {
 fn method_config(text: &str) -> Result<(MethodName, PathBuf), String> {
     let (method, file) =
         text.split_once('=').ok_or("expected a method, = and a file, such as lora=lora.toml")?;
-    let method = MethodName::from_str(method, false)
-        .map_err(|_| format!("`{method}` is no method; `sam-lst train --help` lists them"))?;
+    let method = MethodName::from_str(method, false).map_err(|_| {
+        format!("unknown method `{method}`; `sam-lst train --help` lists the methods")
+    })?;
     Ok((method, file.into()))
 }
 

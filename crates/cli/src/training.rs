@@ -136,19 +136,23 @@ pub fn write_paths<N: SegmentationNetwork>(
             "best_validation_dsc": trained.best_dsc,
         }));
     }
-    let mut text = best_validation(trained);
-    report::file_line(&mut text, "trained network", &trained.network_file);
-    if let Some(foundation) = foundation {
-        report::file_line(&mut text, "foundation", foundation);
-    }
+    let mut text = describe_network(trained, foundation);
     report::file_line(&mut text, "settings, logs", run);
     output::print(&text)
 }
 
-/// A line about the best validation, if there was one.
-fn best_validation<N: SegmentationNetwork>(trained: &Trained<N>) -> String {
+/// The best validation, if there was one, and the files of the trained network.
+fn describe_network<N: SegmentationNetwork>(
+    trained: &Trained<N>,
+    foundation: Option<&Path>,
+) -> String {
     let line = |dsc| format!("{:<16} DSC {:.2} %\n", "best validation", 100.0 * dsc);
-    trained.best_dsc.map_or_else(String::new, line)
+    let mut text = trained.best_dsc.map_or_else(String::new, line);
+    report::file_line(&mut text, "trained network", &trained.network_file);
+    if let Some(foundation) = foundation {
+        report::file_line(&mut text, "foundation", foundation);
+    }
+    text
 }
 
 fn describe<N: SegmentationNetwork>(
@@ -160,11 +164,7 @@ fn describe<N: SegmentationNetwork>(
     let cases = if written.cases == 1 { "case" } else { "cases" };
     let mut text = format!("{} {} {cases}\n", written.cases, written.split);
     text += &report::tables(&written.reports);
-    text += &best_validation(trained);
-    report::file_line(&mut text, "trained network", &trained.network_file);
-    if let Some(foundation) = foundation {
-        report::file_line(&mut text, "foundation", foundation);
-    }
+    text += &describe_network(trained, foundation);
     report::file_line(&mut text, "pictures", &written.pictures);
     report::file_line(&mut text, "learning curve", &written.learning_curve);
     report::file_line(&mut text, "all in one page", &written.page);
