@@ -248,7 +248,7 @@ impl Comparison {
     ///
     /// # Errors
     ///
-    /// [`TrainingError::Read`] if there is no such run in the folder, [`TrainingError::NotComparable`]
+    /// [`TrainingError::Read`] if the folder contains no finished and scored run, [`TrainingError::NotComparable`]
     /// if it was trained or scored on other cases than the runs before.
     pub fn add(
         &mut self,
