@@ -16,6 +16,7 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_lst::devices;
+use sam_lst::model::SideNetwork;
 use sam_lst::sam_nn::{gelu, resize_bilinear};
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{
@@ -215,7 +216,8 @@ fn losses_gradients_and_running_statistics_equal_the_cpus() {
     let compute = |device: &Device| {
         let (model, image) = model(DecoderTuning::Full, &device.clone().autodiff());
         let (forward, all) = step(&model, &image);
-        let side = model.network.side.as_ref().expect("a side network").valid();
+        let Some(SideNetwork::ResNet(side)) = &model.network.side else { panic!("a ResNet") };
+        let side = side.valid();
         let statistics = [
             ("bn1.mean", &side.bn1.running_mean),
             ("bn1.var", &side.bn1.running_var),

@@ -8,7 +8,9 @@ use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst::model::PixelScale;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
-use sam_lst::{Foundation, FoundationPrecision, SamLst, SamLstConfig, peak_memory_bytes};
+use sam_lst::{
+    Foundation, FoundationPrecision, SamLst, SamLstConfig, SideEncoder, peak_memory_bytes,
+};
 use std::path::PathBuf;
 
 fn folder() -> PathBuf {

@@ -3,6 +3,7 @@
 
 mod backends;
 mod bad_input;
+mod baselines;
 mod batches;
 mod data;
 mod embeddings;

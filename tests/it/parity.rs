@@ -4,7 +4,7 @@ use crate::support::{Cases, config, ladder_model, relative_error, sam_pth};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_lst::mask_decoder::{PointLabel, Points, PromptEmbeddings, Prompts};
-use sam_lst::model::{PixelScale, SamConfig};
+use sam_lst::model::{PixelScale, SamConfig, SideNetwork};
 use sam_lst::sam_encoder::SamEncoder;
 use sam_lst::{Fusion, Sam, SamLstConfig};
 
@@ -175,7 +175,7 @@ fn side_network_in_both_modes() {
     let device = Device::flex().autodiff();
     let cases = Cases::open("ladder_tiny");
     let model = ladder_model(&cases, &config(), &device);
-    let side = model.network.side.expect("a side network");
+    let Some(SideNetwork::ResNet(side)) = model.network.side else { panic!("a ResNet") };
     let image = cases.tensor::<4>("image", &Device::flex());
     cases.assert_close("side.eval", side.valid().forward(image.clone()), MODULE);
 

@@ -1,6 +1,8 @@
-//! A custom side network: a transformer.
+//! Side networks: those of this library, with weights from ImageNet, and a custom one, a transformer.
 
-use crate::support::{config, pattern};
+use crate::support::{
+    Cases, config, fixture, gradients, largest, largest_difference, pattern, sam_pth,
+};
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::transformer::{
@@ -8,7 +10,12 @@ use burn::nn::transformer::{
 };
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use sam_lst::model::{ConfigError, ModelError, SideConfig};
+use sam_lst::backbones::SwinConfig;
+use sam_lst::model::{
+    ConfigError, ModelError, SideConfig, SideNetwork, VisionTransformerSideConfig,
+};
+use sam_lst::resnet_side::ResNetSideConfig;
+use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::{SamLst, SamLstConfig, SideEncoder};
 
 /// A transformer over patches of 16 x 16 pixels.
@@ -89,4 +96,114 @@ fn a_checkpoint_of_another_side_network_is_rejected() {
     assert!(matches!(&error, ModelError::WrongConfig { field, .. } if field == "side"), "{error}");
     let error = custom_config().init(&device).unwrap_err();
     assert_eq!(error, ConfigError::CustomSide { name: "patch-transformer".into() });
+}
+
+/// The side network of a model with weights of a file.
+fn pretrained(side: SideConfig, name: &str, device: &Device) -> SideNetwork {
+    let config = config().with_side(side).with_input_size(96);
+    let file = fixture(&format!("side_networks/{name}.safetensors"));
+    let model = SamLst::from_official(&config, sam_pth(), Some(&file), device);
+    model.expect("loads").network.side.expect("a side network")
+}
+
+fn small_swin() -> SideConfig {
+    let swin = SwinConfig::new().with_embed_dim(8).with_depths(vec![2, 2, 2]);
+    SideConfig::Swin(swin.with_num_heads(vec![2, 2, 4]).with_window_size(5))
+}
+
+fn small_transformer() -> SideConfig {
+    let side = VisionTransformerSideConfig::new();
+    SideConfig::VisionTransformer(side.with_embed_dim(12).with_depth(2))
+}
+
+#[test]
+fn resnet50_equals_torchvisions() {
+    let cases = Cases::open("side_networks");
+    let side = ResNetSideConfig::new([1, 2, 1]).with_bottleneck_expansion(Some(4)).with_width(4);
+    // The kernels do not support gradient checkpointing, so that device uses Burn's operations.
+    let burns = Device::flex().autodiff().gradient_checkpointing();
+    for device in [Device::flex().autodiff(), burns] {
+        let network = pretrained(SideConfig::ResNet(side.clone()), "resnet", &device);
+        let image = cases.tensor::<4>("image", &device);
+        cases.assert_close("resnet", network.valid().forward(image.clone().inner()), 1e-5);
+        let output = network.forward(image);
+        cases.assert_close("resnet.training", output.clone().inner(), 1e-5);
+        let all = GradientsParams::from_grads(output.square().sum().backward(), &network);
+        let found = gradients(&network, &all);
+        assert_eq!(found.len(), cases.names().filter(|name| name.starts_with("grad.")).count());
+        for (name, actual) in &found {
+            let expected = cases.data(&format!("grad.{name}"));
+            let error = largest_difference(actual, &expected) / largest(&expected);
+            assert!(error <= 1e-4, "{name}: relative error {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn transformers_equal_timms() {
+    let cases = Cases::open("side_networks");
+    let device = Device::flex();
+    let image = cases.tensor::<4>("image", &device);
+    let channels_last = image.permute([0, 2, 3, 1]);
+    let SideNetwork::Swin(side) = pretrained(small_swin(), "swin", &device) else {
+        panic!("a Swin Transformer")
+    };
+    for (stage, features) in side.swin.forward(channels_last.clone()).into_iter().enumerate() {
+        cases.assert_close(&format!("swin.{stage}"), features, 1e-5);
+    }
+    let SideNetwork::VisionTransformer(side) = pretrained(small_transformer(), "vit", &device)
+    else {
+        panic!("a Vision Transformer")
+    };
+    let features = side.transformer.forward(channels_last); // [2, 6, 6, 12]
+    cases.assert_close("vit", features.reshape([2, 36, 12]), 1e-5);
+}
+
+#[test]
+fn side_networks_fit_foundations_of_both_strides() {
+    let device = Device::flex();
+    let image = pattern([1, 3, 64, 64], &device);
+    let resnet50 =
+        ResNetSideConfig::new([1, 1, 1]).with_bottleneck_expansion(Some(4)).with_width(8);
+    for encoder in [config().encoder, TinyVitConfig::tiny().into()] {
+        let (stride, channels) = (encoder.stride(), config().decoder.embed_dim);
+        let sides = [
+            SideConfig::ResNet(resnet50.clone().for_embedding(channels, stride)),
+            small_swin(),
+            small_transformer(),
+        ];
+        for side in sides {
+            let mut config = config().with_side(side).with_input_size(64);
+            config.encoder = encoder.clone();
+            let model = config.init(&device).expect("a valid configuration");
+            let grid = 64 / stride;
+            let side = model.network.side.as_ref().expect("a side network");
+            assert_eq!(side.forward(image.clone()).dims(), [1, channels, grid, grid]);
+            assert_eq!(model.forward(image.clone()).logits.dims(), [1, 9, 4 * grid, 4 * grid]);
+        }
+    }
+}
+
+#[test]
+fn side_networks_that_do_not_fit_are_refused() {
+    let message = |side: SideConfig| {
+        let config = config().with_side(side).with_input_size(64);
+        config.init(&Device::flex()).expect_err("invalid").to_string()
+    };
+    let text = message(SideConfig::ResNet(ResNetSideConfig::resnet50()));
+    assert!(text.starts_with("`side.projection_channels` is None; expected decoder"), "{text}");
+    let SideConfig::Swin(swin) = small_swin() else { panic!("a Swin Transformer") };
+    let text = message(SideConfig::Swin(swin.clone().with_depths(vec![2, 2])));
+    assert!(text.starts_with("`side.depths` is [2, 2]; expected three stages"), "{text}");
+    let text = message(SideConfig::Swin(swin.with_num_heads(vec![2, 3, 4])));
+    assert!(text.starts_with("`side.num_heads` is [2, 3, 4]; expected"), "{text}");
+    let side = VisionTransformerSideConfig::new().with_num_heads(5);
+    let text = message(SideConfig::VisionTransformer(side));
+    assert!(text.starts_with("`side.num_heads` is 5; expected a divisor"), "{text}");
+
+    let config = config().with_side(small_transformer()).with_input_size(64);
+    let swin = fixture("side_networks/swin.safetensors");
+    let error = SamLst::from_official(&config, sam_pth(), Some(&swin), &Device::flex());
+    let error = error.expect_err("another network").to_string();
+    assert!(error.contains("swin.safetensors") && error.contains("pos_embed"), "{error}");
 }

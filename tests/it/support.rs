@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::{ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst::model::SideConfig;
+use sam_lst::model::{SideConfig, SideNetwork};
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::tiny_vit::TinyVitConfig;
 use sam_lst::weights::official_name;
@@ -161,7 +161,9 @@ pub fn tiny_vit_model(cases: &Cases, tuning: DecoderTuning, device: &Device) -> 
 /// Gives the model the fixture's values of the tensors that are in none of the published files.
 fn apply_cases(model: &mut SamLst, cases: &Cases) {
     let pytorch = || Some(Box::new(PyTorchToBurnAdapter) as _);
-    if let Some(pyramid) = model.network.side.as_mut().and_then(|side| side.pyramid.as_mut()) {
+    if let Some(SideNetwork::ResNet(side)) = &mut model.network.side
+        && let Some(pyramid) = &mut side.pyramid
+    {
         let names = cases.names().filter_map(|name| name.strip_prefix("pyramid."));
         let tensors = names.map(|name| {
             bridge::from_data(cases.data(&format!("pyramid.{name}")), name.into(), None)
@@ -185,6 +187,17 @@ fn apply_cases(model: &mut SamLst, cases: &Cases) {
         assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());
         model.network.gate = Some(gate);
     }
+}
+
+/// Gives a network all its tensors from a fixture, whose names are ours after a prefix.
+pub fn apply_weights(network: &mut impl ModuleSnapshot, cases: &Cases, prefix: &str) {
+    let names = cases.names().filter_map(|name| name.strip_prefix(prefix));
+    let tensors = names
+        .map(|name| bridge::from_data(cases.data(&format!("{prefix}{name}")), name.into(), None));
+    let adapter = Some(Box::new(PyTorchToBurnAdapter) as _);
+    let result = network.apply(tensors.collect(), None, adapter, true);
+    assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
+    assert!(result.missing.is_empty(), "{result}");
 }
 
 /// The gradients of a backward pass by official name.
@@ -221,6 +234,7 @@ pub fn gradients(
                 "prompt_tokens",
                 "rel_pos_h",
                 "rel_pos_w",
+                "relative_position_bias_table",
             ];
             let is_linear = D == 2 && !tables.iter().any(|table| name.ends_with(table));
             let gradient = if is_linear { gradient.swap_dims(0, 1) } else { gradient };

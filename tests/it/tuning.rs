@@ -11,6 +11,7 @@ use sam_lst::model::{
     SamTuningConfig, TunedSam,
 };
 use sam_lst::peft::{LoraTargets, high_frequencies};
+use sam_lst::weights::StateDict;
 use sam_lst::{CachedViews, PretrainedModel, SamLstConfig, SegmentationModel, Training};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -300,4 +301,43 @@ fn an_image_is_not_needed_where_the_foundations_output_is_cached() {
     let [a, b] = [image.clone(), image * 0.0]
         .map(|image| model.network.logits(image, Some(tokens.clone())).into_data());
     a.assert_eq(&b, true);
+}
+
+#[test]
+fn a_file_of_samed_is_read_and_written() {
+    let device = Device::flex();
+    let cases = Cases::open("tuning");
+    let [_, _, (_, tuning), ..] = vit_tunings();
+    let config = vit_config(tuning);
+    let file = fixture("tuning/samed.pth");
+    let read = SamTuningConfig::of_samed(sam_pth(), &file).expect("a file of SAMed");
+    assert_eq!((read.tuning, read.decoder.num_masks), (tuning, 5));
+    assert_eq!((read.encoder, read.input_size), (config.encoder.clone(), 512));
+    let model = config.from_samed(sam_pth(), &file, &device).expect("loads");
+    let image = cases.tensor::<4>("image", &device);
+    cases.assert_close("samed.logits", model.logits(image.clone()), 3e-5);
+
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let written = folder.path().join("samed.safetensors");
+    model.save_samed(&written).expect("writes");
+    let [theirs, ours] = [&file, &written].map(|file| StateDict::open(file).expect("opens"));
+    assert_eq!(ours.tensors().collect::<Vec<_>>(), theirs.tensors().collect::<Vec<_>>());
+    let again = config.from_samed(sam_pth(), &written, &device).expect("loads its own file");
+    again
+        .logits(image)
+        .into_data()
+        .assert_eq(&model.logits(cases.tensor("image", &device)).into_data(), true);
+    // It is a network like any other.
+    let network = folder.path().join("network.safetensors");
+    model.save_network(&network).expect("saves");
+    SamTuningConfig::from_pretrained(sam_pth(), &network, &device).expect("loads");
+
+    let error = SamTuningConfig::of_samed(sam_pth(), sam_pth()).expect_err("SAM itself");
+    assert!(error.to_string().contains("w_a_000"), "{error}");
+    let lite = SamTuningConfig::of_samed(tiny_vit_pth(), &file).expect_err("another encoder");
+    assert!(lite.to_string().contains("LoRA of 8 layers"), "{lite}");
+    let [.., (_, adapters), _, _, _] = vit_tunings();
+    let other = vit_config(adapters).from_official(sam_pth(), &device).expect("loads");
+    let error = other.save_samed(&written).expect_err("no LoRA").to_string();
+    assert!(error.contains("LoRA of the queries and values of all blocks"), "{error}");
 }

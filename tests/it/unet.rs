@@ -1,9 +1,8 @@
 //! The U-Net: parity with MONAI's, and training as any other network.
 
-use crate::support::{Cases, gradients, largest, largest_difference};
+use crate::support::{Cases, apply_weights, gradients, largest, largest_difference};
 use crate::training::{config, dataset, folders};
 use burn::optim::GradientsParams;
-use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, bridge};
 use burn::tensor::{Device, Tensor};
 use sam_lst::baselines::{UNet, UNetConfig};
 use sam_lst::model::{BaselineConfig, ConfigError, ModelError, NetworkMetadata};
@@ -19,13 +18,7 @@ use std::path::Path;
 /// The fixture's network.
 fn fixture_network(cases: &Cases, device: &Device) -> UNet {
     let mut network = UNetConfig::new(3).with_channels(vec![4, 6, 8, 10]).init(device);
-    let names = cases.names().filter_map(|name| name.strip_prefix("weights."));
-    let tensors = names
-        .map(|name| bridge::from_data(cases.data(&format!("weights.{name}")), name.into(), None));
-    let adapter = Some(Box::new(PyTorchToBurnAdapter) as _);
-    let result = network.apply(tensors.collect(), None, adapter, true);
-    assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
-    assert!(result.missing.is_empty(), "{result}");
+    apply_weights(&mut network, cases, "weights.");
     network
 }
 
@@ -113,7 +106,9 @@ fn a_unet_is_trained_resumed_loaded_and_segments() {
     assert_eq!(report.reports.len(), 2);
     let written = std::fs::read_to_string(folders.run.join("config.toml")).expect("written");
     assert!(written.starts_with("method = \"unet\"\n"), "{written}");
-    let read = TrainingConfig::unet(9).with_overrides(&written, "config.toml").expect("valid");
+    let read = TrainingConfig::baseline(UNetConfig::new(9))
+        .with_overrides(&written, "config.toml")
+        .expect("valid");
     assert_eq!(read, config);
 
     let loaded = PretrainedModel::load(&trained.network_file, None, &Device::flex());
@@ -187,7 +182,8 @@ fn settings_that_do_not_fit_are_refused_before_training() {
     assert!(error.to_string().starts_with("`foundation_precision` is set"));
     assert!(!folders.run.join("config.toml").exists(), "the folder is not occupied");
 
-    let error = TrainingConfig::unet(9).with_overrides("method = \"ladder\"", "mine.toml");
+    let error = TrainingConfig::baseline(UNetConfig::new(9))
+        .with_overrides("method = \"ladder\"", "mine.toml");
     let error = error.expect_err("another method").to_string();
     assert!(error.contains("settings of the method `ladder`, but the method is `unet`"), "{error}");
 }

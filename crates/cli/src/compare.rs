@@ -43,13 +43,13 @@ pub struct Arguments {
     #[arg(long, value_name = "MINUTES", value_parser = minutes, conflicts_with = "epochs")]
     minutes: Option<f64>,
     /// Settings of the method M, such as lora=lora.toml; may be repeated
-    #[arg(long, value_name = "M=FILE", value_parser = method_config)]
+    #[arg(long, value_name = "M=FILE", value_parser = method_file)]
     method_config: Vec<(MethodName, PathBuf)>,
     #[command(flatten)]
     data: DataArguments,
-    /// ResNet18's .pth or .safetensors for the ladder [default: random]
-    #[arg(long, value_name = "FILE", conflicts_with = "foundation")]
-    resnet: Option<PathBuf>,
+    /// ImageNet weights for the method M, such as ladder=resnet18.pth; may be repeated
+    #[arg(long, value_name = "M=FILE", value_parser = method_file, conflicts_with = "foundation")]
+    pretrained: Vec<(MethodName, PathBuf)>,
     #[command(flatten)]
     settings: SettingsArguments,
     /// Folder of the comparison [default: runs/compare-, dataset's name]
@@ -82,8 +82,8 @@ fn difference(key: &str) -> &'static str {
         "description" => "another description of the dataset",
         "cases" => "other cases, or other files of them",
         "devices" => "other devices, whose times cannot be compared",
-        "resnet" => "another --resnet, or none",
-        _ => "another --sam",
+        "sam" => "another --sam",
+        _ => "another --pretrained of a method, or none",
     }
 }
 
@@ -91,7 +91,9 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
     arguments.check()?;
     arguments.data.check_inputs()?;
-    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)?;
+    for (_, file) in &arguments.pretrained {
+        output::check_checkpoint(file)?;
+    }
     let dataset = arguments.data.open()?;
     let folder =
         arguments.run.clone().unwrap_or_else(|| train::default_run("compare-", &dataset, ""));
@@ -148,17 +150,19 @@ impl Arguments {
                 bail!(WrongUsage(format!("the method {} is listed twice", method.name())));
             }
         }
-        for (method, _) in &self.method_config {
-            if !self.methods.contains(method) {
-                let name = method.name();
-                bail!(WrongUsage(format!("--method-config names {name}, which --methods lacks")));
+        let named = [("--method-config", &self.method_config), ("--pretrained", &self.pretrained)];
+        for (option, files) in named {
+            for (method, _) in files {
+                if !self.methods.contains(method) {
+                    let name = method.name();
+                    bail!(WrongUsage(format!("{option} names {name}, which --methods lacks")));
+                }
             }
         }
-        let uses_resnet = self.methods.contains(&MethodName::Ladder);
-        if self.resnet.is_some() && !uses_resnet {
-            bail!(WrongUsage(
-                "--resnet is for the method ladder, which --methods lacks".to_owned()
-            ));
+        for (index, (method, _)) in self.pretrained.iter().enumerate() {
+            if self.pretrained[..index].iter().any(|(before, _)| before == method) {
+                bail!(WrongUsage(format!("--pretrained names {} twice", method.name())));
+            }
         }
         Ok(())
     }
@@ -166,7 +170,7 @@ impl Arguments {
     /// What no output may replace.
     fn inputs(&self) -> Vec<&Path> {
         let mut inputs = self.data.inputs();
-        inputs.extend(self.resnet.as_deref());
+        inputs.extend(self.pretrained.iter().map(|(_, file)| file.as_path()));
         inputs
     }
 
@@ -241,11 +245,16 @@ impl Arguments {
         {
             shared.insert("sam".to_owned(), hash(sam)?);
         }
-        if self.methods.contains(&MethodName::Ladder) {
-            let resnet = self.resnet.as_deref().map_or(Ok("random".into()), hash)?;
-            shared.insert("resnet".to_owned(), resnet);
+        for &method in self.methods.iter().filter(|method| method.takes_pretrained()) {
+            let weights = self.pretrained_of(method).map_or(Ok("random".into()), hash)?;
+            shared.insert(format!("pretrained {}", method.name()), weights);
         }
         Ok(shared)
+    }
+
+    fn pretrained_of(&self, method: MethodName) -> Option<&Path> {
+        let mut files = self.pretrained.iter();
+        files.find(|(of, _)| *of == method).map(|(_, file)| file.as_path())
     }
 
     /// The epochs of each method whose steps take so many minutes, by the time of one epoch. `None`
@@ -308,10 +317,8 @@ impl Arguments {
         };
         option("--run", &run);
         option("--dataset", &folder.join(DATASET));
-        if method == MethodName::Ladder
-            && let Some(resnet) = &self.resnet
-        {
-            option("--resnet", resnet);
+        if let Some(file) = self.pretrained_of(method) {
+            option("--pretrained", &file);
         }
         self.data.pass_on(method.uses_sam(), &mut option);
         let of_method = self.method_config.iter().filter(|(of, _)| *of == method);
@@ -486,7 +493,7 @@ fn minutes(text: &str) -> Result<f64, String> {
 }
 
 /// Parses a method and the file of its settings.
-fn method_config(text: &str) -> Result<(MethodName, PathBuf), String> {
+fn method_file(text: &str) -> Result<(MethodName, PathBuf), String> {
     let (method, file) =
         text.split_once('=').ok_or("expected a method, = and a file, such as lora=lora.toml")?;
     let method = MethodName::from_str(method, false).map_err(|_| {
@@ -505,10 +512,10 @@ mod tests {
         for invalid in ["0", "-1", "inf", "NaN", "an hour"] {
             assert!(minutes(invalid).is_err(), "{invalid}");
         }
-        let lora = method_config("late-lora=a=b.toml");
+        let lora = method_file("late-lora=a=b.toml");
         assert_eq!(lora, Ok((MethodName::LateLora, "a=b.toml".into())));
         for invalid in ["lora", "lore=a.toml"] {
-            assert!(method_config(invalid).is_err(), "{invalid}");
+            assert!(method_file(invalid).is_err(), "{invalid}");
         }
     }
 

@@ -10,7 +10,9 @@ use anyhow::Result;
 use clap::Args;
 use sam_lst::model::EncoderConfig;
 use sam_lst::training::demo_dataset;
-use sam_lst::{DatasetDescription, SamLst, Split, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{
+    DatasetDescription, SamLst, SamLstConfig, Split, Training, TrainingConfig, TrainingFolders,
+};
 use std::path::{Path, PathBuf};
 
 /// Where this file lies in the current folder, the demo trains over it.
@@ -71,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     if let Some(checkpoint) = checkpoint {
         output::check_checkpoint(checkpoint)?;
     }
-    check_folders(&folders, checkpoint.as_slice())?;
+    check_folders::<SamLstConfig>(&folders, checkpoint.as_slice())?;
     let devices = open_devices(&arguments.device)?;
     let config = arguments.config(checkpoint)?;
     let mut progress = Progress::new();

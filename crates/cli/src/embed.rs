@@ -9,7 +9,7 @@ use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::Args;
 use sam_lst::training::Shard;
-use sam_lst::{Training, TrainingConfig, TrainingFolders};
+use sam_lst::{SamLstConfig, Training, TrainingConfig, TrainingFolders};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     // A precomputation has no run folder.
     let cache = &arguments.settings.cache;
     let folders = TrainingFolders { run: cache.clone(), cache: cache.clone() };
-    check_folders(&folders, &arguments.data.inputs())?;
+    check_folders::<SamLstConfig>(&folders, &arguments.data.inputs())?;
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
     let classes = dataset.description().classes();

@@ -42,7 +42,7 @@ to standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by 
 
 Examples:
   sam-lst demo
-  sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
+  sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --pretrained resnet18-f37072fd.pth
   sam-lst segment ct.nii.gz organs.nii.gz --sam sam_vit_b_01ec64.pth \\
       --network runs/synapse/ladder.safetensors
   sam-lst evaluate --pred predictions --label labels";

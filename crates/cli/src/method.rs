@@ -7,12 +7,13 @@ use crate::train::{Arguments, FusionName, Preset};
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
-use sam_lst::baselines::{UNet, UNetConfig};
-use sam_lst::model::{BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam};
+use sam_lst::baselines::{AttentionUNetConfig, SwinUNetConfig, TransUNetConfig, UNetConfig};
+use sam_lst::model::{Baseline, BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam};
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{
     Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork, TrainingConfig,
 };
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// A method by its name.
@@ -28,7 +29,53 @@ pub enum MethodName {
     Bias,
     Full,
     Unet,
+    AttentionUnet,
+    TransUnet,
+    R50Unet,
+    R50AttentionUnet,
+    R50Vit,
+    SwinUnet,
 }
+
+/// The same expression for the type of each [`Method`].
+macro_rules! of_method {
+    ($name:expr, $method:ident => $value:expr) => {{
+        use sam_lst::baselines::{
+            AttentionUNetConfig, SwinUNetConfig, TransUNetConfig, UNetConfig,
+        };
+        use $crate::method::{BaselineMethod, LadderMethod, MethodName, TuningMethod};
+        match $name {
+            MethodName::Ladder => {
+                type $method = LadderMethod;
+                $value
+            }
+            MethodName::Unet => {
+                type $method = BaselineMethod<UNetConfig>;
+                $value
+            }
+            MethodName::AttentionUnet => {
+                type $method = BaselineMethod<AttentionUNetConfig>;
+                $value
+            }
+            MethodName::TransUnet
+            | MethodName::R50Unet
+            | MethodName::R50AttentionUnet
+            | MethodName::R50Vit => {
+                type $method = BaselineMethod<TransUNetConfig>;
+                $value
+            }
+            MethodName::SwinUnet => {
+                type $method = BaselineMethod<SwinUNetConfig>;
+                $value
+            }
+            _ => {
+                type $method = TuningMethod;
+                $value
+            }
+        }
+    }};
+}
+pub(crate) use of_method;
 
 impl MethodName {
     /// The name as it is given.
@@ -39,12 +86,32 @@ impl MethodName {
 
     /// Whether the method trains over or within SAM.
     pub fn uses_sam(self) -> bool {
-        self != Self::Unet
+        !self.is_baseline()
+    }
+
+    /// Whether the method is a network without a foundation.
+    fn is_baseline(self) -> bool {
+        matches!(
+            self,
+            Self::Unet
+                | Self::AttentionUnet
+                | Self::TransUnet
+                | Self::R50Unet
+                | Self::R50AttentionUnet
+                | Self::R50Vit
+                | Self::SwinUnet
+        )
+    }
+
+    /// Whether a part of the network can be initialised from ImageNet.
+    pub fn takes_pretrained(self) -> bool {
+        let is_random = matches!(self, Self::Unet | Self::AttentionUnet);
+        self == Self::Ladder || (self.is_baseline() && !is_random)
     }
 
     /// Whether a part of SAM's encoder stays frozen, so that its precision can be chosen.
     pub fn has_foundation(self) -> bool {
-        !matches!(self, Self::SamAdapter | Self::Bias | Self::Full | Self::Unet)
+        self.uses_sam() && !matches!(self, Self::SamAdapter | Self::Bias | Self::Full)
     }
 
     /// Whether the frozen part has blocks, so that its output is worth caching.
@@ -89,8 +156,42 @@ pub struct LadderMethod;
 /// SAM with a fine-tuned encoder or decoder.
 pub struct TuningMethod;
 
-/// The U-Net.
-pub struct UNetMethod;
+/// A network without a foundation.
+pub struct BaselineMethod<C>(PhantomData<C>);
+
+/// Configuration of a network without a foundation by its method's name.
+pub trait NamedBaseline: Baseline {
+    fn of(method: MethodName, classes: usize) -> Self;
+}
+
+impl NamedBaseline for UNetConfig {
+    fn of(_: MethodName, classes: usize) -> Self {
+        Self::new(classes)
+    }
+}
+
+impl NamedBaseline for AttentionUNetConfig {
+    fn of(_: MethodName, classes: usize) -> Self {
+        Self::new(classes)
+    }
+}
+
+impl NamedBaseline for TransUNetConfig {
+    fn of(method: MethodName, classes: usize) -> Self {
+        match method {
+            MethodName::R50Unet => Self::r50_unet(classes),
+            MethodName::R50AttentionUnet => Self::r50_attention_unet(classes),
+            MethodName::R50Vit => Self::r50_vit(classes),
+            _ => Self::new(classes),
+        }
+    }
+}
+
+impl NamedBaseline for SwinUNetConfig {
+    fn of(_: MethodName, classes: usize) -> Self {
+        Self::new(classes)
+    }
+}
 
 impl Method for LadderMethod {
     type Network = Ladder;
@@ -112,11 +213,16 @@ impl Method for LadderMethod {
             Some(FusionName::SamOnly) => config.model.fusion = Fusion::SamOnly,
             None => {}
         }
+        if let Some(side) = arguments.side {
+            let (channels, stride) =
+                (config.model.decoder.embed_dim, config.model.encoder.stride());
+            config.model.side = side.config(channels, stride);
+        }
         Ok(config)
     }
 
     fn load(arguments: &Arguments, config: &TrainingConfig, device: &Device) -> Result<SamLst> {
-        arguments.data.load(config, arguments.resnet.as_deref(), device)
+        arguments.data.load(config, arguments.pretrained.as_deref(), device)
     }
 
     fn save_random_foundation(
@@ -143,8 +249,11 @@ impl Method for TuningMethod {
                  (`sam-lst weights` says how to get one)"
             )));
         }
-        let unused =
-            [(arguments.fusion.is_some(), "--fusion"), (arguments.resnet.is_some(), "--resnet")];
+        let unused = [
+            (arguments.fusion.is_some(), "--fusion"),
+            (arguments.side.is_some(), "--side"),
+            (arguments.pretrained.is_some(), "--pretrained"),
+        ];
         check_unused(&method, "has no side network", &unused)
     }
 
@@ -160,9 +269,7 @@ impl Method for TuningMethod {
             MethodName::SamAdapter => EncoderTuning::sam_adapter(),
             MethodName::Bias => EncoderTuning::Biases,
             MethodName::Full => EncoderTuning::Full,
-            MethodName::Ladder | MethodName::Unet => {
-                unreachable!("`train::run` chooses the method's type")
-            }
+            _ => unreachable!("`of_method` chooses the method's type"),
         };
         let model = SamTuningConfig::from_ladder(&ladder.model, tuning);
         let mut preset = TrainingConfig::sam_tuning(model);
@@ -195,29 +302,29 @@ impl Method for TuningMethod {
 /// Learnable prompt tokens.
 const PROMPT_TOKENS: usize = 4;
 
-impl Method for UNetMethod {
-    type Network = UNet;
+impl<C: NamedBaseline> Method for BaselineMethod<C> {
+    type Network = C::Network;
 
     fn check(arguments: &Arguments) -> Result<()> {
+        let method = arguments.method.name();
         let DataArguments { sam, variant, foundation, .. } = &arguments.data;
         let unused = [
             (sam.is_some(), "--sam"),
             (variant.is_some(), "--variant"),
             (foundation.is_some(), "--foundation"),
             (arguments.fusion.is_some(), "--fusion"),
-            (arguments.resnet.is_some(), "--resnet"),
+            (arguments.side.is_some(), "--side"),
             (arguments.settings.cache_views.is_some(), "--cache-views"),
             (arguments.settings.cache_limit_gb.is_some(), "--cache-limit-gb"),
             (arguments.settings.precision.is_some(), "--precision"),
         ];
-        check_unused("unet", "has no foundation", &unused)
+        check_unused(&method, "has no foundation", &unused)?;
+        let is_superfluous = arguments.pretrained.is_some() && !arguments.method.takes_pretrained();
+        check_unused(&method, "starts from random weights", &[(is_superfluous, "--pretrained")])
     }
 
-    fn config(
-        arguments: &Arguments,
-        classes: usize,
-    ) -> Result<TrainingConfig<BaselineConfig<UNetConfig>>> {
-        let mut preset = TrainingConfig::unet(classes);
+    fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<BaselineConfig<C>>> {
+        let mut preset = TrainingConfig::baseline(C::of(arguments.method, classes));
         match arguments.preset {
             Preset::Released => {}
             Preset::Paper => preset.optimization = OptimizationConfig::paper(),
@@ -226,16 +333,19 @@ impl Method for UNetMethod {
     }
 
     fn load(
-        _: &Arguments,
-        config: &TrainingConfig<BaselineConfig<UNetConfig>>,
+        arguments: &Arguments,
+        config: &TrainingConfig<BaselineConfig<C>>,
         device: &Device,
-    ) -> Result<SegmentationModel<UNet>> {
-        Ok(config.model.init(&device.clone().autodiff())?)
+    ) -> Result<SegmentationModel<C::Network>> {
+        let device = device.clone().autodiff();
+        let Some(file) = &arguments.pretrained else { return Ok(config.model.init(&device)?) };
+        let _spinner = Spinner::loading(file);
+        Ok(config.model.init_with_encoder(file, &device)?)
     }
 
     fn save_random_foundation(
         _: &Arguments,
-        _: &BaselineConfig<UNetConfig>,
+        _: &BaselineConfig<C>,
         _: &Path,
         _: &Device,
     ) -> Result<Option<PathBuf>> {

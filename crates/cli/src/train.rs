@@ -2,25 +2,26 @@
 
 use crate::arguments::open_devices;
 use crate::display::{Display, Mode};
-use crate::method::{LadderMethod, Method, MethodName, TuningMethod, UNetMethod};
+use crate::method::{Method, MethodName, of_method};
 use crate::settings::{DataArguments, SettingsArguments, check};
 use crate::training::{check_cases, check_folders, show_cases, train, write_paths, write_report};
 use crate::{Status, interrupt, output};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use sam_lst::model::SideConfig;
+use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::{Dataset, SegmentationNetwork, Split, Training, TrainingConfig, TrainingFolders};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Methods: ladder; decoder (SAM's mask decoder alone); prompts (tokens for it); lora (SAMed);
-late-lora (last blocks); adapter (Medical SAM Adapter); sam-adapter; bias (biases and norms); full
-(everything); unet (nnU-Net's 2D U-Net, without a foundation). Presets: `released` is the authors'
-code (AdamW), `paper` the paper (Adam). Ctrl-C (or q) saves and stops; the same command resumes.
+late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full. Without SAM: unet,
+attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit. Presets: `released` is
+the authors' code, `paper` the paper. Ctrl-C (or q) saves and stops; the same command resumes.
 
 Examples:
-  sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --resnet resnet18-f37072fd.pth
-  sam-lst train --data mri --dataset mri.toml --validation 0.1 --sam lite_medsam.pth --device cuda:0
-  sam-lst train --data Task02_Heart --method unet --run runs/heart-unet";
+  sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --pretrained resnet18-f37072fd.pth
+  sam-lst train --data mri --dataset mri.toml --validation 0.1 --method unet --device cuda:0";
 
 /// Train a network on a dataset, score it on the test cases, and draw pictures
 #[derive(Args)]
@@ -32,15 +33,18 @@ pub struct Arguments {
     pub method: MethodName,
     #[command(flatten)]
     pub data: DataArguments,
-    /// torchvision's ResNet18: .pth or .safetensors [default: random]
-    #[arg(long, value_name = "FILE", conflicts_with = "foundation")]
-    pub resnet: Option<PathBuf>,
+    /// ImageNet weights for the side network or a network's encoder
+    #[arg(long, value_name = "FILE", conflicts_with = "foundation", alias = "resnet")]
+    pub pretrained: Option<PathBuf>,
+    /// Side network: resnet18 (default), resnet34, resnet50, swin-tiny, vit-tiny
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub side: Option<SideName>,
     /// Published settings: released or paper
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Preset::Released)]
     #[arg(hide_possible_values = true)]
     #[arg(conflicts_with = "foundation")]
     pub preset: Preset,
-    /// Embedding for the decoder (Table II): gated, side-only or sam-only [default: gated]
+    /// Embedding for the decoder: gated (default), side-only or sam-only
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub fusion: Option<FusionName>,
     #[command(flatten)]
@@ -66,6 +70,29 @@ pub enum Preset {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SideName {
+    Resnet18,
+    Resnet34,
+    Resnet50,
+    SwinTiny,
+    VitTiny,
+}
+
+impl SideName {
+    /// The side network for a foundation's embedding of `channels` channels and its stride.
+    pub fn config(self, channels: usize, stride: usize) -> SideConfig {
+        let resnet = match self {
+            Self::Resnet18 => ResNetSideConfig::resnet18(),
+            Self::Resnet34 => ResNetSideConfig::resnet34(),
+            Self::Resnet50 => ResNetSideConfig::resnet50(),
+            Self::SwinTiny => return SideConfig::swin_tiny(),
+            Self::VitTiny => return SideConfig::vit_tiny(),
+        };
+        SideConfig::ResNet(resnet.for_embedding(channels, stride))
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum FusionName {
     Gated,
     SideOnly,
@@ -73,25 +100,21 @@ pub enum FusionName {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
-    match arguments.method {
-        MethodName::Ladder => run_method::<LadderMethod>(arguments),
-        MethodName::Unet => run_method::<UNetMethod>(arguments),
-        _ => run_method::<TuningMethod>(arguments),
-    }
+    of_method!(arguments.method, M => run_method::<M>(arguments))
 }
 
 fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
     M::check(arguments)?;
     arguments.data.check_inputs()?;
-    arguments.resnet.as_deref().map_or(Ok(()), output::check_checkpoint)?;
+    arguments.pretrained.as_deref().map_or(Ok(()), output::check_checkpoint)?;
     let folders = |run: &Path| TrainingFolders {
         run: run.to_owned(),
         cache: arguments.settings.cache.clone(),
     };
     // Before the data is read, if the folder does not depend on it.
     if let Some(run) = &arguments.run {
-        check_folders(&folders(run), &arguments.inputs())?;
+        check_folders::<NetworkConfigOf<M>>(&folders(run), &arguments.inputs())?;
     }
     let devices = open_devices(&arguments.settings.device)?;
     let dataset = arguments.data.open()?;
@@ -99,7 +122,7 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
         arguments.run.clone().unwrap_or_else(|| default_run("", &dataset, &arguments.suffix()));
     let folders = folders(&run);
     if arguments.run.is_none() {
-        check_folders(&folders, &arguments.inputs())?;
+        check_folders::<NetworkConfigOf<M>>(&folders, &arguments.inputs())?;
     }
     let config = config::<M>(arguments, &dataset)?;
     show_cases(&dataset);
@@ -129,8 +152,11 @@ fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigO
     Ok(config.split_across(arguments.settings.device.len())?)
 }
 
+/// The network's configuration of a method.
+type NetworkConfigOf<M> = <<M as Method>::Network as SegmentationNetwork>::Config;
+
 /// The settings of a method.
-type ConfigOf<M> = TrainingConfig<<<M as Method>::Network as SegmentationNetwork>::Config>;
+type ConfigOf<M> = TrainingConfig<NetworkConfigOf<M>>;
 
 /// The settings as `config.toml` of the run will have them, with all arguments checked.
 pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
@@ -139,11 +165,7 @@ pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
         open_devices(&arguments.settings.device)?;
         Ok(config::<M>(arguments, dataset)?.to_toml())
     }
-    match arguments.method {
-        MethodName::Ladder => checked::<LadderMethod>(arguments, dataset),
-        MethodName::Unet => checked::<UNetMethod>(arguments, dataset),
-        _ => checked::<TuningMethod>(arguments, dataset),
-    }
+    of_method!(arguments.method, M => checked::<M>(arguments, dataset))
 }
 
 /// A folder that is named after the dataset.
@@ -165,7 +187,7 @@ impl Arguments {
     /// What no output may replace.
     fn inputs(&self) -> Vec<&Path> {
         let mut inputs = self.data.inputs();
-        inputs.extend(self.resnet.as_deref());
+        inputs.extend(self.pretrained.as_deref());
         inputs
     }
 }

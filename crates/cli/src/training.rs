@@ -39,16 +39,14 @@ pub fn show_cases(dataset: &Dataset) {
     }
 }
 
-/// Checks that the folders of a run take files and that no input would be overwritten.
-pub fn check_folders(folders: &TrainingFolders, inputs: &[&Path]) -> Result<()> {
+/// Checks that the folders of a run of a method take files and that no input would be overwritten.
+pub fn check_folders<C: NetworkConfig>(folders: &TrainingFolders, inputs: &[&Path]) -> Result<()> {
     for folder in [&folders.run, &folders.cache] {
         output::check_not_input(folder, inputs)?;
         output::check_writable(folder)?;
     }
-    for name in
-        ["ladder.safetensors", "unet.safetensors", "best.safetensors", "foundation.safetensors"]
-    {
-        output::check_not_input(&folders.run.join(name), inputs)?;
+    for name in [C::METHOD, "best", "foundation"] {
+        output::check_not_input(&folders.run.join(format!("{name}.safetensors")), inputs)?;
     }
     Ok(())
 }

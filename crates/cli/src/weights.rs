@@ -137,7 +137,7 @@ const PUBLISHED: [Weights; 7] = [
     Weights {
         name: Name::Resnet18,
         file: "resnet18-f37072fd.pth",
-        description: "torchvision's ResNet18, for the side network (--resnet)",
+        description: "torchvision's ResNet18, for the side network (--pretrained)",
         license: "BSD-3-Clause",
         megabytes: 47,
         source: "https://docs.pytorch.org/vision/stable/models/resnet.html",

@@ -511,6 +511,14 @@ fn a_folder_is_inspected_and_trained_on_without_a_description_or_a_checkpoint() 
     );
 }
 
+/// A description of two organs.
+const TWO_ORGANS: &str = r#"
+name = "two"
+intensity = { window = [-125.0, 275.0] }
+layout = { files = { images = "{case}.nii.gz", labels = "labels/{case}.nii.gz" } }
+organs = [{ name = "a", labels = [1] }, { name = "b", labels = [2] }]
+"#;
+
 #[test]
 fn each_method_trains_and_its_network_segments() {
     let folder = project();
@@ -560,12 +568,77 @@ fn each_method_trains_and_its_network_segments() {
     let half = ["runs/unet/unet.safetensors", "--precision", "f16"];
     let [_, stderr] = run(at, &[&segment[..], &half].concat(), 2);
     assert!(stderr.contains("--precision is that of the foundation"), "{stderr}");
+    // To SAMed's format and back. Its files do not name organs.
+    let to_samed = ["convert", lora, "samed.safetensors", "--samed", "--sam", "alone.safetensors"];
+    run(at, &to_samed, 0);
+    let names = ["convert", "samed.safetensors", "back.safetensors", "--samed", "--sam"];
+    run(at, &[&names[..], &["alone.safetensors"]].concat(), 0);
+    let back = ["segment", image, "back.nii.gz", "--sam", "alone.safetensors", "--network"];
+    run(at, &[&back[..], &["back.safetensors"]].concat(), 0);
+    std::fs::write(at.join("two.toml"), TWO_ORGANS).expect("writes");
+    let described = ["alone.safetensors", "--dataset", "two.toml", "--force"];
+    fails(at, &[&names[..], &described].concat(), &["9 classes", "two.toml has 3", "--dataset"]);
     let mixed = ["--method", "unet", "--run", "runs/x", "--config", "runs/lora/config.toml"];
     let mixed = [&["train", "--data", "phantoms"], &mixed[..]].concat();
     fails(at, &mixed, &["settings of the method `sam-tuning`, but the method is `unet`"]);
     let other_run = ["--method", "unet", "--run", "runs/lora", "--config", "small.toml"];
     let other_run = [&["train", "--data", "phantoms"], &other_run[..]].concat();
     fails(at, &other_run, &["runs/lora/config.toml has `method = \"sam-tuning\"`"]);
+}
+
+#[test]
+fn networks_without_a_foundation_are_trained_and_segment() {
+    let folder = project();
+    let at = folder.path();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/it/fixtures");
+    let timm = |name: &str| fixtures.join(name).join("timm.safetensors").display().to_string();
+    let (hybrid, swin) = (timm("trans_unet"), timm("swin_unet"));
+    let small = "epochs = 1\nbatch_size = 8\nmodel.input_size = 64\n";
+    let trans_unet = "[model.network]\nembed_dim = 16\nnum_heads = 2\nneck_channels = 8\n\
+        decoder_channels = [8, 8, 8, 4]\nresnet = { blocks = [1, 2, 1], width = 8, groups = 4 }\n";
+    let with_transformer = format!("{trans_unet}depth = 2\n");
+    let attention_unet = "model.network.channels = [4, 6, 8]\n";
+    let swin_unet = "[model.network.encoder]\nembed_dim = 8\ndepths = [2, 2]\nnum_heads = [2, 4]\n\
+        window_size = 5\n";
+    let image = "phantoms/RawData/Training/img/img0001.nii.gz";
+    for (method, name, settings, pretrained) in [
+        ("attention-unet", "attention-unet", attention_unet, None),
+        ("trans-unet", "trans-unet", &with_transformer, Some(&hybrid)),
+        ("r50-vit", "trans-unet", &with_transformer, None),
+        ("r50-unet", "trans-unet", trans_unet, Some(&hybrid)),
+        ("r50-attention-unet", "trans-unet", trans_unet, None),
+        ("swin-unet", "swin-unet", swin_unet, Some(&swin)),
+    ] {
+        std::fs::write(at.join("small.toml"), format!("{small}{settings}")).expect("writes");
+        let run_folder = format!("runs/{method}");
+        let train = ["train", "--data", "phantoms", "--method", method, "--config", "small.toml"];
+        let encoder = pretrained.map(|file| ["--pretrained", file.as_str()]);
+        let encoder = encoder.as_ref().map_or(&[][..], |options| &options[..]);
+        let trained = run_json(at, &[&train[..], &["--run", &run_folder], encoder].concat());
+        assert_eq!(trained["method"], name, "{method}");
+        let network = trained["network"].as_str().expect("a path");
+        assert_eq!(network, format!("{run_folder}/{name}.safetensors"));
+        run(at, &["segment", image, &format!("{method}.nii.gz"), "--network", network], 0);
+    }
+    let wrong = ["--method", "swin-unet", "--config", "small.toml", "--pretrained", &hybrid];
+    let wrong = [&["train", "--data", "phantoms", "--run", "runs/wrong"], &wrong[..]].concat();
+    fails(at, &wrong, &["trans_unet/timm.safetensors", "patch_embed.proj.weight has shape"]);
+}
+
+#[test]
+fn a_ladder_is_trained_with_another_side_network() {
+    let folder = project();
+    let at = folder.path();
+    let small = "epochs = 1\nbatch_size = 8\nmodel.input_size = 64\n";
+    std::fs::write(at.join("small.toml"), small).expect("writes");
+    let train = ["train", "--data", "phantoms", "--foundation", "demo", "--config", "small.toml"];
+    let trained = run_json(at, &[&train[..], &["--side", "resnet34", "--run", "r34"]].concat());
+    assert_eq!(trained["network"], "r34/ladder.safetensors");
+    let config = std::fs::read_to_string(at.join("r34/config.toml")).expect("settings");
+    assert!(config.contains("ResNet.blocks = [") || config.contains("blocks = ["), "{config}");
+    let image = "phantoms/RawData/Training/img/img0001.nii.gz";
+    let segment = ["segment", image, "organs.nii.gz", "--sam", "r34/foundation.safetensors"];
+    run(at, &[&segment[..], &["--network", "r34/ladder.safetensors"]].concat(), 0);
 }
 
 #[test]
@@ -577,6 +650,8 @@ fn options_that_do_not_fit_a_method_are_wrong_usage() {
         (&["unet", "--cache-views", "all"], "remove --cache-views"),
         (&["unet", "--precision", "f16"], "remove --precision"),
         (&["unet", "--fusion", "gated"], "remove --fusion"),
+        (&["swin-unet", "--side", "resnet50"], "swin-unet has no foundation; remove --side"),
+        (&["attention-unet", "--pretrained", "sam.safetensors"], "remove --pretrained"),
         (&["lora"], "the method lora needs the checkpoint that it fine-tunes"),
         (&["bias", "--foundation", "demo"], "the method bias needs the checkpoint"),
         (&["adapter", "--sam", "sam.safetensors", "--fusion", "gated"], "remove --fusion"),

@@ -1,9 +1,8 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::{flatten_leading, linear};
+use sam_lst_sam_nn::{attention, flatten_leading, linear};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -71,32 +70,7 @@ impl Attention {
         let query = project(&self.q_proj, query);
         let key = project(&self.k_proj, key);
         let value = project(&self.v_proj, value);
-        let attended = if sam_lst_cpu_kernels::is_supported(&query) {
-            sam_lst_cpu_kernels::attention(query, key, value, self.num_heads)
-        } else {
-            self.attend(query, key, value)
-        };
-        project(&self.out_proj, attended)
-    }
-
-    /// Attention between projected queries, keys and values with Burn's own operations.
-    fn attend(&self, query: Tensor<3>, key: Tensor<3>, value: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = query.dims();
-        let query = self.split_heads(query); // [B, heads, Tq, d]
-        let key = self.split_heads(key); // [B, heads, Tk, d]
-        let value = self.split_heads(value);
-        let [_, _, _, head_dim] = query.dims();
-
-        // The queries are scaled instead of the scores, which have more elements.
-        let query = query * (head_dim as f64).powf(-0.5);
-        let weights = softmax(query.matmul(key.swap_dims(2, 3)), 3); // [B, heads, Tq, Tk]
-        weights.matmul(value).swap_dims(1, 2).reshape([batch, tokens, width])
-    }
-
-    fn split_heads(&self, input: Tensor<3>) -> Tensor<4> {
-        let [batch, tokens, width] = input.dims();
-        let heads = [batch, tokens, self.num_heads, width / self.num_heads];
-        input.reshape(heads).swap_dims(1, 2) // [B, heads, T, d]
+        project(&self.out_proj, attention(query, key, value, self.num_heads))
     }
 }
 

@@ -11,12 +11,10 @@
 //! `B` batch, `S` input size in pixels, `C` channels, `H` and `W` height and width, `w` channels of
 //! the stem (64 in the published networks).
 
-mod basic_block;
-mod batch_norm;
 mod pyramid;
+mod residual_block;
 mod resnet;
 
-pub use basic_block::{BasicBlock, BasicBlockConfig, Downsample};
-pub use batch_norm::{BatchNorm2d, BatchNorm2dConfig};
 pub use pyramid::Pyramid;
+pub use residual_block::{Downsample, ResidualBlock, ResidualBlockConfig};
 pub use resnet::{ResNetSide, ResNetSideConfig};

@@ -3,7 +3,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{pointwise_channels_last, resize_bilinear, resize_bilinear_channels_last};
 
-/// A feature pyramid over the three layers of a ResNet: a 1 x 1 convolution of each, enlarged
+/// A feature pyramid over three layers of features, such as those of a ResNet: a 1 x 1 convolution of each, enlarged
 /// bilinearly to the finest, and their sum.
 #[derive(Module, Debug)]
 pub struct Pyramid {
@@ -16,21 +16,19 @@ pub struct Pyramid {
 }
 
 impl Pyramid {
-    /// Creates the convolutions with random weights. `width` is the number of channels of `layer1`.
-    pub fn init(width: usize, channels: usize, device: &Device) -> Self {
-        let lateral = |width| Conv2dConfig::new([width, channels], [1, 1]).init(device);
-        Self {
-            lateral1: lateral(width),
-            lateral2: lateral(2 * width),
-            lateral3: lateral(4 * width),
-        }
+    /// Creates the convolutions with random weights, from the channels of the three layers to
+    /// `channels`.
+    pub fn init(layers: [usize; 3], channels: usize, device: &Device) -> Self {
+        let [lateral1, lateral2, lateral3] =
+            layers.map(|width| Conv2dConfig::new([width, channels], [1, 1]).init(device));
+        Self { lateral1, lateral2, lateral3 }
     }
 
     /// Sums the features of the three layers, finest first.
     ///
     /// # Shapes
     ///
-    /// - features: `[B, w, H, W]`, `[B, 2 w, H / 2, W / 2]`, `[B, 4 w, H / 4, W / 4]`
+    /// - features: `[B, C1, H, W]`, `[B, C2, H / 2, W / 2]`, `[B, C3, H / 4, W / 4]`
     /// - output: `[B, channels, H, W]`
     ///
     /// # Panics

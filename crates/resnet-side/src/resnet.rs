@@ -1,26 +1,34 @@
-use crate::basic_block::{conv, conv_channels_last};
-use crate::{BasicBlock, BasicBlockConfig, BatchNorm2d, BatchNorm2dConfig, Pyramid};
+use crate::residual_block::conv;
+use crate::{Pyramid, ResidualBlock, ResidualBlockConfig};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
-use burn::nn::conv::Conv2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, assert_shape};
+use sam_lst_sam_nn::{BatchNorm2d, BatchNorm2dConfig, convolve_same};
 
-/// Configuration of [`ResNetSide`]. The published networks are [`resnet18`](Self::resnet18) and
-/// [`resnet34`](Self::resnet34).
+/// Configuration of [`ResNetSide`]. The published networks are [`resnet18`](Self::resnet18),
+/// [`resnet34`](Self::resnet34) and [`resnet50`](Self::resnet50).
 #[derive(Config, Debug, PartialEq)]
 pub struct ResNetSideConfig {
     /// Number of blocks in `layer1`, `layer2` and `layer3`.
     pub blocks: [usize; 3],
-    /// Channels of the stem; `layer3` has four times as many.
+    /// Channels of the stem; `layer3` has four times as many, times the expansion of bottlenecks.
     #[config(default = 64)]
     pub width: usize,
+    /// For blocks that are bottlenecks of three convolutions, as in ResNet50, the channels of a
+    /// block divided by those between its convolutions; `None` for blocks of two convolutions.
+    #[config(default = "None")]
+    pub bottleneck_expansion: Option<usize>,
     /// Channels of a feature pyramid over the three layers, whose output has stride 4; `None` for
     /// the features of `layer3`, which have stride 16.
     #[config(default = "None")]
     pub pyramid_channels: Option<usize>,
+    /// Channels of a 1 x 1 convolution after `layer3`; `None` without one. Not with a pyramid.
+    #[config(default = "None")]
+    pub projection_channels: Option<usize>,
 }
 
 impl ResNetSideConfig {
@@ -35,9 +43,30 @@ impl ResNetSideConfig {
         Self::new([3, 4, 6])
     }
 
+    /// ResNet50 up to `layer3`, whose output has 1024 channels.
+    pub fn resnet50() -> Self {
+        Self::new([3, 4, 6]).with_bottleneck_expansion(Some(4))
+    }
+
+    /// The network for an embedding of `channels` channels of a foundation of stride 4 or 16: with a
+    /// pyramid at stride 4, and a projection at stride 16 if `layer3` has another number of channels.
+    pub fn for_embedding(self, channels: usize, stride: usize) -> Self {
+        let [.., coarsest] = self.layer_channels();
+        let projection = (stride != 4 && coarsest != channels).then_some(channels);
+        self.with_pyramid_channels((stride == 4).then_some(channels))
+            .with_projection_channels(projection)
+    }
+
+    /// Channels of the three layers.
+    fn layer_channels(&self) -> [usize; 3] {
+        let expansion = self.bottleneck_expansion.unwrap_or(1);
+        [1, 2, 4].map(|factor| factor * expansion * self.width)
+    }
+
     /// Channels of the network's output.
     pub fn out_channels(&self) -> usize {
-        self.pyramid_channels.unwrap_or(4 * self.width)
+        let [.., coarsest] = self.layer_channels();
+        self.pyramid_channels.or(self.projection_channels).unwrap_or(coarsest)
     }
 
     /// Input pixels along one side of a pixel of the network's output.
@@ -49,7 +78,7 @@ impl ResNetSideConfig {
     ///
     /// # Panics
     ///
-    /// If a layer has no blocks or `width` is zero.
+    /// If a layer has no blocks, `width` is zero, or there are both a pyramid and a projection.
     pub fn init(&self, device: &Device) -> ResNetSide {
         assert!(self.width > 0, "width must be positive");
         assert!(
@@ -57,15 +86,24 @@ impl ResNetSideConfig {
             "each layer must have at least one block, found {:?}",
             self.blocks
         );
-        let layer = |index: usize, channels: [usize; 2], stride: usize| -> Vec<BasicBlock> {
-            let first = BasicBlockConfig::new(channels).with_stride(stride);
-            let rest = BasicBlockConfig::new([channels[1]; 2]);
+        assert!(
+            self.pyramid_channels.is_none() || self.projection_channels.is_none(),
+            "either a pyramid or a projection"
+        );
+        let block = |channels| {
+            ResidualBlockConfig::new(channels).with_bottleneck_expansion(self.bottleneck_expansion)
+        };
+        let layer = |index: usize, channels: [usize; 2], stride: usize| -> Vec<ResidualBlock> {
+            let first = block(channels).with_stride(stride);
+            let rest = block([channels[1]; 2]);
             std::iter::once(first)
                 .chain(std::iter::repeat_n(rest, self.blocks[index] - 1))
                 .map(|block| block.init(device))
                 .collect()
         };
         let width = self.width;
+        let layers @ [fine, middle, coarse] = self.layer_channels();
+        let projection = |channels| Conv2dConfig::new([coarse, channels], [1, 1]).init(device);
         ResNetSide {
             conv1: conv([3, width], 7, 2, device),
             bn1: BatchNorm2dConfig::new(width).init(device),
@@ -73,10 +111,11 @@ impl ResNetSideConfig {
                 .with_strides([2, 2])
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
                 .init(),
-            layer1: layer(0, [width, width], 1),
-            layer2: layer(1, [width, 2 * width], 2),
-            layer3: layer(2, [2 * width, 4 * width], 2),
-            pyramid: self.pyramid_channels.map(|channels| Pyramid::init(width, channels, device)),
+            layer1: layer(0, [width, fine], 1),
+            layer2: layer(1, [fine, middle], 2),
+            layer3: layer(2, [middle, coarse], 2),
+            pyramid: self.pyramid_channels.map(|channels| Pyramid::init(layers, channels, device)),
+            projection: self.projection_channels.map(projection),
         }
     }
 }
@@ -90,13 +129,15 @@ pub struct ResNetSide {
     pub bn1: BatchNorm2d,
     max_pool: MaxPool2d,
     /// Blocks at 1/4 of the input's size.
-    pub layer1: Vec<BasicBlock>,
+    pub layer1: Vec<ResidualBlock>,
     /// Blocks at 1/8 of the input's size.
-    pub layer2: Vec<BasicBlock>,
+    pub layer2: Vec<ResidualBlock>,
     /// Blocks at 1/16 of the input's size.
-    pub layer3: Vec<BasicBlock>,
+    pub layer3: Vec<ResidualBlock>,
     /// Brings the features of all layers to 1/4 of the input's size.
     pub pyramid: Option<Pyramid>,
+    /// 1 x 1 convolution of the features of `layer3`.
+    pub projection: Option<Conv2d>,
 }
 
 impl ResNetSide {
@@ -105,7 +146,8 @@ impl ResNetSide {
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, `S` a multiple of 16
-    /// - output: `[B, 4 width, S / 16, S / 16]`, with a pyramid `[B, channels, S / 4, S / 4]`
+    /// - output: `[B, C, S / 16, S / 16]`, with a pyramid `[B, C, S / 4, S / 4]`, where `C` is
+    ///   [`ResNetSideConfig::out_channels`]
     ///
     /// # Panics
     ///
@@ -122,23 +164,30 @@ impl ResNetSide {
     fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
-        let [fine, middle, coarse] = self.layers(pooled, BasicBlock::forward);
-        match &self.pyramid {
-            Some(pyramid) => pyramid.forward([fine, middle, coarse]),
-            None => coarse,
-        }
+        self.output(self.layers(pooled, ResidualBlock::forward))
     }
 
     /// The same with channels-last kernels, on the CPU.
     fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
         let image = image.permute([0, 2, 3, 1]); // [B, S, S, 3]
-        let stem = conv_channels_last(&self.conv1, image);
+        let stem = convolve_same(&self.conv1, image);
         let stem = self.bn1.forward_channels_last(stem, None, true); // [B, S/2, S/2, w]
         let pooled = sam_lst_cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
-        let features = self.layers(pooled, BasicBlock::forward_channels_last);
-        let [fine, middle, coarse] = features.map(|features| features.permute([0, 3, 1, 2]));
-        match &self.pyramid {
-            Some(pyramid) => pyramid.forward([fine, middle, coarse]),
+        let features = self.layers(pooled, ResidualBlock::forward_channels_last);
+        self.output(features.map(|features| features.permute([0, 3, 1, 2])))
+    }
+
+    /// The output from the features of the three layers, `[B, C, H, W]` each.
+    fn output(&self, features: [Tensor<4>; 3]) -> Tensor<4> {
+        if let Some(pyramid) = &self.pyramid {
+            return pyramid.forward(features);
+        }
+        let [.., coarse] = features;
+        match &self.projection {
+            Some(projection) => {
+                let channels_last = coarse.permute([0, 2, 3, 1]);
+                convolve_same(projection, channels_last).permute([0, 3, 1, 2])
+            }
             None => coarse,
         }
     }
@@ -147,9 +196,9 @@ impl ResNetSide {
     fn layers(
         &self,
         pooled: Tensor<4>,
-        apply: impl Fn(&BasicBlock, Tensor<4>) -> Tensor<4>,
+        apply: impl Fn(&ResidualBlock, Tensor<4>) -> Tensor<4>,
     ) -> [Tensor<4>; 3] {
-        let layer = |blocks: &[BasicBlock], features| {
+        let layer = |blocks: &[ResidualBlock], features| {
             blocks.iter().fold(features, |features, block| apply(block, features))
         };
         let fine = layer(&self.layer1, pooled);
@@ -159,7 +208,7 @@ impl ResNetSide {
     }
 
     #[cfg(test)]
-    fn blocks(&self) -> impl Iterator<Item = &BasicBlock> {
+    fn blocks(&self) -> impl Iterator<Item = &ResidualBlock> {
         let first = self.layer1.iter();
         first.chain(&self.layer2).chain(&self.layer3)
     }
@@ -189,10 +238,12 @@ mod tests {
     #[test]
     fn published_networks_have_the_published_parameter_counts() {
         let device = Device::flex();
-        // Counted in torchvision's `resnet18` and `resnet34` without `layer4` and `fc`.
-        for (config, parameters) in
-            [(ResNetSideConfig::resnet18(), 2_782_784), (ResNetSideConfig::resnet34(), 8_170_304)]
-        {
+        // Counted in torchvision's networks without `layer4` and `fc`.
+        for (config, parameters) in [
+            (ResNetSideConfig::resnet18(), 2_782_784),
+            (ResNetSideConfig::resnet34(), 8_170_304),
+            (ResNetSideConfig::resnet50(), 8_543_296),
+        ] {
             let network = config.init(&device).train();
             assert_eq!(num_trainable_params(&network), parameters);
         }
@@ -238,9 +289,9 @@ mod tests {
         let device = Device::flex().autodiff();
         // Fixed values, independent of the random numbers of other tests: gradients are sensitive
         // to ReLU inputs near zero.
-        for pyramid_channels in [None, Some(8)] {
-            let config = ResNetSideConfig::resnet18().with_width(4);
-            let network = config.with_pyramid_channels(pyramid_channels).init(&device);
+        let config = ResNetSideConfig::resnet18().with_width(4);
+        for config in [config.clone(), config.with_pyramid_channels(Some(8))] {
+            let network = config.init(&device);
             paths_are_equal(network.map(&mut FixWeights { tensors: 0 }), &device);
         }
     }
@@ -292,7 +343,14 @@ mod tests {
         assert_eq!((config.out_channels(), config.stride()), (16, 16));
 
         let config = config.with_pyramid_channels(Some(8));
-        assert_eq!(config.init(&device).forward(image).dims(), [2, 8, 12, 12]);
+        assert_eq!(config.init(&device).forward(image.clone()).dims(), [2, 8, 12, 12]);
         assert_eq!((config.out_channels(), config.stride()), (8, 4));
+
+        let config =
+            ResNetSideConfig::new([1, 1, 1]).with_bottleneck_expansion(Some(4)).with_width(4);
+        assert_eq!(config.out_channels(), 64);
+        let projected = config.for_embedding(8, 16);
+        assert_eq!(projected.init(&device).forward(image).dims(), [2, 8, 3, 3]);
+        assert_eq!((projected.out_channels(), projected.stride()), (8, 16));
     }
 }

@@ -10,6 +10,7 @@ pub mod training;
 pub mod weights;
 
 pub use image;
+pub use sam_lst_backbones as backbones;
 pub use sam_lst_baselines as baselines;
 pub use sam_lst_datasets as datasets;
 pub use sam_lst_gated_fusion as gated_fusion;

@@ -12,7 +12,11 @@ use sam_lst_cpu_kernels::Taps;
 ///
 /// If `from` or `to` is zero.
 pub fn interpolation_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
-    let taps = interpolation_taps(from, to);
+    matrix(&interpolation_taps(from, to), device)
+}
+
+fn matrix(taps: &Taps, device: &Device) -> Tensor<2> {
+    let (from, to) = (taps.from(), taps.to());
     let mut weights = vec![0.0_f32; to * from];
     for (output, row) in weights.chunks_exact_mut(from).enumerate() {
         for &(input, weight) in taps.of(output) {
@@ -29,8 +33,13 @@ fn interpolation_taps(from: usize, to: usize) -> Taps {
         "cannot interpolate from {from} to {to} points: both must be positive"
     );
     let scale = from as f64 / to as f64;
+    taps_at(from, to, |output| ((output as f64 + 0.5) * scale - 0.5).max(0.0))
+}
+
+/// Interpolates linearly at `to` positions in units of the `from` input points.
+fn taps_at(from: usize, to: usize, position: impl Fn(usize) -> f64) -> Taps {
     let taps_of = |output: usize| {
-        let position = ((output as f64 + 0.5) * scale - 0.5).max(0.0);
+        let position = position(output);
         let below = (position as usize).min(from - 1);
         let above = (below + 1).min(from - 1);
         let fraction = (position - below as f64) as f32;
@@ -92,6 +101,39 @@ pub fn resize_bilinear_channels_last(input: Tensor<4>, [height, width]: [usize; 
     sam_lst_cpu_kernels::resample(input, rows, columns)
 }
 
+/// Doubles the height and width of a channels-last image bilinearly, with the centres of the corner
+/// pixels in place: `interpolate(scale_factor=2, mode="bilinear", align_corners=True)` in PyTorch.
+///
+/// # Shapes
+///
+/// - input: `[B, H, W, C]`
+/// - output: `[B, 2 H, 2 W, C]`
+///
+/// # Panics
+///
+/// If `H` or `W` is zero.
+pub fn double_aligned(input: Tensor<4>) -> Tensor<4> {
+    let taps = |from: usize| {
+        assert!(from > 0, "cannot interpolate from 0 points");
+        let step = (from - 1) as f64 / (2 * from - 1) as f64;
+        taps_at(from, 2 * from, |output| output as f64 * step)
+    };
+    let [batch, height, width, channels] = input.dims();
+    let (rows, columns) = (taps(height), taps(width));
+    if sam_lst_cpu_kernels::is_supported(&input) {
+        return sam_lst_cpu_kernels::resample(input, rows, columns);
+    }
+    let device = input.device().inner();
+    let product = |taps: &Taps, values: Tensor<3>| {
+        let [count, ..] = values.dims();
+        let matrix = matrix(taps, &device).unsqueeze::<3>();
+        matrix.expand([count, taps.to(), taps.from()]).matmul(values)
+    };
+    let rows = product(&rows, input.reshape([batch, height, width * channels]));
+    let rows = rows.reshape([2 * batch * height, width, channels]);
+    product(&columns, rows).reshape([batch, 2 * height, 2 * width, channels])
+}
+
 /// Resizes the first axis linearly with half-pixel centres: `[L, C] -> [length, C]`.
 ///
 /// # Panics
@@ -131,6 +173,31 @@ mod tests {
             let channels_last = resize_bilinear_channels_last(channels_last, to);
             for resized in [resize_bilinear(input, to), channels_last.permute([0, 3, 1, 2])] {
                 resized.into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            }
+        }
+    }
+
+    #[test]
+    fn doubling_with_aligned_corners_equals_burns_interpolation() {
+        let device = Device::flex();
+        for [height, width] in [[1, 1], [3, 5], [8, 2]] {
+            let shape = [2, height, width, 3];
+            let input = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+            let expected = Interpolate2dConfig::new()
+                .with_output_size(Some([2 * height, 2 * width]))
+                .with_mode(InterpolateMode::Linear)
+                .with_align_corners(true)
+                .init()
+                .forward(input.clone().permute([0, 3, 1, 2]))
+                .permute([0, 2, 3, 1])
+                .into_data();
+            // The kernels do not support gradient checkpointing, so that uses Burn's operations.
+            let burns = Tensor::from_data(
+                input.to_data(),
+                &Device::flex().autodiff().gradient_checkpointing(),
+            );
+            for doubled in [double_aligned(input), double_aligned(burns)] {
+                doubled.into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
             }
         }
     }

@@ -5,7 +5,10 @@ use crate::model::{
     SamLst, SamLstConfig, SamTuningConfig, SegmentationModel, Task, TunedSam,
 };
 use burn::tensor::Device;
-use sam_lst_baselines::{UNet, UNetConfig};
+use sam_lst_baselines::{
+    AttentionUNet, AttentionUNetConfig, SwinUNet, SwinUNetConfig, TransUNet, TransUNetConfig, UNet,
+    UNetConfig,
+};
 use std::path::Path;
 
 /// A trained model of any method of this library, which its checkpoint names.
@@ -35,6 +38,12 @@ pub enum PretrainedModel {
     Tuned(SegmentationModel<TunedSam>),
     /// The U-Net.
     UNet(SegmentationModel<UNet>),
+    /// Attention U-Net.
+    AttentionUNet(SegmentationModel<AttentionUNet>),
+    /// TransUNet.
+    TransUNet(SegmentationModel<TransUNet>),
+    /// Swin-Unet.
+    SwinUNet(SegmentationModel<SwinUNet>),
 }
 
 /// The same expression of the model of any method.
@@ -44,6 +53,39 @@ macro_rules! of_any {
             PretrainedModel::Ladder($model) => $value,
             PretrainedModel::Tuned($model) => $value,
             PretrainedModel::UNet($model) => $value,
+            PretrainedModel::AttentionUNet($model) => $value,
+            PretrainedModel::TransUNet($model) => $value,
+            PretrainedModel::SwinUNet($model) => $value,
+        }
+    };
+}
+
+/// The same expression of the configuration of any network without a foundation, or `None` for other
+/// methods.
+macro_rules! of_baseline {
+    ($method:expr, $config:ident, $variant:ident => $value:expr) => {
+        match $method {
+            BaselineConfig::<UNetConfig>::METHOD => {
+                type $config = BaselineConfig<UNetConfig>;
+                let $variant = PretrainedModel::UNet;
+                Some($value)
+            }
+            BaselineConfig::<AttentionUNetConfig>::METHOD => {
+                type $config = BaselineConfig<AttentionUNetConfig>;
+                let $variant = PretrainedModel::AttentionUNet;
+                Some($value)
+            }
+            BaselineConfig::<TransUNetConfig>::METHOD => {
+                type $config = BaselineConfig<TransUNetConfig>;
+                let $variant = PretrainedModel::TransUNet;
+                Some($value)
+            }
+            BaselineConfig::<SwinUNetConfig>::METHOD => {
+                type $config = BaselineConfig<SwinUNetConfig>;
+                let $variant = PretrainedModel::SwinUNet;
+                Some($value)
+            }
+            _ => None,
         }
     };
 }
@@ -64,8 +106,10 @@ impl PretrainedModel {
         let network = network.as_ref();
         let metadata = NetworkMetadata::read(network)?;
         Self::check_foundation(&metadata, network, foundation)?;
-        if metadata.method == BaselineConfig::<UNetConfig>::METHOD {
-            return Ok(Self::UNet(BaselineConfig::<UNetConfig>::load(network, device)?));
+        let method = metadata.method.as_str();
+        let baseline = of_baseline!(method, C, variant => C::load(network, device).map(variant));
+        if let Some(loaded) = baseline {
+            return loaded;
         }
         let sam = foundation.expect("checked: the method has a foundation");
         if metadata.method == SamTuningConfig::METHOD {
@@ -88,7 +132,7 @@ impl PretrainedModel {
         let method = metadata.method.as_str();
         let needs_foundation = match method {
             SamLstConfig::METHOD | SamTuningConfig::METHOD => true,
-            BaselineConfig::<UNetConfig>::METHOD => false,
+            _ if of_baseline!(method, C, _variant => C::METHOD).is_some() => false,
             _ => {
                 let (path, method) = (network.to_owned(), method.to_owned());
                 return Err(ModelError::UnknownMethod { path, method });
@@ -112,10 +156,14 @@ impl PretrainedModel {
     /// [`ModelError::UnknownMethod`] for a network of a program of your own, [`ModelError::Weights`]
     /// if its configuration is damaged.
     pub fn num_classes(metadata: &NetworkMetadata) -> Result<usize, ModelError> {
-        Ok(match metadata.method.as_str() {
-            BaselineConfig::<UNetConfig>::METHOD => {
-                metadata.config::<BaselineConfig<UNetConfig>>()?.num_classes()
-            }
+        let method = metadata.method.as_str();
+        let baseline = of_baseline!(method, C, _variant => {
+            metadata.config::<C>().map(|config| config.num_classes())
+        });
+        if let Some(classes) = baseline {
+            return classes;
+        }
+        Ok(match method {
             SamTuningConfig::METHOD => metadata.config::<SamTuningConfig>()?.num_classes(),
             _ => metadata.config::<SamLstConfig>()?.num_classes(),
         })
@@ -131,7 +179,7 @@ impl PretrainedModel {
         match self {
             Self::Ladder(model) => Some(&mut model.foundation),
             Self::Tuned(model) => model.foundation.as_mut(),
-            Self::UNet(_) => None,
+            _ => None,
         }
     }
 

@@ -188,7 +188,7 @@ pub(super) fn load<N: SegmentationNetwork>(
 
 /// Copies a network without sharing its running statistics. The copy is on the same device and has
 /// the same trainable tensors.
-fn independent_copy<N: SegmentationNetwork>(network: &N) -> N {
+pub(super) fn independent_copy<N: SegmentationNetwork>(network: &N) -> N {
     let devices = network.devices();
     let copy = network.valid();
     match devices.iter().find(|device| device.is_autodiff()) {

@@ -1,6 +1,7 @@
 use super::encoder::is_positive_multiple;
 use super::error::require;
-use super::{ConfigError, EncoderConfig, InvalidSetting, NetworkConfig, SamConfig};
+use super::side_network::SideShape;
+use super::{ConfigError, EncoderConfig, InvalidSetting, NetworkConfig, SamConfig, SideConfig};
 use burn::config::Config;
 use burn::tensor::Tensor;
 use sam_lst_gated_fusion::Fusion;
@@ -58,15 +59,6 @@ impl PixelScale {
             }
         }
     }
-}
-
-/// The side network, which runs in parallel with the foundation.
-#[derive(Config, Debug, PartialEq)]
-pub enum SideConfig {
-    /// A ResNet up to `layer3`.
-    ResNet(ResNetSideConfig),
-    /// A custom side network, identified in checkpoints by this name.
-    Custom(String),
 }
 
 /// Configuration of [`SamLst`](crate::SamLst). Start from a preset:
@@ -256,34 +248,15 @@ impl SamLstConfig {
     }
 
     fn validate_side(&self) -> Result<(), InvalidSetting> {
-        let SideConfig::ResNet(side) = &self.side else { return Ok(()) };
-        require(
-            side.blocks.iter().all(|&count| count > 0),
-            "side.blocks",
-            format!("{:?}", side.blocks),
-            "at least one block in each layer",
-        )?;
-        require(
-            side.stride() == self.encoder.stride(),
-            "side.pyramid_channels",
-            format!("{:?}", side.pyramid_channels),
-            "decoder.embed_dim for an encoder of stride 4, and none for one of stride 16, since \
-             both embeddings must have the same grid",
-        )?;
-        match side.pyramid_channels {
-            Some(channels) => require(
-                channels == self.decoder.embed_dim,
-                "side.pyramid_channels",
-                channels,
-                "decoder.embed_dim, since the decoder reads the side network's embedding",
-            ),
-            None => require(
-                side.out_channels() == self.decoder.embed_dim,
-                "side.width",
-                side.width,
-                "a quarter of decoder.embed_dim, since the decoder reads the side network's \
-                 embedding",
-            ),
+        self.side.validate(self.side_shape())
+    }
+
+    /// What the side network has to fit.
+    pub(super) fn side_shape(&self) -> SideShape {
+        SideShape {
+            channels: self.decoder.embed_dim,
+            stride: self.encoder.stride(),
+            input_size: self.input_size,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 ///
 /// To use your own, implement this trait for it, name it in the configuration with
 /// [`EncoderConfig::Custom`], and create the model with
-/// [`SamLstConfig::init_with_foundation`](crate::SamLstConfig::init_with_foundation).
+/// [`SamLstConfig::init_over`](crate::SamLstConfig::init_over).
 pub trait ImageEncoder: Module + ModuleDisplay + Sync + 'static {
     /// Embeds images.
     ///

@@ -33,7 +33,7 @@ pub enum ConfigError {
     /// The configuration names an encoder of the user's own, which this library cannot build.
     #[error(
         "cannot build the encoder \"{name}\"; build it in your program and pass it to \
-         `init_with_foundation`"
+         `SamLstConfig::init_over`"
     )]
     CustomEncoder {
         /// Name of the encoder.
@@ -49,6 +49,12 @@ pub enum ConfigError {
         expected: String,
         /// Those of the foundation.
         found: String,
+    },
+    /// There are no published weights for the network's encoder.
+    #[error("there are no ImageNet weights for the encoder of the method `{method}`")]
+    NoPublishedEncoder {
+        /// The method.
+        method: &'static str,
     },
     /// The configuration names a custom side network, which this library cannot build.
     #[error(
@@ -121,6 +127,17 @@ pub enum ModelError {
         method: String,
         /// The checkpoint of the foundation.
         foundation: PathBuf,
+    },
+    /// SAMed's files have no place for the network.
+    #[error(
+        "cannot write {}: SAMed's files hold LoRA of the queries and values of all blocks of a ViT \
+         (the method `lora` with `targets = \"QueryValue\"` and `first_block = 0`), which this network \
+         does not have",
+        path.display()
+    )]
+    NotSamed {
+        /// The file that was to be written.
+        path: PathBuf,
     },
     /// The network was trained with other frozen weights than the model's.
     #[error(

@@ -1,10 +1,9 @@
 use super::network::trained_tensors;
-use super::{Foundation, PixelScale, SamLstConfig, SegmentationNetwork, SideEncoder};
+use super::{Foundation, PixelScale, SamLstConfig, SegmentationNetwork, SideEncoder, SideNetwork};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_lst_gated_fusion::{Fusion, GatedFusion, GatedFusionConfig};
 use sam_lst_mask_decoder::{DecoderTuning, MaskDecoder, MaskPrediction, PromptEncoder, Prompts};
-use sam_lst_resnet_side::ResNetSide;
 
 /// The trainable part of the model: side network, gate, SAM's prompt encoder and mask decoder.
 ///
@@ -12,7 +11,7 @@ use sam_lst_resnet_side::ResNetSide;
 /// are those of the side network, of the gate, and of the decoder as selected by
 /// [`DecoderTuning`](crate::DecoderTuning); with [`Fusion::Untrained`] there are none.
 #[derive(Module, Debug)]
-pub struct Ladder<S: SideEncoder = ResNetSide> {
+pub struct Ladder<S: SideEncoder = SideNetwork> {
     /// The side network, if [`Fusion`] uses it.
     pub side: Option<S>,
     /// The gate, if [`Fusion`] uses it.

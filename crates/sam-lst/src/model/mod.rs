@@ -13,15 +13,17 @@ mod network;
 mod recognition;
 mod sam;
 mod sam_lst;
+mod samed;
 mod segmentation_model;
 mod side_encoder;
+mod side_network;
 mod task;
 mod tuned_sam;
 mod tuning_config;
 
 pub use baseline::{Baseline, BaselineConfig};
 pub use checkpoint::NetworkMetadata;
-pub use config::{PixelScale, SamLstConfig, SideConfig};
+pub use config::{PixelScale, SamLstConfig};
 pub use embedding_precision::EmbeddingPrecision;
 pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder};
 pub use error::{ConfigError, InvalidSetting, ModelError};
@@ -32,6 +34,9 @@ pub use sam::{Sam, SamConfig};
 pub use sam_lst::SamLst;
 pub use segmentation_model::SegmentationModel;
 pub use side_encoder::SideEncoder;
+pub use side_network::{
+    SideConfig, SideNetwork, SwinSide, VisionTransformerSide, VisionTransformerSideConfig,
+};
 pub use task::{SliceGeometry, Task};
 pub use tuned_sam::{EncoderPart, TunedSam};
 pub use tuning_config::{EncoderTuning, SamTuningConfig};

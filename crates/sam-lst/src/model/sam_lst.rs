@@ -2,17 +2,16 @@ use super::checkpoint::{self, NetworkMetadata};
 use super::segmentation_model::with_seed;
 use super::{
     ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SegmentationModel, SideConfig,
-    SideEncoder,
+    SideEncoder, SideNetwork,
 };
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::{Device, Tensor};
 use sam_lst_mask_decoder::MaskPrediction;
-use sam_lst_resnet_side::ResNetSide;
 use std::path::Path;
 
 /// SAM with ladder side-tuning: the frozen foundation and the trainable [`Ladder`], its
 /// [`network`](SegmentationModel::network).
-pub type SamLst<S = ResNetSide> = SegmentationModel<Ladder<S>>;
+pub type SamLst<S = SideNetwork> = SegmentationModel<Ladder<S>>;
 
 impl SamLstConfig {
     /// Creates a model with random weights, determined by the seed. The ladder is on `device`,
@@ -26,10 +25,8 @@ impl SamLstConfig {
     ///
     /// [`ConfigError`] for an invalid setting or a custom side network.
     pub fn init(&self, device: &Device) -> Result<SamLst, ConfigError> {
-        let SideConfig::ResNet(side) = &self.side else {
-            return Err(self.custom_side_error());
-        };
-        self.init_with_side(|device| side.init(device), device)
+        self.check_side()?;
+        self.init_with_side(|device| self.side_network(device), device)
     }
 
     /// As [`init`](Self::init), with a custom side network, which `side` builds.
@@ -51,8 +48,22 @@ impl SamLstConfig {
         self.init_with_foundation(foundation, side, device)
     }
 
-    /// As [`init`](Self::init), over a foundation, which may be of an encoder of your own, and with
-    /// a custom side network, which `side` builds.
+    /// As [`init`](Self::init), over a foundation, which may be of an encoder of your own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for an invalid setting or a custom side network, or if the foundation does not
+    /// fit the configuration.
+    pub fn init_over(
+        &self,
+        foundation: Foundation,
+        device: &Device,
+    ) -> Result<SamLst, ConfigError> {
+        self.check_side()?;
+        self.init_with_foundation(foundation, |device| self.side_network(device), device)
+    }
+
+    /// As [`init_over`](Self::init_over), with a custom side network, which `side` builds.
     ///
     /// # Errors
     ///
@@ -86,20 +97,25 @@ impl SamLstConfig {
         SegmentationModel::with_random_network(self, foundation, ladder, device)
     }
 
-    fn custom_side_error(&self) -> ConfigError {
-        let name = match &self.side {
-            SideConfig::Custom(name) => name.clone(),
-            SideConfig::ResNet(side) => format!("{side:?}"),
-        };
-        ConfigError::CustomSide { name }
+    /// Checks that this library can build the side network.
+    fn check_side(&self) -> Result<(), ConfigError> {
+        match &self.side {
+            SideConfig::Custom(name) => Err(ConfigError::CustomSide { name: name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The side network with random weights. It must not be a custom one.
+    fn side_network(&self, device: &Device) -> SideNetwork {
+        self.side.init(self.side_shape(), device).expect("checked: it is no custom one")
     }
 }
 
 impl SamLst {
     /// Creates a model for training from official weights: SAM's (or those of MedSAM, LiteMedSAM or
-    /// MobileSAM) in the foundation and the decoder, and torchvision's in the side network. The
-    /// weights of the side network without `resnet`, and all weights whose shape depends on the
-    /// number of classes, are random.
+    /// MobileSAM) in the foundation and the decoder, and those of `pretrained` in the side network,
+    /// torchvision's for a ResNet and timm's for a transformer. The weights of the side network
+    /// without it, and all weights whose shape depends on the number of classes, are random.
     ///
     /// Both files may be official `.pth` files or safetensors, in full or half precision.
     ///
@@ -110,18 +126,15 @@ impl SamLst {
     pub fn from_official(
         config: &SamLstConfig,
         sam: impl AsRef<Path>,
-        resnet: Option<&Path>,
+        pretrained: Option<&Path>,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let SideConfig::ResNet(side) = &config.side else {
-            return Err(config.custom_side_error().into());
-        };
-        let mut model =
-            Self::from_official_with_side(config, sam, |device| side.init(device), device)?;
-        if let Some(path) = resnet {
+        config.check_side()?;
+        let side = |device: &Device| config.side_network(device);
+        let mut model = Self::from_official_with_side(config, sam, side, device)?;
+        if let Some(path) = pretrained {
             let source = StateDict::open(path)?;
-            let load = |network| weights::load(network, &source, &weights::RESNET);
-            model.network.side = model.network.side.map(load).transpose()?;
+            model.network.side = model.network.side.map(|side| side.load(&source)).transpose()?;
         }
         Ok(model)
     }

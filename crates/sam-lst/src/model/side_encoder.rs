@@ -1,6 +1,5 @@
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
-use sam_lst_resnet_side::ResNetSide;
 
 /// A side network: computes an image embedding of the same shape as the foundation's.
 ///
@@ -16,10 +15,4 @@ pub trait SideEncoder: Module + ModuleDisplay + 'static {
     /// - output: `[B, C, G, G]`, the shape of the foundation's embedding: 256 channels and
     ///   `G = S / 16` in SAM
     fn forward(&self, image: Tensor<4>) -> Tensor<4>;
-}
-
-impl SideEncoder for ResNetSide {
-    fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        ResNetSide::forward(self, image)
-    }
 }

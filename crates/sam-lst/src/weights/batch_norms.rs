@@ -1,4 +1,4 @@
-use super::load::{First, as_f32};
+use super::load::values;
 use super::{StateDict, WeightsError};
 use burn::store::bridge;
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -61,17 +61,4 @@ fn fold(
         tensor("weight", TensorData::new(folded, weight.shape.clone())),
         tensor("bias", TensorData::new(bias, [channels])),
     ])
-}
-
-/// The values of a tensor, which must be finite.
-fn values(source: &StateDict, tensor: &PackTensor) -> Result<Vec<f32>, WeightsError> {
-    let bad_value = First::default();
-    let tensor = as_f32(tensor.clone(), source.path(), &bad_value)?;
-    let data = bridge::into_data(tensor).map_err(|error| {
-        bad_value.take().unwrap_or_else(|| WeightsError::Damaged {
-            path: source.path().into(),
-            reason: error.to_string(),
-        })
-    })?;
-    Ok(data.iter::<f32>().collect())
 }

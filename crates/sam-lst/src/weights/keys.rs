@@ -1,7 +1,7 @@
 /// Parts of tensor names that differ from PyTorch's, as (ours, official): our modules have named
 /// fields instead of the indices of an `nn.Sequential`, and plain parameters instead of an
 /// `nn.Embedding`.
-const NAMES: [(&str, &str); 25] = [
+const NAMES: [(&str, &str); 29] = [
     ("patch_embed.conv1.", "patch_embed.seq.0."),
     ("patch_embed.conv2.", "patch_embed.seq.2."),
     ("patch_embed.", "patch_embed.proj."),
@@ -27,6 +27,10 @@ const NAMES: [(&str, &str); 25] = [
     ("output_upscaling.conv2.", "output_upscaling.3."),
     ("downsample.conv.", "downsample.0."),
     ("downsample.norm.", "downsample.1."),
+    ("patch_norm.", "patch_embed.norm."),
+    ("projection.conv.", "downsample.conv."),
+    ("projection.norm.", "downsample.norm."),
+    ("projection.reduction.", "downsample.reduction."),
 ];
 
 /// Returns the official name of one of our tensors, for example `neck.0.weight` for
@@ -48,7 +52,7 @@ pub(super) fn our_name(official: &str) -> String {
 
 /// Applies the first of the `(from, to)` replacements whose `from` occurs in the name at the
 /// boundaries of dotted components.
-fn replace_component(name: &str, replacements: [(&str, &str); 25]) -> String {
+fn replace_component(name: &str, replacements: [(&str, &str); NAMES.len()]) -> String {
     replacements
         .iter()
         .find_map(|(from, to)| {
@@ -78,9 +82,14 @@ impl Part {
     pub(super) fn leaves_out(&self, name: &str) -> bool {
         // PyTorch's batch norms count batches for a cumulative average; SAM and ResNet use a fixed
         // momentum instead.
-        // TinyViT stores the index of each bias, which follows from the window.
-        name.ends_with(".num_batches_tracked")
-            || name.ends_with(".attention_bias_idxs")
+        // TinyViT and Swin store the index of each bias, which follows from the window.
+        const SUFFIXES: [&str; 4] = [
+            ".num_batches_tracked",
+            ".attention_bias_idxs",
+            ".relative_position_index",
+            ".attn_mask",
+        ];
+        SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
             || self.left_out.iter().any(|start| name.starts_with(start))
     }
 }
@@ -103,12 +112,29 @@ pub(crate) const CLASS_DECODER: Part = Part {
     ..MASK_DECODER
 };
 
-/// torchvision has no pyramid, so that of the side network keeps its random weights.
+/// torchvision has neither pyramid nor projection, so these keep their random weights.
 pub(crate) const RESNET: Part = Part {
     prefix: "",
     description: "a torchvision ResNet",
-    left_out: &["layer4.", "fc.", "pyramid."],
+    left_out: &["layer4.", "fc.", "pyramid.", "projection."],
 };
+
+/// The ResNet of timm's hybrid Vision Transformer.
+pub(crate) const HYBRID_RESNET: Part = Part {
+    prefix: "patch_embed.backbone.",
+    description: "timm's vit_base_r50_s16_224",
+    left_out: &[],
+};
+
+/// timm's Vision Transformer without class token and classifier.
+pub(crate) const VISION_TRANSFORMER: Part = Part {
+    prefix: "",
+    description: "timm's Vision Transformer",
+    left_out: &["patch_embed.backbone.", "cls_token", "pre_logits.", "fc_norm.", "head."],
+};
+
+pub(crate) const SWIN: Part =
+    Part { prefix: "", description: "timm's swin_tiny_patch4_window7_224", left_out: &["head."] };
 
 #[cfg(test)]
 mod tests {
@@ -128,6 +154,9 @@ mod tests {
             ("mask_downscaling.conv3.weight", "mask_downscaling.6.weight"),
             ("mask_decoder.output_upscaling.conv2.bias", "mask_decoder.output_upscaling.3.bias"),
             ("side.layer2.0.downsample.norm.running_var", "side.layer2.0.downsample.1.running_var"),
+            ("stages.1.blocks.0.projection.norm.bias", "stages.1.blocks.0.downsample.norm.bias"),
+            ("layers.1.projection.reduction.weight", "layers.1.downsample.reduction.weight"),
+            ("patch_norm.weight", "patch_embed.norm.weight"),
             (
                 "output_hypernetworks_mlps.1.layers.2.weight",
                 "output_hypernetworks_mlps.1.layers.2.weight",

@@ -141,6 +141,19 @@ pub(super) fn as_f32(
     }))
 }
 
+/// The values of a tensor, which must be finite.
+pub(super) fn values(source: &StateDict, tensor: &PackTensor) -> Result<Vec<f32>, WeightsError> {
+    let bad_value = First::default();
+    let tensor = as_f32(tensor.clone(), source.path(), &bad_value)?;
+    let data = bridge::into_data(tensor).map_err(|error| {
+        bad_value.take().unwrap_or_else(|| WeightsError::Damaged {
+            path: source.path().into(),
+            reason: error.to_string(),
+        })
+    })?;
+    Ok(data.iter::<f32>().collect())
+}
+
 fn first_not_finite(data: &TensorData) -> Option<(usize, f32)> {
     data.iter::<f32>().enumerate().find(|(_, value)| !value.is_finite())
 }

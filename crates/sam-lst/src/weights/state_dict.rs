@@ -135,7 +135,7 @@ impl StateDict {
     }
 
     /// The same file with other tensors.
-    pub(super) fn with_tensors(&self, tensors: Vec<PackTensor>) -> Self {
+    pub(crate) fn with_tensors(&self, tensors: Vec<PackTensor>) -> Self {
         Self {
             path: self.path.clone(),
             tensors: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect(),
@@ -143,7 +143,7 @@ impl StateDict {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &PackTensor> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PackTensor> {
         self.tensors.values()
     }
 

@@ -2,11 +2,10 @@ use super::OptimizationConfig;
 use crate::embeddings::CachedViews;
 use crate::inference::OutputResampling;
 use crate::model::{
-    BaselineConfig, EmbeddingPrecision, EncoderConfig, EncoderTuning, FoundationPrecision,
-    InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig, SliceGeometry,
-    require,
+    Baseline, BaselineConfig, EmbeddingPrecision, EncoderConfig, EncoderTuning,
+    FoundationPrecision, InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig,
+    SliceGeometry, require,
 };
-use sam_lst_baselines::UNetConfig;
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
 
@@ -128,13 +127,12 @@ impl TrainingConfig {
         Self { optimization: OptimizationConfig::paper(), ..Self::released(num_classes) }
     }
 
-    /// The settings of [`released`](Self::released) for a 2D U-Net with nnU-Net's choices: the same
+    /// The settings of [`released`](Self::released) for a network without a foundation: the same
     /// slices, views, loss, optimizer and schedule, so that only the network differs. Slices are not
     /// enlarged from 224 x 224 pixels.
-    pub fn unet(num_classes: usize) -> TrainingConfig<BaselineConfig<UNetConfig>> {
-        let released = Self::released(num_classes);
+    pub fn baseline<C: Baseline>(network: C) -> TrainingConfig<BaselineConfig<C>> {
+        let released = Self::released(network.num_classes());
         let cache = CacheConfig { views: CachedViews::NONE, ..released.cache };
-        let network = UNetConfig::new(num_classes);
         let model = BaselineConfig { network, input_size: 224, seed: 0 };
         TrainingConfig { cache, ..released.with_model(model) }
     }

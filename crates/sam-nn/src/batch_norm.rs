@@ -111,15 +111,26 @@ impl BatchNorm2d {
         self.running_var.update(variance.detach());
     }
 
-    /// [`forward`](Self::forward) on a channels-last tensor `[B, H, W, C]` for which
-    /// [`sam_lst_cpu_kernels::is_supported`] is true; then adds `shortcut`, if any, and applies
-    /// ReLU if `rectify` is set.
-    pub(crate) fn forward_channels_last(
+    /// [`forward`](Self::forward) on a channels-last tensor; then adds `shortcut`, if any, and
+    /// applies ReLU if `rectify` is set.
+    ///
+    /// # Shapes
+    ///
+    /// - input, shortcut, output: `[B, H, W, C]`
+    ///
+    /// # Panics
+    ///
+    /// If the last axis of `input` is not `C`, or the shortcut has another shape.
+    pub fn forward_channels_last(
         &self,
         input: Tensor<4>,
         shortcut: Option<Tensor<4>>,
         rectify: bool,
     ) -> Tensor<4> {
+        if !sam_lst_cpu_kernels::is_supported(&input) {
+            let output = self.forward(input.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
+            return add_and_rectify(output, shortcut, rectify);
+        }
         let [batch, height, width, _] = input.dims();
         let parameters = [self.weight.val(), self.bias.val()];
         let is_training = input.is_autodiff() && self.training.is_enabled();
@@ -150,10 +161,14 @@ impl BatchNorm2d {
         let [weight, bias] = parameters.map(|values| values.reshape([1, 1, 1, -1]));
         let deviation = constant(statistics.variance.add_scalar(self.epsilon).sqrt());
         let output = (input - constant(statistics.mean)) / deviation * weight + bias;
-        let output = match shortcut {
-            Some(shortcut) => output + shortcut,
-            None => output,
-        };
-        if rectify { relu(output) } else { output }
+        add_and_rectify(output, shortcut, rectify)
     }
+}
+
+fn add_and_rectify(output: Tensor<4>, shortcut: Option<Tensor<4>>, rectify: bool) -> Tensor<4> {
+    let output = match shortcut {
+        Some(shortcut) => output + shortcut,
+        None => output,
+    };
+    if rectify { relu(output) } else { output }
 }
