@@ -11,12 +11,12 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use sam_lst::baselines::UNetConfig;
+use sam_lst::baselines::{AttentionUNetConfig, SwinUNetConfig, TransUNetConfig, UNetConfig};
 use sam_lst::devices::{self, AvailableDevice};
 use sam_lst::mask_decoder::{
     MaskDecoder, MaskDecoderConfig, PromptEncoder, PromptEncoderConfig, Prompts,
 };
-use sam_lst::model::{EncoderConfig, EncoderTuning, ImageEncoder, SamTuningConfig};
+use sam_lst::model::{Baseline, EncoderConfig, EncoderTuning, ImageEncoder, SamTuningConfig};
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
 use sam_lst::tiny_vit::TinyVitConfig;
@@ -75,7 +75,7 @@ struct Row {
 /// work whose result is dropped.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 37] = [
     // Close to the highest rate of the machine.
     row("product/4096", 1, product),
     row("encoder/vit_b_512_b1", 1, |device, images| encoder(device, images, 512, FloatDType::F32)),
@@ -120,7 +120,28 @@ const ROWS: [Row; 29] = [
     row("step/lite_medsam_full_b4", 4, |device, images| {
         step(device, images, SamLstConfig::lite_medsam(9), true)
     }),
-    row("step/unet_b8", 8, unet_step),
+    row("step/unet_b8", 8, |device, images| baseline_step(device, images, UNetConfig::new(9))),
+    row("step/attention_unet_b4", 4, |device, images| {
+        baseline_step(device, images, AttentionUNetConfig::new(9))
+    }),
+    row("step/trans_unet_b4", 4, |device, images| {
+        baseline_step(device, images, TransUNetConfig::new(9))
+    }),
+    row("step/swin_unet_b4", 4, |device, images| {
+        baseline_step(device, images, SwinUNetConfig::new(9))
+    }),
+    row("step/cached_b1", 1, |device, images| step(device, images, SamLstConfig::vit_b(9), false)),
+    row("step/full_b1", 1, |device, images| step(device, images, SamLstConfig::vit_b(9), true)),
+    row("step/decoder_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::vit_b(9), |_| EncoderTuning::Decoder)
+    }),
+    row("step/sam_adapter_b1", 1, |device, images| {
+        let tuning = |_: &EncoderConfig| EncoderTuning::sam_adapter();
+        tuning_step(device, images, SamLstConfig::vit_b(9), tuning)
+    }),
+    row("step/biases_b1", 1, |device, images| {
+        tuning_step(device, images, SamLstConfig::vit_b(9), |_| EncoderTuning::Biases)
+    }),
     row("step/lora_b1", 1, |device, images| {
         tuning_step(device, images, SamLstConfig::vit_b(9), |_| EncoderTuning::samed())
     }),
@@ -274,14 +295,17 @@ fn network_step<N: SegmentationNetwork>(
     })
 }
 
-fn unet_step(device: &Device, images: usize) -> Run {
+/// A training step of a network without a foundation.
+fn baseline_step<C: Baseline>(device: &Device, images: usize, config: C) -> Run {
+    const SIZE: usize = 224;
     let device = device.clone().autodiff();
-    let network = UNetConfig::new(9).init(&device);
-    network_step(Some(network), random([images, 3, 224, 224], &device), None)
+    let network = config.init(SIZE, &device);
+    network_step(Some(network), random([images, 3, SIZE, SIZE], &device), None)
 }
 
 /// A step of another way to fine-tune SAM, with what its foundation computes kept: with LoRA of all
-/// blocks and adapters, the patch embedding, with late LoRA the blocks before the first changed one.
+/// blocks and adapters, the patch embedding, with late LoRA the blocks before the first changed
+/// one.
 fn tuning_step(
     device: &Device,
     images: usize,

@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -23,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from ladder_pytorch import Ladder, Side
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/it/fixtures"))
 
 
 def vit_b(size):
@@ -97,6 +100,11 @@ def tune(encoder, method):
     """Adds a method's modules to an encoder and returns them."""
     added = nn.ModuleList()
     is_vit = hasattr(encoder, "blocks")
+    if method == "sam-adapter":
+        width, narrow = 768, 768 // 32
+        added.extend([nn.Conv2d(3, narrow, 16, stride=16), nn.Linear(width, narrow), nn.Linear(narrow, width)])
+        added.extend(nn.Linear(narrow, narrow) for _ in encoder.blocks)
+        return added
     blocks = encoder.blocks if is_vit else [b for stage in encoder.layers[1:] for b in stage.blocks]
     for index, block in enumerate(blocks):
         width = block.attn.qkv.in_features
@@ -115,6 +123,27 @@ def tune(encoder, method):
             block.mlp = Beside(block.mlp, Bottleneck(width, False, 0.5), True)
             added.extend([block.attn.bottleneck, block.mlp.bottleneck])
     return added
+
+
+def high_frequencies(image, rate=0.25):
+    """SAM-Adapter's high-pass filter."""
+    height, width = image.shape[-2:]
+    mask = torch.zeros_like(image)
+    line = int((width * height * rate) ** 0.5 // 2)
+    mask[:, :, height // 2 - line : height // 2 + line, width // 2 - line : width // 2 + line] = 1
+    spectrum = torch.fft.fftshift(torch.fft.fft2(image, norm="forward")) * (1 - mask)
+    return torch.fft.ifft2(torch.fft.ifftshift(spectrum), norm="forward").real.abs()
+
+
+def prompted(encoder, added, image):
+    """The encoder with SAM-Adapter's prompts added to the input of each block."""
+    patch, embed, shared, *blocks = added
+    patches = encoder.patch_embed(image)
+    features = patch(high_frequencies(image)).permute(0, 2, 3, 1) + embed(patches)
+    x = patches + resized_positions(encoder, patches.shape[1])
+    for block, prompt in zip(encoder.blocks, blocks):
+        x = block(x + shared(nn.functional.gelu(prompt(features))))
+    return encoder.neck(x.permute(0, 3, 1, 2))
 
 
 def published_ladder(grid=32, pyramid=False):
@@ -229,9 +258,40 @@ def rows(device):
             return [(logits, weight / sum(weights)) for logits, weight in zip(levels, weights)]
         return network_step(network.parameters(), forward)
 
+    def attention_unet():
+        """MONAI's AttentionUnet with the merging convolutions of `AttentionUNetConfig`."""
+        from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet, ConvBlock
+
+        network = AttentionUnet(2, 3, 9, [64, 128, 256, 512, 1024], [2] * 4)
+        for layer in network.modules():
+            if isinstance(layer, AttentionLayer):
+                channels = layer.merge.conv.out_channels
+                layer.merge = ConvBlock(2, 2 * channels, channels)
+        return network
+
+    def trans_unet():
+        from networks import TransUNet, TransUNetSizes
+
+        return TransUNet(TransUNetSizes())
+
+    def swin_unet():
+        from networks import SwinUNet, SwinUNetSizes
+
+        return SwinUNet(SwinUNetSizes())
+
+    def baseline_step(batch, make):
+        network = make().to(device).train()
+        image = random(batch, 3, 224, 224)
+        return network_step(network.parameters(), lambda: [(network(image), 1.0)])
+
     def tuning_step(batch, method, make=vit_b, size=512, grid=32):
-        """SAM's ViT with LoRA of rank 4 (SAMed), late LoRA, adapters, or all of it; TinyViT with LoRA."""
+        """SAM's ViT with LoRA of rank 4 (SAMed), late LoRA, adapters, SAM-Adapter's prompts, biases and
+        norms, all of it, or the decoder alone; TinyViT with LoRA.
+        """
         encoder = make(size).to(device).requires_grad_(method == "full")
+        if method == "biases":
+            for name, parameter in encoder.named_parameters():
+                parameter.requires_grad_(name.endswith(".bias") or "norm" in name)
         ladder = Ladder(resnet18(), grid=grid).to(device)
         ladder.prompts.requires_grad_(False)
         ladder.prompts.no_mask_embed.requires_grad_("lora" in method or method == "full")
@@ -239,6 +299,12 @@ def rows(device):
         image = random(batch, 3, size, size)
         parameters = [*encoder.parameters(), *added.parameters(), *ladder.prompts.parameters(), *ladder.decoder.parameters()]
         run = encoder
+        if method == "decoder":
+            with torch.no_grad():
+                embedding = encoder(image)
+            run = lambda _: embedding
+        if method == "sam-adapter":
+            run = partial(prompted, encoder, added)
         if method == "late-lora":
             with torch.no_grad():  # the tokens before the first changed block, which are kept
                 tokens = encoder.patch_embed(image) + resized_positions(encoder, grid)
@@ -281,6 +347,14 @@ def rows(device):
         "step/lite_medsam_cached_b4": partial(step, 4, False, None, 256, 64),
         "step/lite_medsam_full_b4": partial(step, 4, True, lambda: lite_medsam(256), 256, 64),
         "step/unet_b8": partial(unet_step, 8),
+        "step/attention_unet_b4": partial(baseline_step, 4, attention_unet),
+        "step/trans_unet_b4": partial(baseline_step, 4, trans_unet),
+        "step/swin_unet_b4": partial(baseline_step, 4, swin_unet),
+        "step/cached_b1": partial(step, 1, False),
+        "step/full_b1": partial(step, 1, True),
+        "step/decoder_b1": partial(tuning_step, 1, "decoder"),
+        "step/sam_adapter_b1": partial(tuning_step, 1, "sam-adapter"),
+        "step/biases_b1": partial(tuning_step, 1, "biases"),
         "step/lora_b1": partial(tuning_step, 1, "lora"),
         "step/late_lora_b1": partial(tuning_step, 1, "late-lora"),
         "step/adapter_b1": partial(tuning_step, 1, "adapter"),

@@ -145,8 +145,8 @@ fn encoders_are_loaded_from_timms_files() {
     assert_eq!(loads_encoder(model.clone(), &file), expected.count());
     let network = model.init_with_encoder(&file, &Device::flex()).expect("loads").network;
     let transformer = network.transformer.expect("a transformer");
-    // The file's positions are of a grid of 8 x 8, and the network's of 4 x 4, whose every value is the
-    // mean of four neighbours.
+    // The file's positions are of a grid of 8 x 8, and the network's of 4 x 4, whose every value is
+    // the mean of four neighbours.
     let [ours, theirs] = [transformer.pos_embed.val().into_data(), tensors.data("pos_embed")]
         .map(|data| data.iter::<f32>().collect::<Vec<_>>());
     let of_file = |row: usize, column: usize| theirs[16 * (1 + 8 * row + column)];

@@ -5,7 +5,8 @@ use burn::module::Initializer;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::Device;
 
-/// Distribution of weights. timm cuts the distribution off at 100 standard deviations, which changes nothing.
+/// Distribution of weights. timm cuts the distribution off at 100 standard deviations, which
+/// changes nothing.
 pub const NORMAL: Initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
 
 /// A linear layer from `inputs` to `outputs`.

@@ -1,5 +1,5 @@
-//! Image encoders that are pretrained on ImageNet, with the tensor names of timm: what the baselines
-//! and the side networks are built from.
+//! Image encoders that are pretrained on ImageNet, with the tensor names of timm: what the
+//! baselines and the side networks are built from.
 //!
 //! - [`VisionTransformer`]: Dosovitskiy et al., arXiv 2010.11929.
 //! - [`Swin`]: Liu et al., *Swin Transformer*, arXiv 2103.14030.

@@ -51,8 +51,8 @@ impl SwinConfig {
     ///
     /// # Panics
     ///
-    /// If a size is zero, `depths` and `num_heads` have different lengths, or a stage's heads do not
-    /// divide its width.
+    /// If a size is zero, `depths` and `num_heads` have different lengths, or a stage's heads do
+    /// not divide its width.
     pub fn init(&self, device: &Device) -> Swin {
         assert!(self.embed_dim > 0 && self.window_size > 0, "sizes are positive: {self:?}");
         assert!(

@@ -5,7 +5,8 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_lst_sam_nn::{QkvOrder, attend_in_windows, flatten_leading, linear};
 
-/// Multi-head self-attention within windows, with a learned bias for each offset between two tokens.
+/// Multi-head self-attention within windows, with a learned bias for each offset between two
+/// tokens.
 ///
 /// A grid that is not a multiple of the window is padded on the right and at the bottom with zeros,
 /// which are attended to, as in timm.
@@ -43,9 +44,9 @@ impl WindowAttention {
         }
     }
 
-    /// Applies the layer to windows that are moved by `shift` tokens to the right and to the bottom;
-    /// those that then leave the grid continue at its other side, and their tokens attend only to
-    /// those from the same side.
+    /// Applies the layer to windows that are moved by `shift` tokens to the right and to the
+    /// bottom; those that then leave the grid continue at its other side, and their tokens attend
+    /// only to those from the same side.
     ///
     /// # Shapes
     ///

@@ -28,8 +28,8 @@ pub struct AttentionUNet {
     pub head: Conv2d,
 }
 
-/// A level on the way up: enlarges the features of the coarser level and combines them with those of
-/// its own level on the way down, which pass a gate.
+/// A level on the way up: enlarges the features of the coarser level and combines them with those
+/// of its own level on the way down, which pass a gate.
 #[derive(Module, Debug)]
 pub struct GatedUpBlock {
     /// 3 x 3 transposed convolution with stride 2, without bias.
@@ -43,8 +43,8 @@ pub struct GatedUpBlock {
 }
 
 impl AttentionUNetConfig {
-    /// Input pixels along one side of a pixel of the coarsest level. The size of the input must be a
-    /// multiple of it.
+    /// Input pixels along one side of a pixel of the coarsest level. The size of the input must be
+    /// a multiple of it.
     ///
     /// # Panics
     ///

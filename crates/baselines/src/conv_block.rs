@@ -4,8 +4,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{BatchNorm2d, BatchNorm2dConfig, convolve_same};
 
-/// A convolution without bias, initialised as by default in PyTorch, a batch norm, and ReLU where the
-/// network says so. Channels are the last axis.
+/// A convolution without bias, initialised as by default in PyTorch, a batch norm, and ReLU where
+/// the network says so. Channels are the last axis.
 #[derive(Module, Debug)]
 pub struct ConvNorm {
     /// The convolution, padded by half its kernel's side.

@@ -14,8 +14,8 @@ const EPSILON: f64 = 1e-5;
 pub struct SwinUNetConfig {
     /// Number of classes `K`, including the background.
     pub num_classes: usize,
-    /// The encoder. The decoder mirrors it. The published network has two blocks in each stage, where
-    /// Swin-T has six in the third.
+    /// The encoder. The decoder mirrors it. The published network has two blocks in each stage,
+    /// where Swin-T has six in the third.
     #[config(default = "SwinConfig::tiny().with_depths(vec![2; 4])")]
     pub encoder: SwinConfig,
 }
@@ -81,7 +81,8 @@ pub struct SwinUpStage {
     pub blocks: Vec<SwinBlock>,
 }
 
-/// Enlarges a grid: a linear layer whose output is spread over `factor x factor` tokens, and a norm.
+/// Enlarges a grid: a linear layer whose output is spread over `factor x factor` tokens, and a
+/// norm.
 #[derive(Module, Debug)]
 pub struct PatchExpand {
     /// Projection without bias, `C in -> factor^2 C`.

@@ -48,7 +48,7 @@ pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
     /// ImageNet weights for the method M, such as ladder=resnet18.pth; may be repeated
-    #[arg(long, value_name = "M=FILE", value_parser = method_file, conflicts_with = "foundation")]
+    #[arg(long, value_name = "M=FILE", value_parser = method_file)]
     pretrained: Vec<(MethodName, PathBuf)>,
     #[command(flatten)]
     settings: SettingsArguments,
@@ -103,7 +103,11 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     output::check_writable(&folder)?;
     // All arguments are checked before anything is written.
     for &method in &arguments.methods {
-        arguments.plan(method, 0, arguments.minutes.map(|_| 1), &folder, "check", &dataset)?;
+        let epochs = arguments.minutes.map(|_| 1);
+        let run = arguments.plan(method, 0, epochs, &folder, "check", &dataset)?;
+        if arguments.pretrained_of(method).is_some() {
+            train::check_pretrained(&parse(&run.arguments)?, &dataset)?;
+        }
     }
     arguments.check_shared(&folder, &dataset)?;
     let epochs = match arguments.minutes {
@@ -179,8 +183,8 @@ impl Arguments {
         (0..self.seeds as u64).map(move |index| first + index)
     }
 
-    /// Checks that earlier runs in the folder are of the same data, checkpoints and devices, or notes
-    /// these for later.
+    /// Checks that earlier runs in the folder are of the same data, checkpoints and devices, or
+    /// notes these for later.
     fn check_shared(&self, folder: &Path, dataset: &Dataset) -> Result<()> {
         let file = folder.join(SHARED);
         let before: Option<Value> = match std::fs::read(&file) {
@@ -328,10 +332,8 @@ impl Arguments {
         if let Some(epochs) = epochs {
             option("--epochs", &epochs.to_string());
         }
-        let program = std::iter::once(OsString::from("sam-lst"));
-        let parsed = Cli::try_parse_from(program.chain(arguments.iter().cloned()))
-            .with_context(|| format!("cannot train {}", method.name()))?;
-        let Command::Train(parsed) = parsed.command else { unreachable!("as written above") };
+        let parsed =
+            parse(&arguments).with_context(|| format!("cannot train {}", method.name()))?;
         let config = train::config_toml(&parsed, dataset)?;
         Ok(PlannedRun { method, seed, folder: run, arguments, config })
     }
@@ -385,8 +387,8 @@ impl PlannedRun {
         Ok(Some(summary))
     }
 
-    /// Whether the run has ended with these settings and was scored. If the settings differ, `train`
-    /// says how.
+    /// Whether the run has ended with these settings and was scored. If the settings differ,
+    /// `train` says how.
     fn is_complete(&self) -> Result<bool> {
         let config = std::fs::read_to_string(self.folder.join("config.toml")).unwrap_or_default();
         let summary = self.summary()?;
@@ -490,6 +492,14 @@ fn minutes(text: &str) -> Result<f64, String> {
         Ok(minutes) if minutes > 0.0 && minutes < f64::INFINITY => Ok(minutes),
         _ => Err("expected a positive number of minutes".to_owned()),
     }
+}
+
+/// Parses the arguments of `sam-lst train`.
+fn parse(arguments: &[OsString]) -> Result<train::Arguments> {
+    let program = std::iter::once(OsString::from("sam-lst"));
+    let parsed = Cli::try_parse_from(program.chain(arguments.iter().cloned()))?;
+    let Command::Train(parsed) = parsed.command else { unreachable!("as `plan` writes them") };
+    Ok(*parsed)
 }
 
 /// Parses a method and the file of its settings.

@@ -16,9 +16,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
-Tensors keep their names and are written as 32-bit floats. Integers, which are PyTorch's counters of
-batches, are left out, since nothing reads them. With --samed, a file of SAMed's released code becomes
-a network for `segment`, `evaluate` and `prompt`, and a network of the method lora a file for SAMed.
+Tensors keep their names and are written as 32-bit floats. Integers, which are PyTorch's counters
+of batches, are left out, since nothing reads them. With --samed, a file of SAMed's released code
+becomes a network for `segment` and `evaluate`, with inputs of 512 pixels in [0, 1], and a network
+of the method lora becomes a file with SAMed's names.
 
 Examples:
   sam-lst convert sam_vit_b_01ec64.pth sam_vit_b.safetensors

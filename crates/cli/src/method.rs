@@ -197,6 +197,13 @@ impl Method for LadderMethod {
     type Network = Ladder;
 
     fn check(arguments: &Arguments) -> Result<()> {
+        if let Some(FusionName::SamOnly) = arguments.fusion {
+            let unused = [
+                (arguments.side.is_some(), "--side"),
+                (arguments.pretrained.is_some(), "--pretrained"),
+            ];
+            check_unused("ladder", "has no side network with --fusion sam-only", &unused)?;
+        }
         arguments.data.check_foundation()
     }
 
@@ -205,18 +212,23 @@ impl Method for LadderMethod {
             Preset::Released => TrainingConfig::released(classes),
             Preset::Paper => TrainingConfig::paper(classes),
         };
-        let preset = arguments.data.over_foundation(preset, classes)?;
+        let mut preset = arguments.data.over_foundation(preset, classes)?;
+        if let Some(side) = arguments.side {
+            side.choose(&mut preset.model);
+        }
         let mut config = arguments.settings.apply(preset)?;
+        if let Some(side) = arguments.side
+            && !side.is_kind_of(&config.model.side)
+        {
+            bail!(WrongUsage(
+                "--config has another kind of side network than --side; remove one of them".into()
+            ));
+        }
         match arguments.fusion {
             Some(FusionName::Gated) => config.model.fusion = Fusion::Gated,
             Some(FusionName::SideOnly) => config.model.fusion = Fusion::SideOnly,
             Some(FusionName::SamOnly) => config.model.fusion = Fusion::SamOnly,
             None => {}
-        }
-        if let Some(side) = arguments.side {
-            let (channels, stride) =
-                (config.model.decoder.embed_dim, config.model.encoder.stride());
-            config.model.side = side.config(channels, stride);
         }
         Ok(config)
     }

@@ -129,13 +129,13 @@ impl DataArguments {
     pub fn load(
         &self,
         config: &TrainingConfig,
-        resnet: Option<&Path>,
+        pretrained: Option<&Path>,
         device: &Device,
     ) -> Result<SamLst> {
         let device = device.clone().autodiff();
         let Some(sam) = &self.sam else { return Ok(config.model.init(&device)?) };
         let _spinner = Spinner::loading(sam);
-        Ok(SamLst::from_official(&config.model, sam, resnet, &device)?)
+        Ok(SamLst::from_official(&config.model, sam, pretrained, &device)?)
     }
 }
 
@@ -170,8 +170,8 @@ impl SettingsArguments {
 }
 
 impl DataArguments {
-    /// Passes the arguments on to another command, without those that the description of the dataset
-    /// contains.
+    /// Passes the arguments on to another command, without those that the description of the
+    /// dataset contains.
     pub fn pass_on(&self, uses_sam: bool, option: &mut impl FnMut(&str, &dyn AsRef<OsStr>)) {
         option("--data", &self.data);
         if uses_sam {
@@ -183,8 +183,8 @@ impl DataArguments {
 }
 
 impl SettingsArguments {
-    /// Passes the arguments that a method uses on to another command, but for the seed, with further
-    /// files of settings.
+    /// Passes the arguments that a method uses on to another command, but for the seed, with
+    /// further files of settings.
     pub fn pass_on(
         &self,
         method: MethodName,

@@ -10,7 +10,9 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use sam_lst::model::SideConfig;
 use sam_lst::resnet_side::ResNetSideConfig;
-use sam_lst::{Dataset, SegmentationNetwork, Split, Training, TrainingConfig, TrainingFolders};
+use sam_lst::{
+    Dataset, SamLstConfig, SegmentationNetwork, Split, Training, TrainingConfig, TrainingFolders,
+};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -79,16 +81,30 @@ pub enum SideName {
 }
 
 impl SideName {
-    /// The side network for a foundation's embedding of `channels` channels and its stride.
-    pub fn config(self, channels: usize, stride: usize) -> SideConfig {
-        let resnet = match self {
-            Self::Resnet18 => ResNetSideConfig::resnet18(),
-            Self::Resnet34 => ResNetSideConfig::resnet34(),
-            Self::Resnet50 => ResNetSideConfig::resnet50(),
-            Self::SwinTiny => return SideConfig::swin_tiny(),
-            Self::VitTiny => return SideConfig::vit_tiny(),
+    /// Chooses the side network for the model's foundation. ResNet18 is that of the preset, which
+    /// is narrower over the demo's foundation.
+    pub fn choose(self, model: &mut SamLstConfig) {
+        let (channels, stride) = (model.decoder.embed_dim, model.encoder.stride());
+        let resnet =
+            |resnet: ResNetSideConfig| SideConfig::ResNet(resnet.for_embedding(channels, stride));
+        model.side = match self {
+            Self::Resnet18 => return,
+            Self::Resnet34 => resnet(ResNetSideConfig::resnet34()),
+            Self::Resnet50 => resnet(ResNetSideConfig::resnet50()),
+            Self::SwinTiny => SideConfig::swin_tiny(),
+            Self::VitTiny => SideConfig::vit_tiny(),
         };
-        SideConfig::ResNet(resnet.for_embedding(channels, stride))
+    }
+
+    /// Whether a side network, whose sizes may differ, is of this kind.
+    pub fn is_kind_of(self, side: &SideConfig) -> bool {
+        match self {
+            Self::Resnet18 | Self::Resnet34 | Self::Resnet50 => {
+                matches!(side, SideConfig::ResNet(_))
+            }
+            Self::SwinTiny => matches!(side, SideConfig::Swin(_)),
+            Self::VitTiny => matches!(side, SideConfig::VisionTransformer(_)),
+        }
     }
 }
 
@@ -166,6 +182,16 @@ pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
         Ok(config::<M>(arguments, dataset)?.to_toml())
     }
     of_method!(arguments.method, M => checked::<M>(arguments, dataset))
+}
+
+/// Checks that the file of `--pretrained` fits the network, by loading it.
+pub fn check_pretrained(arguments: &Arguments, dataset: &Dataset) -> Result<()> {
+    fn load<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<()> {
+        let devices = open_devices(&arguments.settings.device)?;
+        M::load(arguments, &config::<M>(arguments, dataset)?, &devices[0])?;
+        Ok(())
+    }
+    of_method!(arguments.method, M => load::<M>(arguments, dataset))
 }
 
 /// A folder that is named after the dataset.

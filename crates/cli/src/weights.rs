@@ -33,6 +33,10 @@ enum Name {
     VitL,
     VitH,
     Resnet18,
+    Resnet50,
+    SwinTiny,
+    VitTiny,
+    R50VitB,
 }
 
 /// A published file.
@@ -56,7 +60,9 @@ struct Weights {
 
 const SAM: &str = "https://github.com/facebookresearch/segment-anything";
 
-const PUBLISHED: [Weights; 7] = [
+const TIMM: &str = "https://pypi.org/project/timm";
+
+const PUBLISHED: [Weights; 11] = [
     Weights {
         name: Name::LiteMedsam,
         file: "lite_medsam.pth",
@@ -145,6 +151,65 @@ const PUBLISHED: [Weights; 7] = [
         commands: &["curl -LO https://download.pytorch.org/models/resnet18-f37072fd.pth"],
         argument: None,
     },
+    Weights {
+        name: Name::Resnet50,
+        file: "resnet50-0676ba61.pth",
+        description: "torchvision's ResNet50, for the side network (--pretrained)",
+        license: "BSD-3-Clause",
+        megabytes: 103,
+        source: "https://docs.pytorch.org/vision/stable/models/resnet.html",
+        checksum: "sha256 0676ba61...",
+        commands: &["curl -LO https://download.pytorch.org/models/resnet50-0676ba61.pth"],
+        argument: Some("--side resnet50 --pretrained"),
+    },
+    Weights {
+        name: Name::SwinTiny,
+        file: "swin_tiny.safetensors",
+        description: "timm's Swin-T, for the side network or swin-unet (--pretrained)",
+        license: "MIT",
+        megabytes: 113,
+        source: TIMM,
+        checksum: "no checksum is published",
+        commands: &[
+            "pip install timm safetensors",
+            "python -c 'import timm, safetensors.torch as s; \
+             s.save_model(timm.create_model(\"swin_tiny_patch4_window7_224\", pretrained=True), \
+             \"swin_tiny.safetensors\")'",
+        ],
+        argument: Some("--side swin-tiny --pretrained, or --method swin-unet --pretrained"),
+    },
+    Weights {
+        name: Name::VitTiny,
+        file: "vit_tiny.safetensors",
+        description: "timm's ViT-Tiny, for the side network (--pretrained)",
+        license: "Apache-2.0",
+        megabytes: 23,
+        source: TIMM,
+        checksum: "no checksum is published",
+        commands: &[
+            "pip install timm safetensors",
+            "python -c 'import timm, safetensors.torch as s; \
+             s.save_model(timm.create_model(\"vit_tiny_patch16_224\", pretrained=True), \
+             \"vit_tiny.safetensors\")'",
+        ],
+        argument: Some("--side vit-tiny --pretrained"),
+    },
+    Weights {
+        name: Name::R50VitB,
+        file: "r50_vit_b.safetensors",
+        description: "timm's ViT-B after ResNet50, for trans-unet and r50-... (--pretrained)",
+        license: "Apache-2.0",
+        megabytes: 392,
+        source: TIMM,
+        checksum: "no checksum is published",
+        commands: &[
+            "pip install timm safetensors",
+            "python -c 'import timm, safetensors.torch as s; \
+             s.save_model(timm.create_model(\"vit_base_r50_s16_224\", pretrained=True, num_classes=0), \
+             \"r50_vit_b.safetensors\")'",
+        ],
+        argument: Some("--method trans-unet --pretrained"),
+    },
 ];
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
@@ -191,7 +256,7 @@ mod tests {
             let [weights] = entries[..] else { panic!("{name:?} has {} entries", entries.len()) };
             assert!(instructions(weights).contains(weights.commands[0]));
             let last = weights.commands.last().expect("a command");
-            assert!(last.ends_with(weights.file), "{last}");
+            assert!(last.contains(weights.file), "{last}");
         }
     }
 }

@@ -620,6 +620,9 @@ fn networks_without_a_foundation_are_trained_and_segment() {
         assert_eq!(network, format!("{run_folder}/{name}.safetensors"));
         run(at, &["segment", image, &format!("{method}.nii.gz"), "--network", network], 0);
     }
+    let random = ["train", "--data", "phantoms", "--method", "swin-unet", "--config", "small.toml"];
+    let random = [&random[..], &["--run", "runs/swin-unet"]].concat();
+    fails(at, &random, &["runs/swin-unet/pretrained.sha256", "none"]);
     let wrong = ["--method", "swin-unet", "--config", "small.toml", "--pretrained", &hybrid];
     let wrong = [&["train", "--data", "phantoms", "--run", "runs/wrong"], &wrong[..]].concat();
     fails(at, &wrong, &["trans_unet/timm.safetensors", "patch_embed.proj.weight has shape"]);
@@ -636,6 +639,16 @@ fn a_ladder_is_trained_with_another_side_network() {
     assert_eq!(trained["network"], "r34/ladder.safetensors");
     let config = std::fs::read_to_string(at.join("r34/config.toml")).expect("settings");
     assert!(config.contains("ResNet.blocks = [") || config.contains("blocks = ["), "{config}");
+    let swin = format!(
+        "{small}[model.side.Swin]\nembed_dim = 6\ndepths = [1, 1, 1]\n\
+        num_heads = [1, 2, 2]\nwindow_size = 4\n"
+    );
+    std::fs::write(at.join("swin.toml"), swin).expect("writes");
+    let with_swin =
+        ["train", "--data", "phantoms", "--foundation", "demo", "--config", "swin.toml"];
+    run_json(at, &[&with_swin[..], &["--side", "swin-tiny", "--run", "swin"]].concat());
+    let [_, stderr] = run(at, &[&with_swin[..], &["--side", "vit-tiny", "--run", "v"]].concat(), 2);
+    assert!(stderr.contains("another kind of side network than --side"), "{stderr}");
     let image = "phantoms/RawData/Training/img/img0001.nii.gz";
     let segment = ["segment", image, "organs.nii.gz", "--sam", "r34/foundation.safetensors"];
     run(at, &[&segment[..], &["--network", "r34/ladder.safetensors"]].concat(), 0);
@@ -656,6 +669,10 @@ fn options_that_do_not_fit_a_method_are_wrong_usage() {
         (&["bias", "--foundation", "demo"], "the method bias needs the checkpoint"),
         (&["adapter", "--sam", "sam.safetensors", "--fusion", "gated"], "remove --fusion"),
         (&["ladder"], "no foundation: give --sam FILE"),
+        (
+            &["ladder", "--foundation", "demo", "--fusion", "sam-only", "--side", "vit-tiny"],
+            "--side",
+        ),
     ] {
         let [stdout, stderr] = run(folder.path(), &[&train[..], arguments].concat(), 2);
         assert!(stdout.is_empty() && stderr.contains(message), "{arguments:?}\n{stderr}");

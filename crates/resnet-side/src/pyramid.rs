@@ -3,8 +3,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{pointwise_channels_last, resize_bilinear, resize_bilinear_channels_last};
 
-/// A feature pyramid over three layers of features, such as those of a ResNet: a 1 x 1 convolution of each, enlarged
-/// bilinearly to the finest, and their sum.
+/// A feature pyramid over three layers of features, such as those of a ResNet: a 1 x 1 convolution
+/// of each, enlarged bilinearly to the finest, and their sum.
 #[derive(Module, Debug)]
 pub struct Pyramid {
     /// 1 x 1 convolution of the features of `layer1`, at 1/4 of the input's size.

@@ -42,8 +42,8 @@ pub struct ResidualBlockConfig {
 
 /// Convolutions with a shortcut connection, torchvision's `BasicBlock` or `Bottleneck`.
 ///
-/// Two 3 x 3 convolutions, `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`, or a bottleneck: a
-/// 1 x 1 convolution to fewer channels, a 3 x 3 and a 1 x 1 convolution.
+/// Two 3 x 3 convolutions, `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`, or a bottleneck:
+/// a 1 x 1 convolution to fewer channels, a 3 x 3 and a 1 x 1 convolution.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
     /// First convolution, which has the stride of a block of two.

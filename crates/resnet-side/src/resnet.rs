@@ -48,8 +48,9 @@ impl ResNetSideConfig {
         Self::new([3, 4, 6]).with_bottleneck_expansion(Some(4))
     }
 
-    /// The network for an embedding of `channels` channels of a foundation of stride 4 or 16: with a
-    /// pyramid at stride 4, and a projection at stride 16 if `layer3` has another number of channels.
+    /// The network for an embedding of `channels` channels of a foundation of stride 4 or 16: with
+    /// a pyramid at stride 4, and a projection at stride 16 if `layer3` has another number of
+    /// channels.
     pub fn for_embedding(self, channels: usize, stride: usize) -> Self {
         let [.., coarsest] = self.layer_channels();
         let projection = (stride != 4 && coarsest != channels).then_some(channels);

@@ -93,8 +93,8 @@ impl NetworkMetadata {
     }
 }
 
-/// Splits the network's tensors into those that its checkpoint contains and those that it omits. The
-/// latter are empty if the frozen tensors were not loaded from the foundation's file.
+/// Splits the network's tensors into those that its checkpoint contains and those that it omits.
+/// The latter are empty if the frozen tensors were not loaded from the foundation's file.
 fn partition_tensors<N: SegmentationNetwork>(
     network: &N,
     frozen_loaded: bool,

@@ -131,8 +131,8 @@ pub enum ModelError {
     /// SAMed's files have no place for the network.
     #[error(
         "cannot write {}: SAMed's files hold LoRA of the queries and values of all blocks of a ViT \
-         (the method `lora` with `targets = \"QueryValue\"` and `first_block = 0`), which this network \
-         does not have",
+         (the method `lora` with `targets = \"QueryValue\"` and `first_block = 0`) over pixels in [0, 1] \
+         (`pixel_scale = \"Unit\"`), which this network is not",
         path.display()
     )]
     NotSamed {

@@ -1,5 +1,5 @@
-//! Models: a [`SegmentationNetwork`] that is trained and, where it uses one, a frozen [`Foundation`],
-//! combined in a [`SegmentationModel`]. [`SamLst`] is that of ladder side-tuning.
+//! Models: a [`SegmentationNetwork`] that is trained and, where it uses one, a frozen
+//! [`Foundation`], combined in a [`SegmentationModel`]. [`SamLst`] is that of ladder side-tuning.
 
 mod baseline;
 mod checkpoint;
@@ -35,7 +35,7 @@ pub use sam_lst::SamLst;
 pub use segmentation_model::SegmentationModel;
 pub use side_encoder::SideEncoder;
 pub use side_network::{
-    SideConfig, SideNetwork, SwinSide, VisionTransformerSide, VisionTransformerSideConfig,
+    SideConfig, SideNetwork, SwinNeck, SwinSide, VisionTransformerSide, VisionTransformerSideConfig,
 };
 pub use task::{SliceGeometry, Task};
 pub use tuned_sam::{EncoderPart, TunedSam};

@@ -52,8 +52,8 @@ impl SamLstConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for an invalid setting or a custom side network, or if the foundation does not
-    /// fit the configuration.
+    /// [`ConfigError`] for an invalid setting or a custom side network, or if the foundation does
+    /// not fit the configuration.
     pub fn init_over(
         &self,
         foundation: Foundation,
@@ -135,6 +135,7 @@ impl SamLst {
         if let Some(path) = pretrained {
             let source = StateDict::open(path)?;
             model.network.side = model.network.side.map(|side| side.load(&source)).transpose()?;
+            model.pretrained_sha256 = Some(source.file_sha256()?);
         }
         Ok(model)
     }
@@ -208,9 +209,9 @@ impl<S: SideEncoder> SamLst<S> {
     /// foundation was not loaded from a file, this is the SAM checkpoint for
     /// [`from_pretrained`](SamLst::from_pretrained).
     ///
-    /// The file is written as by [`save_network`](SegmentationModel::save_network). The weights of a
-    /// half-precision foundation are saved as rounded, so no ladder checkpoint of this model can be
-    /// loaded with the file.
+    /// The file is written as by [`save_network`](SegmentationModel::save_network). The weights of
+    /// a half-precision foundation are saved as rounded, so no ladder checkpoint of this model can
+    /// be loaded with the file.
     ///
     /// # Errors
     ///

@@ -33,14 +33,14 @@ fn samed_name(ours: &str) -> Option<String> {
 }
 
 impl SamTuningConfig {
-    /// The configuration of a network in a file of SAMed's released code (arXiv 2304.13785), for the
-    /// SAM checkpoint that it was trained with: rank and number of classes are the file's, the input
-    /// has 512 x 512 pixels in [0, 1].
+    /// The configuration of a network in a file of SAMed's released code (arXiv 2304.13785), for
+    /// the SAM checkpoint that it was trained with: rank and number of classes are the file's, the
+    /// input has 512 x 512 pixels in [0, 1].
     ///
     /// # Errors
     ///
-    /// [`WeightsError::WrongKind`] if it is no file of SAMed or of another SAM checkpoint, otherwise
-    /// as [`StateDict::open`].
+    /// [`WeightsError::WrongKind`] if it is no file of SAMed or of another SAM checkpoint,
+    /// otherwise as [`StateDict::open`].
     pub fn of_samed(sam: impl AsRef<Path>, samed: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let encoder = EncoderConfig::recognize(sam)?;
         Self::in_samed(encoder, &StateDict::open(samed)?)
@@ -76,9 +76,9 @@ impl SamTuningConfig {
         Ok(Self { encoder, decoder, tuning, input_size: 512, pixel_scale, seed: 0 })
     }
 
-    /// Loads a network that SAMed's released code saved, over the SAM checkpoint that it was trained
-    /// with. It can be trained on and saved like any other; the file does not say which organs its
-    /// classes are, so [`SegmentationModel::task`] is `None`.
+    /// Loads a network that SAMed's released code saved, over the SAM checkpoint that it was
+    /// trained with. It can be trained on and saved like any other; the file does not say which
+    /// organs its classes are, so [`SegmentationModel::task`] is `None`.
     ///
     /// # Errors
     ///
@@ -113,17 +113,20 @@ impl SamTuningConfig {
 
 impl SegmentationModel<TunedSam> {
     /// Saves LoRA, prompt encoder and mask decoder under the names of SAMed's released code, as
-    /// safetensors. Its `load_lora_parameters` reads them from the dictionary that
-    /// `safetensors.torch.load_file` returns.
+    /// safetensors. That code reads a `.pth` file, which
+    /// `torch.save(load_file("samed.safetensors"), "samed.pth")` writes. The file does not contain
+    /// the input's size, which is 512 there by default.
     ///
     /// # Errors
     ///
-    /// [`ModelError::NotSamed`] for another tuning than LoRA of the queries and values of all blocks
-    /// of a ViT, [`ModelError::Weights`] if the file cannot be written.
+    /// [`ModelError::NotSamed`] for another tuning than LoRA of the queries and values of all
+    /// blocks of a ViT, or pixels other than in [0, 1]; [`ModelError::Weights`] if the file cannot
+    /// be written.
     pub fn save_samed(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
         let path = path.as_ref();
-        let SamTuningConfig { encoder, tuning, .. } = self.config();
+        let SamTuningConfig { encoder, tuning, pixel_scale, .. } = self.config();
         let is_samed = matches!(encoder, EncoderConfig::Vit(_))
+            && *pixel_scale == PixelScale::Unit
             && matches!(
                 tuning,
                 EncoderTuning::Lora { targets: LoraTargets::QueryValue, first_block: 0, .. }

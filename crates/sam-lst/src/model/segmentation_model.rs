@@ -23,6 +23,8 @@ pub struct SegmentationModel<N: SegmentationNetwork> {
     /// Whether the [`SegmentationNetwork::foundation_tensors`] were loaded from the foundation's
     /// file, so that a checkpoint can omit them.
     pub(super) frozen_loaded: bool,
+    /// SHA-256 of the file from which a part of the network was initialised, if any.
+    pub(super) pretrained_sha256: Option<String>,
 }
 
 /// Serialises random initialisation: Burn has one random number generator per kind of device, so
@@ -85,7 +87,14 @@ impl<N: SegmentationNetwork> SegmentationModel<N> {
         device: &Device,
     ) -> Self {
         let network = with_seed(config.seed(), device, || init_params(build(device)));
-        Self { foundation, network, task: None, config: config.clone(), frozen_loaded: false }
+        Self {
+            foundation,
+            network,
+            task: None,
+            config: config.clone(),
+            frozen_loaded: false,
+            pretrained_sha256: None,
+        }
     }
 
     /// The configuration that the model was created from.
@@ -93,8 +102,8 @@ impl<N: SegmentationNetwork> SegmentationModel<N> {
         &self.config
     }
 
-    /// Embeds the image with the foundation, if the network uses it, and predicts the logits of each
-    /// class.
+    /// Embeds the image with the foundation, if the network uses it, and predicts the logits of
+    /// each class.
     ///
     /// # Shapes
     ///
@@ -118,6 +127,11 @@ impl<N: SegmentationNetwork> SegmentationModel<N> {
     /// The SHA-256 of the foundation's weights, if there is a foundation.
     pub(crate) fn foundation_sha256(&self) -> Option<&str> {
         self.foundation.foundation().map(super::Foundation::weights_sha256)
+    }
+
+    /// The SHA-256 of the file from which a part of the network was initialised, if any.
+    pub(crate) fn pretrained_sha256(&self) -> Option<&str> {
+        self.pretrained_sha256.as_deref()
     }
 
     /// Names and numbers of values of the network's tensors that require gradients. Empty on a

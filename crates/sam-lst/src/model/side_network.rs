@@ -1,10 +1,10 @@
 use super::error::require;
 use super::{InvalidSetting, SideEncoder};
-use crate::weights::{
-    self, Part, RESNET, SWIN, StateDict, VISION_TRANSFORMER, WeightsError, with_positions_of_grid,
-};
+use crate::weights::{self, Part, RESNET, SWIN, StateDict, WeightsError};
 use burn::config::Config;
-use burn::module::Module;
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 use sam_lst_backbones::{Swin, SwinConfig, VisionTransformer, VisionTransformerConfig};
@@ -50,7 +50,8 @@ pub(super) struct SideShape {
 }
 
 impl SideConfig {
-    /// Swin-T up to its third stage, timm's `swin_tiny_patch4_window7_224`: 12.2 million parameters.
+    /// Swin-T up to its third stage, timm's `swin_tiny_patch4_window7_224`: 12.2 million
+    /// parameters.
     pub fn swin_tiny() -> Self {
         Self::Swin(SwinConfig::tiny().with_depths(vec![2, 2, 6]).with_num_heads(vec![3, 6, 12]))
     }
@@ -80,7 +81,12 @@ impl SideConfig {
                     format!("{:?}", swin.num_heads),
                     "three numbers that divide side.embed_dim, its double and its fourfold",
                 )?;
-                require(swin.window_size > 0, "side.window_size", swin.window_size, "at least 1")?;
+                require(
+                    (1..=64).contains(&swin.window_size),
+                    "side.window_size",
+                    swin.window_size,
+                    "between 1 and 64",
+                )?;
                 validate_stride(shape)
             }
             Self::VisionTransformer(side) => {
@@ -105,12 +111,11 @@ impl SideConfig {
             Self::ResNet(side) => SideNetwork::ResNet(side.init(device)),
             Self::Swin(config) => {
                 let widths = [0, 1, 2].map(|stage| config.width(stage));
-                let is_fine = shape.stride == 4;
-                SideNetwork::Swin(SwinSide {
-                    swin: config.init(device),
-                    pyramid: is_fine.then(|| Pyramid::init(widths, shape.channels, device)),
-                    projection: (!is_fine).then(|| project(widths[2])),
-                })
+                let neck = match shape.stride {
+                    4 => SwinNeck::Pyramid(Pyramid::init(widths, shape.channels, device)),
+                    _ => SwinNeck::Projection(project(widths[2])),
+                };
+                SideNetwork::Swin(SwinSide { swin: config.init(device), neck })
             }
             Self::VisionTransformer(side) => {
                 let transformer = VisionTransformerConfig::new(side.embed_dim, side.num_heads)
@@ -153,6 +158,7 @@ fn validate_resnet(side: &ResNetSideConfig, shape: SideShape) -> Result<(), Inva
         format!("{:?}", side.blocks),
         "at least one block in each layer",
     )?;
+    require(side.width > 0, "side.width", side.width, "at least 1")?;
     require(
         side.bottleneck_expansion != Some(0),
         "side.bottleneck_expansion",
@@ -171,7 +177,7 @@ fn validate_resnet(side: &ResNetSideConfig, shape: SideShape) -> Result<(), Inva
         !has_both,
         "side.projection_channels",
         format!("{:?}", side.projection_channels),
-        "none beside side.pyramid_channels",
+        "none together with side.pyramid_channels",
     )?;
     let is_fitting = side.out_channels() == shape.channels;
     match (side.pyramid_channels, side.projection_channels) {
@@ -198,7 +204,11 @@ fn validate_resnet(side: &ResNetSideConfig, shape: SideShape) -> Result<(), Inva
 }
 
 /// A side network of this library, by [`SideConfig`].
-#[derive(Module, Debug)]
+///
+/// Its parameters have no name of a variant in their paths, so that training checkpoints of ladders
+/// with a ResNet as their only kind of side network are read.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a model")]
 pub enum SideNetwork {
     /// A ResNet.
     ResNet(ResNetSide),
@@ -213,10 +223,18 @@ pub enum SideNetwork {
 pub struct SwinSide {
     /// The transformer.
     pub swin: Swin,
-    /// Brings the features of all stages to the grid of a foundation of stride 4.
-    pub pyramid: Option<Pyramid>,
-    /// 1 x 1 convolution of the features of the last stage, for a foundation of stride 16.
-    pub projection: Option<Conv2d>,
+    /// Brings the features of the stages to the shape of the foundation's embedding.
+    pub neck: SwinNeck,
+}
+
+/// What follows a [`SwinSide`]'s stages.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a model")]
+pub enum SwinNeck {
+    /// For a foundation of stride 4, a pyramid over all stages.
+    Pyramid(Pyramid),
+    /// For a foundation of stride 16, a 1 x 1 convolution of the last stage.
+    Projection(Conv2d),
 }
 
 /// A Vision Transformer on patches of 16 x 16 pixels.
@@ -229,15 +247,83 @@ pub struct VisionTransformerSide {
     stride: usize,
 }
 
+/// The same expression of any side network.
+macro_rules! of_any {
+    ($any:expr, $side:ident => $value:expr) => {
+        match $any {
+            SideNetwork::ResNet($side) => $value,
+            SideNetwork::Swin($side) => $value,
+            SideNetwork::VisionTransformer($side) => $value,
+        }
+    };
+}
+
+/// Applies a function that returns the same kind of side network.
+macro_rules! map_any {
+    ($any:expr, $side:ident => $value:expr) => {
+        match $any {
+            SideNetwork::ResNet($side) => SideNetwork::ResNet($value),
+            SideNetwork::Swin($side) => SideNetwork::Swin($value),
+            SideNetwork::VisionTransformer($side) => SideNetwork::VisionTransformer($value),
+        }
+    };
+}
+
 impl SideEncoder for SideNetwork {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::ResNet(side) => side.forward(image),
-            Self::Swin(side) => side.forward(image),
-            Self::VisionTransformer(side) => side.forward(image),
-        }
+        of_any!(self, side => SideEncoder::forward(side, image))
     }
 }
+
+impl Module for SideNetwork {
+    fn num_params(&self) -> usize {
+        of_any!(self, side => Module::num_params(side))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        of_any!(self, side => side.visit(visitor));
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        map_any!(self, side => side.map(mapper))
+    }
+
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        of_any!(self, side => side.collect_devices(devices))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        map_any!(self, side => side.to_device(device))
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        map_any!(self, side => side.fork(device))
+    }
+
+    fn valid(&self) -> Self {
+        map_any!(self, side => side.valid())
+    }
+
+    fn train(self) -> Self {
+        map_any!(self, side => side.train())
+    }
+
+    fn materialize(self) -> Self {
+        map_any!(self, side => side.materialize())
+    }
+}
+
+impl ModuleDisplayDefault for SideNetwork {
+    fn content(&self, content: Content) -> Option<Content> {
+        of_any!(self, side => side.content(content))
+    }
+
+    fn num_params(&self) -> usize {
+        Module::num_params(self)
+    }
+}
+
+impl ModuleDisplay for SideNetwork {}
 
 impl SideEncoder for ResNetSide {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
@@ -257,10 +343,8 @@ impl SideNetwork {
                 Self::Swin(side)
             }
             Self::VisionTransformer(mut side) => {
-                let positions = &side.transformer.pos_embed;
-                let grid = positions.dims()[1].isqrt();
-                let source = with_positions_of_grid(source, grid, &positions.device())?;
-                side.transformer = weights::load(side.transformer, &source, &VISION_TRANSFORMER)?;
+                side.transformer =
+                    weights::load_vision_transformer(side.transformer, source, |_| true)?;
                 Self::VisionTransformer(side)
             }
         })
@@ -272,12 +356,13 @@ impl SideEncoder for SwinSide {
         let stages = self.swin.forward(image.permute([0, 2, 3, 1]));
         let [fine, middle, coarse] =
             <[Tensor<4>; 3]>::try_from(stages).expect("a valid configuration has three stages");
-        match (&self.pyramid, &self.projection) {
-            (Some(pyramid), _) => {
+        match &self.neck {
+            SwinNeck::Pyramid(pyramid) => {
                 pyramid.forward([fine, middle, coarse].map(|stage| stage.permute([0, 3, 1, 2])))
             }
-            (None, Some(projection)) => convolve_same(projection, coarse).permute([0, 3, 1, 2]),
-            (None, None) => coarse.permute([0, 3, 1, 2]),
+            SwinNeck::Projection(projection) => {
+                convolve_same(projection, coarse).permute([0, 3, 1, 2])
+            }
         }
     }
 }
@@ -288,5 +373,18 @@ impl SideEncoder for VisionTransformerSide {
         let features = self.transformer.forward(image.permute([0, 2, 3, 1]));
         let projected = convolve_same(&self.projection, features).permute([0, 3, 1, 2]);
         resize_bilinear(projected, [height / self.stride, width / self.stride])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_resnet_alone_are_read() {
+        let device = Device::flex();
+        let resnet = || ResNetSideConfig::new([1, 1, 1]).with_width(2).init(&device);
+        let side = SideNetwork::ResNet(resnet()).try_load_record(resnet().into_record());
+        side.expect("the same names");
     }
 }

@@ -32,7 +32,8 @@ pub(super) struct Position {
     pub finished: bool,
     /// Duration in seconds without interruptions.
     pub seconds: f64,
-    /// Seconds of it in steps, with waiting for their batches. Absent in version 0.1.0, as the next.
+    /// Seconds of it in steps, with waiting for their batches. Absent in version 0.1.0, as the
+    /// next.
     #[serde(default)]
     pub step_seconds: f64,
     /// Seconds of it in which embeddings were computed before the first step.
@@ -78,6 +79,8 @@ pub(super) struct Identity<'a, C> {
     pub cases: Vec<IdentifiedCase<'a>>,
     /// `None` without a foundation.
     pub foundation_sha256: Option<String>,
+    /// Of the file from which a part of the network was initialised, if any.
+    pub pretrained_sha256: Option<String>,
 }
 
 /// A training or validation case of a run.
@@ -112,6 +115,11 @@ impl<C> Identity<'_, C> {
         self.foundation_sha256.as_deref().unwrap_or("none")
     }
 
+    /// What the run's folder says of the file from which a part of the network was initialised.
+    fn pretrained(&self) -> &str {
+        self.pretrained_sha256.as_deref().unwrap_or("none")
+    }
+
     /// The cases of a split.
     pub fn cases(&self, split: Split) -> impl Iterator<Item = &IdentifiedCase<'_>> {
         self.cases.iter().filter(move |identified| identified.case.split == split)
@@ -122,9 +130,12 @@ const CONFIG: &str = "config.toml";
 const DATASET: &str = "dataset.toml";
 const CASES: &str = "cases.txt";
 const FOUNDATION: &str = "foundation.sha256";
+/// Absent in runs of version 0.1.0.
+const PRETRAINED: &str = "pretrained.sha256";
 
 impl RunFolder {
-    /// Creates or opens the folder and locks it. `last_network` is the file of the last step's network.
+    /// Creates or opens the folder and locks it. `last_network` is the file of the last step's
+    /// network.
     pub fn open(folder: &Path, last_network: &str) -> Result<Self, TrainingError> {
         let write = |path: &Path| TrainingError::write(path);
         std::fs::create_dir_all(folder).map_err(write(folder))?;
@@ -148,8 +159,8 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// Checks that the folder is empty or contains the run of this identity. Cases without a hash are
-    /// compared by name.
+    /// Checks that the folder is empty or contains the run of this identity. Cases without a hash
+    /// are compared by name.
     pub fn check_identity<C: NetworkConfig>(
         &self,
         identity: &Identity<'_, C>,
@@ -159,11 +170,12 @@ impl RunFolder {
         self.compare(CONFIG, &config.to_toml(), normalize)?;
         self.compare(DATASET, &identity.dataset, str::to_owned)?;
         self.compare_cases(&identity.cases)?;
+        self.compare(PRETRAINED, identity.pretrained(), str::to_owned)?;
         self.compare(FOUNDATION, identity.foundation(), str::to_owned)
     }
 
-    /// Writes the files that identify the run. A run is begun when nothing is left that could refuse
-    /// it, so that a mistake does not occupy the folder.
+    /// Writes the files that identify the run. A run is begun when nothing is left that could
+    /// refuse it, so that a mistake does not occupy the folder.
     pub fn begin<C: NetworkConfig>(&self, identity: &Identity<'_, C>) -> Result<(), TrainingError> {
         let line = |identified: &IdentifiedCase<'_>| {
             let hash = identified.files_sha256.as_deref().unwrap_or_default();
@@ -175,6 +187,7 @@ impl RunFolder {
             (DATASET, &identity.dataset),
             (CASES, &cases),
             (FOUNDATION, identity.foundation()),
+            (PRETRAINED, identity.pretrained()),
         ] {
             let found = std::fs::read_to_string(self.file(name));
             if found.is_ok_and(|found| found == contents) {
@@ -185,7 +198,8 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Compares the cases with those of the run in the folder. Runs of version 0.1.0 have no hashes.
+    /// Compares the cases with those of the run in the folder. Runs of version 0.1.0 have no
+    /// hashes.
     fn compare_cases(&self, cases: &[IdentifiedCase<'_>]) -> Result<(), TrainingError> {
         let file = self.file(CASES);
         let Some(found) = self.read_if_exists(CASES)? else { return Ok(()) };
@@ -291,8 +305,8 @@ impl RunFolder {
         optimizer: &ModuleOptimizer,
         position: &Position,
     ) -> Result<(), TrainingError> {
-        // The checkpoint of a step and the one after its epoch's validation have different names, so
-        // no checkpoint is ever overwritten.
+        // The checkpoint of a step and the one after its epoch's validation have different names,
+        // so no checkpoint is ever overwritten.
         let name = format!("{CHECKPOINT}{:010}-{:06}", position.steps, position.epochs);
         let place = self.file(&name);
         if place.is_dir() {
@@ -393,7 +407,8 @@ impl RunFolder {
     }
 }
 
-/// Whether a folder's name is `checkpoint-`, the number of steps in ten digits and that of epochs in six.
+/// Whether a folder's name is `checkpoint-`, the number of steps in ten digits and that of epochs
+/// in six.
 fn is_checkpoint(name: &str) -> bool {
     let digits = |text: &str, count: usize| {
         text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())

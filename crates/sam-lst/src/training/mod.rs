@@ -59,8 +59,8 @@ use std::time::Instant;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingFolders {
     /// Folder of the run: configuration, logs, checkpoints, ladders, summary. Training again with
-    /// the same settings in the same folder resumes the run. Settings that do not affect the weights
-    /// may change on resume: [`workers`](TrainingConfig::workers),
+    /// the same settings in the same folder resumes the run. Settings that do not affect the
+    /// weights may change on resume: [`workers`](TrainingConfig::workers),
     /// [`checkpoint_steps`](TrainingConfig::checkpoint_steps), and the extent of the cache.
     pub run: PathBuf,
     /// Folder that runs share: decoded slices and embeddings.
@@ -117,11 +117,11 @@ pub struct PrecomputeOutcome {
 ///
 /// The run first computes the embeddings that its steps need and that the cache keeps, then trains.
 /// Its folder receives `config.toml`, `dataset.toml` and `cases.txt`, which say what is trained on
-/// what; `steps.csv` and `validation.csv`, the logs; a checkpoint; the network of the last step, in a
-/// file named after its method such as `ladder.safetensors`, and, with validation cases,
-/// `best.safetensors`; and `run_summary.json`. Called again with
-/// the same settings, an interrupted run resumes from its checkpoint and ends with the weights of an
-/// uninterrupted one (bit for bit on the CPU), and a finished run is loaded.
+/// what; `steps.csv` and `validation.csv`, the logs; a checkpoint; the network of the last step, in
+/// a file named after its method such as `ladder.safetensors`, and, with validation cases,
+/// `best.safetensors`; and `run_summary.json`. Called again with the same settings, an interrupted
+/// run resumes from its checkpoint and ends with the weights of an uninterrupted one (bit for bit
+/// on the CPU), and a finished run is loaded.
 ///
 /// ```no_run
 /// use sam_lst::{Dataset, SamLst, Training, TrainingConfig, TrainingFolders};
@@ -364,6 +364,7 @@ impl<C: NetworkConfig> Training<C> {
             dataset: dataset.description().to_toml(),
             cases: cases.collect(),
             foundation_sha256: model.foundation_sha256().map(str::to_owned),
+            pretrained_sha256: model.pretrained_sha256().map(str::to_owned),
         }
     }
 

@@ -31,6 +31,8 @@ struct RunSummary<'a, C: NetworkConfig> {
     validation_cases: Vec<CaseSummary<'a>>,
     /// `None` without a foundation.
     foundation_sha256: Option<&'a str>,
+    /// Of the file from which a part of the network was initialised, if any.
+    pretrained_sha256: Option<&'a str>,
     slices: usize,
     trained_parameters: usize,
     steps: u64,
@@ -45,7 +47,8 @@ struct RunSummary<'a, C: NetworkConfig> {
     /// Time that the last process waited for batches.
     waited_for_batches_seconds: f64,
     waited_for_batches: usize,
-    /// Of the last process, without memory of an accelerator; `None` where the system does not tell.
+    /// Of the last process, without memory of an accelerator; `None` where the system does not
+    /// tell.
     peak_memory_bytes: Option<u64>,
     best_mean_dsc: Option<f64>,
     best_epoch: Option<u64>,
@@ -81,6 +84,7 @@ pub(super) fn write<N: SegmentationNetwork>(trainer: &Trainer<'_, N>) -> Result<
         training_cases: cases(Split::Train),
         validation_cases: cases(Split::Validation),
         foundation_sha256: trainer.model.foundation_sha256(),
+        pretrained_sha256: trainer.model.pretrained_sha256(),
         slices: run.plan.slices,
         trained_parameters: run.plan.trained_parameters,
         steps: position.steps,
@@ -151,6 +155,7 @@ pub(super) fn facts(run: &Path) -> Result<Vec<(&'static str, String)>, TrainingE
             summary["peak_memory_bytes"].as_f64().map(|bytes| format!("{:.0} MB", bytes / 1e6)),
         ),
         ("SHA-256 of the foundation's weights", text("foundation_sha256")),
+        ("SHA-256 of the file of ImageNet weights", text("pretrained_sha256")),
         ("sam-lst", text("sam_lst_version")),
         ("Burn", text("burn_version")),
         ("System", text("system")),
@@ -171,7 +176,18 @@ fn method_name(summary: &Value) -> String {
     let kind = tuning.as_str().or_else(|| Some(tuning.as_object()?.keys().next()?.as_str()));
     match kind {
         Some(kind) if method == "sam-tuning" => format!("{method} ({kind})"),
-        _ => method.to_owned(),
+        _ => variant_of_trans_unet(summary).unwrap_or(method).to_owned(),
+    }
+}
+
+/// The name of a network that TransUNet is compared with in its paper.
+fn variant_of_trans_unet(summary: &Value) -> Option<&'static str> {
+    let network = &summary["config"]["model"]["network"];
+    match (network["depth"].as_u64()?, network["skips"].as_str()?) {
+        (0, "Gated") => Some("trans-unet (r50-attention-unet)"),
+        (0, "Plain") => Some("trans-unet (r50-unet)"),
+        (1.., "None") => Some("trans-unet (r50-vit)"),
+        _ => None,
     }
 }
 

@@ -4,8 +4,8 @@
 //! # Supported files
 //!
 //! The published files of SAM (`sam_vit_{b,l,h}_*.pth`), MedSAM, LiteMedSAM and MobileSAM, and
-//! `resnet18-*.pth` and `resnet34-*.pth` of torchvision, `vit_base_r50_s16_224` and
-//! `swin_tiny_patch4_window7_224` of timm, or the same tensors as safetensors
+//! `resnet{18,34,50}-*.pth` of torchvision, `vit_base_r50_s16_224`, `swin_tiny_patch4_window7_224`
+//! and `vit_tiny_patch16_224` of timm, or the same tensors as safetensors
 //! ([`StateDict::save_safetensors`] converts). Full and half precision are both loaded as `f32`.
 //! Loading is strict: a tensor that is missing, unexpected, of another shape, or not finite is an
 //! error that names it. After an error the model is unchanged.
@@ -16,9 +16,10 @@
 //! as `module.`. Names of Hugging Face's `SamModel` are mapped to SAM's.
 //!
 //! The following tensors are not loaded: `fc.*`, `layer4.*` and `*.num_batches_tracked` of a
-//! ResNet; class token and classifier of timm's transformers; MobileSAM's classifier, `norm_head.*` and `head.*`; and those of SAM's decoder whose
-//! shape depends on the number of classes, `mask_tokens`, `output_hypernetworks_mlps` and
-//! `iou_prediction_head`. TinyViT's batch norms are folded into the convolutions before them.
+//! ResNet; class token and classifier of timm's transformers; MobileSAM's classifier, `norm_head.*`
+//! and `head.*`; and those of SAM's decoder whose shape depends on the number of classes,
+//! `mask_tokens`, `output_hypernetworks_mlps` and `iou_prediction_head`. TinyViT's batch norms are
+//! folded into the convolutions before them.
 //!
 //! # Checkpoints of networks
 //!
@@ -60,9 +61,9 @@ pub(crate) use batch_norms::fold_batch_norms;
 pub(crate) use fingerprint::{collect, sha256};
 pub(crate) use keys::{
     CLASS_DECODER, HYBRID_RESNET, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, Part, RESNET, SWIN,
-    TINY_VIT, VISION_TRANSFORMER,
+    TINY_VIT,
 };
 pub(crate) use load::{load, load_where};
-pub(crate) use position_embeddings::with_positions_of_grid;
+pub(crate) use position_embeddings::load_vision_transformer;
 pub(crate) use state_dict::{METHOD_KEY, NETWORK_CONFIG_KEY};
 pub(crate) use write::safetensors as write_safetensors;

@@ -12,7 +12,7 @@ pub(super) struct OfficialFile {
 const SAM: &str = "https://dl.fbaipublicfiles.com/segment_anything/";
 const TORCHVISION: &str = "https://download.pytorch.org/models/";
 
-const OFFICIAL: [OfficialFile; 5] = [
+const OFFICIAL: [OfficialFile; 6] = [
     OfficialFile { name: "sam_vit_b_01ec64.pth", sha256_prefix: "01ec64", base_url: SAM },
     OfficialFile { name: "sam_vit_l_0b3195.pth", sha256_prefix: "0b3195", base_url: SAM },
     OfficialFile { name: "sam_vit_h_4b8939.pth", sha256_prefix: "4b8939", base_url: SAM },
@@ -24,6 +24,11 @@ const OFFICIAL: [OfficialFile; 5] = [
     OfficialFile {
         name: "resnet34-b627a593.pth",
         sha256_prefix: "b627a593",
+        base_url: TORCHVISION,
+    },
+    OfficialFile {
+        name: "resnet50-0676ba61.pth",
+        sha256_prefix: "0676ba61",
         base_url: TORCHVISION,
     },
 ];

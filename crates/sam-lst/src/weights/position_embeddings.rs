@@ -1,26 +1,45 @@
-use super::load::values;
+use super::keys::VISION_TRANSFORMER;
+use super::load::{load_where, values};
 use super::{StateDict, WeightsError};
 use burn::store::bridge;
 use burn::tensor::{Device, Tensor, TensorData};
+use sam_lst_backbones::VisionTransformer;
 use sam_lst_sam_nn::interpolation_matrix;
 
 const NAME: &str = "pos_embed";
 
-/// Returns the state dict of a Vision Transformer with position embeddings for a grid of `grid` x
+/// Loads timm's file into a Vision Transformer, with those tensors that are `selected`. Position
+/// embeddings of another square grid are resized bilinearly.
+pub(crate) fn load_vision_transformer(
+    transformer: VisionTransformer,
+    source: &StateDict,
+    selected: impl Fn(&str) -> bool,
+) -> Result<VisionTransformer, WeightsError> {
+    let positions = &transformer.pos_embed;
+    let [_, count, _] = positions.dims();
+    let source = with_positions_of_grid(source, count.isqrt(), &positions.device())?;
+    load_where(transformer, &source, &VISION_TRANSFORMER, selected)
+}
+
+/// The state dict of a Vision Transformer with position embeddings for a grid of `grid` x
 /// `grid` patches, without that of the class token. Those of another square grid are resized
 /// bilinearly.
 ///
 /// # Errors
 ///
 /// [`WeightsError`] if they are missing, not of a square grid or not finite.
-pub(crate) fn with_positions_of_grid(
+fn with_positions_of_grid(
     source: &StateDict,
     grid: usize,
     device: &Device,
 ) -> Result<StateDict, WeightsError> {
     let path = || source.path().into();
     let Some(tensor) = source.get(NAME) else {
-        return Err(WeightsError::Missing { path: path(), names: vec![NAME.to_owned()] });
+        return Err(WeightsError::WrongKind {
+            path: path(),
+            expected: VISION_TRANSFORMER.description.into(),
+            found: source.describe(),
+        });
     };
     let found = tensor.shape.as_slice().to_vec();
     let wrong_shape = |channels: usize| WeightsError::Shape {

@@ -4,6 +4,7 @@ use burn::store::burn_pack::Tensor as PackTensor;
 use burn::store::pytorch::{PickleError, PytorchError, PytorchStoreError};
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use burn::tensor::Shape;
+use sam_lst_datasets::files_sha256;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -91,6 +92,16 @@ impl StateDict {
         &self.path
     }
 
+    /// The SHA-256 of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Read`] if the file cannot be read.
+    pub(crate) fn file_sha256(&self) -> Result<String, WeightsError> {
+        files_sha256([&self.path])
+            .map_err(|(_, source)| WeightsError::Read { path: self.path.clone(), source })
+    }
+
     /// The tensors' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -168,6 +179,18 @@ impl StateDict {
         if has("conv1.weight") && has("layer1.0.conv1.weight") {
             return "a ResNet".into();
         }
+        if has("w_a_000") {
+            return "a network of SAMed's code".into();
+        }
+        if has("layers.0.blocks.0.attn.relative_position_bias_table") {
+            return "a Swin Transformer".into();
+        }
+        if has("patch_embed.backbone.stem.conv.weight") {
+            return "a hybrid Vision Transformer".into();
+        }
+        if has("cls_token") && has("blocks.0.attn.qkv.weight") {
+            return "a Vision Transformer".into();
+        }
         let first = self.names().next().unwrap_or_default();
         format!("{} tensors, starting with {first}", self.tensors.len())
     }
@@ -201,25 +224,42 @@ fn pytorch_error(path: &Path, error: &PytorchStoreError) -> WeightsError {
     }
 }
 
-/// Renames the tensors of Hugging Face's `SamModel` to SAM's names.
+/// Renames the tensors of Hugging Face's `SamModel` to SAM's names, and those of Microsoft's Swin
+/// Transformer to timm's.
 fn with_official_names(tensors: BTreeMap<String, PackTensor>) -> BTreeMap<String, PackTensor> {
-    if !tensors.contains_key(hugging_face::ANCHOR) {
+    let official_name: fn(&str) -> String = if tensors.contains_key(hugging_face::ANCHOR) {
+        hugging_face::official_name
+    } else if tensors.contains_key("layers.0.downsample.reduction.weight") {
+        timm_name
+    } else {
         return tensors;
-    }
+    };
     let renamed = tensors.into_values().map(|mut tensor| {
-        tensor.name = hugging_face::official_name(&tensor.name);
+        tensor.name = official_name(&tensor.name);
         (tensor.name.clone(), tensor)
     });
     renamed.collect()
 }
 
+/// timm's name of a tensor of Microsoft's Swin Transformer, where a stage ends with the layer that
+/// halves the grid instead of beginning with it.
+fn timm_name(name: &str) -> String {
+    let renamed = || {
+        let (stage, rest) = name.strip_prefix("layers.")?.split_once(".downsample.")?;
+        Some(format!("layers.{}.downsample.{rest}", stage.parse::<usize>().ok()? + 1))
+    };
+    renamed().unwrap_or_else(|| name.to_owned())
+}
+
 /// A tensor that each kind of model has, by which its state dict is found in a training checkpoint.
-const ANCHORS: [&str; 5] = [
+const ANCHORS: [&str; 7] = [
     hugging_face::ANCHOR,
     "image_encoder.neck.0.weight",
     "mask_decoder.iou_token.weight",
     "prompt_encoder.no_mask_embed.weight",
     "layer1.0.conv1.weight",
+    "layers.0.blocks.0.attn.relative_position_bias_table",
+    "cls_token",
 ];
 
 /// Removes what training programs put around a state dict: a dictionary with one entry for the

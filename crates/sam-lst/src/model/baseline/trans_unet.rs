@@ -1,9 +1,7 @@
 use super::{Baseline, BaselineConfig, is_below};
 use crate::model::error::require;
 use crate::model::{InvalidSetting, NoFoundation, SegmentationNetwork};
-use crate::weights::{
-    self, HYBRID_RESNET, StateDict, VISION_TRANSFORMER, WeightsError, with_positions_of_grid,
-};
+use crate::weights::{self, HYBRID_RESNET, StateDict, WeightsError};
 use burn::tensor::{Device, Tensor};
 use sam_lst_baselines::{TransUNet, TransUNetConfig};
 
@@ -65,12 +63,8 @@ impl Baseline for TransUNetConfig {
             network.resnet = weights::load(network.resnet, source, &HYBRID_RESNET)?;
             network.transformer = match network.transformer {
                 Some(transformer) => {
-                    let positions = &transformer.pos_embed;
-                    let grid = positions.dims()[1].isqrt();
-                    let source = with_positions_of_grid(source, grid, &positions.device())?;
                     let is_kept = |name: &str| is_below(name, "blocks.", depth);
-                    let part = &VISION_TRANSFORMER;
-                    Some(weights::load_where(transformer, &source, part, is_kept)?)
+                    Some(weights::load_vision_transformer(transformer, source, is_kept)?)
                 }
                 None => None,
             };
