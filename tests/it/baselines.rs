@@ -163,6 +163,10 @@ fn encoders_are_loaded_from_timms_files() {
     assert_eq!(loads_encoder(model.clone(), &swin), in_encoder + in_decoder);
 
     let device = Device::flex();
+    let hybrid = BaselineConfig { network: trans_unet(3), input_size: 64, seed: 0 };
+    let error = hybrid.init_with_encoder(&swin, &device).expect_err("of another encoder");
+    let message = error.to_string();
+    assert!(message.contains("timm's vit_base_r50_s16_224, found a Swin"), "{message}");
     let error = model.init_with_encoder(&file, &device).expect_err("of another encoder");
     assert!(error.to_string().contains("trans_unet/timm.safetensors"), "{error}");
     let wider = swin_unet(3).with_encoder(swin_unet(3).encoder.with_window_size(4));

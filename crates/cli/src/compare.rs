@@ -22,7 +22,8 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Each method and seed is a run of `sam-lst train` in a folder of its own, with the settings of the
 method's preset and those given here. The tables name what a method costs and how much its DSC is
-above the first method's. Finished runs are kept: add methods or seeds and run the command again.
+above the first method's. Finished runs are kept: to add methods or seeds, run the command again with
+the longer list; the tables contain the listed methods only.
 
 Examples:
   sam-lst compare --methods ladder,unet --data Synapse --sam lite_medsam.pth --epochs 20
@@ -505,7 +506,7 @@ fn parse(arguments: &[OsString]) -> Result<train::Arguments> {
 /// Parses a method and the file of its settings.
 fn method_file(text: &str) -> Result<(MethodName, PathBuf), String> {
     let (method, file) =
-        text.split_once('=').ok_or("expected a method, = and a file, such as lora=lora.toml")?;
+        text.split_once('=').ok_or("expected a method, = and a file, such as unet=FILE")?;
     let method = MethodName::from_str(method, false).map_err(|_| {
         format!("unknown method `{method}`; `sam-lst train --help` lists the methods")
     })?;

@@ -325,12 +325,12 @@ impl<C: NamedBaseline> Method for BaselineMethod<C> {
             (variant.is_some(), "--variant"),
             (foundation.is_some(), "--foundation"),
             (arguments.fusion.is_some(), "--fusion"),
-            (arguments.side.is_some(), "--side"),
             (arguments.settings.cache_views.is_some(), "--cache-views"),
             (arguments.settings.cache_limit_gb.is_some(), "--cache-limit-gb"),
             (arguments.settings.precision.is_some(), "--precision"),
         ];
         check_unused(&method, "has no foundation", &unused)?;
+        check_unused(&method, "has no side network", &[(arguments.side.is_some(), "--side")])?;
         let is_superfluous = arguments.pretrained.is_some() && !arguments.method.takes_pretrained();
         check_unused(&method, "starts from random weights", &[(is_superfluous, "--pretrained")])
     }

@@ -663,7 +663,7 @@ fn options_that_do_not_fit_a_method_are_wrong_usage() {
         (&["unet", "--cache-views", "all"], "remove --cache-views"),
         (&["unet", "--precision", "f16"], "remove --precision"),
         (&["unet", "--fusion", "gated"], "remove --fusion"),
-        (&["swin-unet", "--side", "resnet50"], "swin-unet has no foundation; remove --side"),
+        (&["swin-unet", "--side", "resnet50"], "swin-unet has no side network; remove --side"),
         (&["attention-unet", "--pretrained", "sam.safetensors"], "remove --pretrained"),
         (&["lora"], "the method lora needs the checkpoint that it fine-tunes"),
         (&["bias", "--foundation", "demo"], "the method bias needs the checkpoint"),

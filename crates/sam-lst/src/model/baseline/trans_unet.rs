@@ -60,6 +60,13 @@ impl Baseline for TransUNetConfig {
     ) -> Option<Result<TransUNet, WeightsError>> {
         let depth = self.depth;
         let load = || {
+            if !source.names().any(|name| name.starts_with(HYBRID_RESNET.prefix)) {
+                return Err(WeightsError::WrongKind {
+                    path: source.path().into(),
+                    expected: HYBRID_RESNET.description.into(),
+                    found: source.describe(),
+                });
+            }
             network.resnet = weights::load(network.resnet, source, &HYBRID_RESNET)?;
             network.transformer = match network.transformer {
                 Some(transformer) => {
