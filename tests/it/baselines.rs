@@ -3,7 +3,7 @@
 use crate::support::{
     Cases, apply_weights, fixture, gradients, largest, largest_difference, pattern,
 };
-use crate::training::{config, dataset, folders};
+use crate::training::{config, dataset, folders, segments_a_case};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::store::ModuleSnapshot;
@@ -14,10 +14,7 @@ use sam_lst::baselines::{
 };
 use sam_lst::model::{Baseline, BaselineConfig, ModelError};
 use sam_lst::weights::{WeightsError, official_name};
-use sam_lst::{
-    CachedViews, CrossEntropyDiceLossConfig, PretrainedModel, SegmentationConfig,
-    SegmentationNetwork, Training,
-};
+use sam_lst::{CachedViews, CrossEntropyDiceLossConfig, SegmentationNetwork, Training};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -192,13 +189,7 @@ fn trains<C: Baseline>(network: C) {
     let training = Training::new(config, folders.clone());
     let outcome = training.run(model, &data, |_| ControlFlow::Continue(()));
     let trained = outcome.expect("trains").finished().expect("finishes");
-    let loaded = PretrainedModel::load(&trained.network_file, None, &Device::flex());
-    let loaded = loaded.expect("loads the network");
-    let task = loaded.task().expect("a task");
-    let image = data.read(&data.all_cases()[0]).expect("reads a case").image;
-    let mut segmenter = loaded.segmenter(SegmentationConfig::of_task(task));
-    let classes = segmenter.segment(&image, |_| {}).expect("segments");
-    assert_eq!(classes.shape(), image.shape());
+    segments_a_case(&trained.network_file, &data);
 
     // The loaded network computes what the trained one does.
     let image = pattern([1, 3, 64, 64], &Device::flex());

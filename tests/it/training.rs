@@ -9,8 +9,9 @@ use sam_lst::training::{
     BURN_VERSION, TrainingError, TrainingPlan, TrainingStep, TrainingValidation,
 };
 use sam_lst::{
-    CachedViews, Dataset, DatasetDescription, Fusion, Outcome, PhantomConfig, Protocol, Report,
-    Split, Trained, Training, TrainingConfig, TrainingEvent, TrainingFolders,
+    CachedViews, Dataset, DatasetDescription, Fusion, Outcome, PhantomConfig, PretrainedModel,
+    Protocol, Report, SegmentationConfig, Split, Trained, Training, TrainingConfig, TrainingEvent,
+    TrainingFolders,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,17 @@ pub fn config() -> TrainingConfig {
     config.model.input_size = 64;
     config.optimization.schedule.warmup_steps = 4;
     config
+}
+
+/// Loads a trained network without a foundation and segments a case with it.
+pub fn segments_a_case(network_file: &Path, data: &Dataset) {
+    let loaded = PretrainedModel::load(network_file, None, &Device::flex());
+    let loaded = loaded.expect("loads the network");
+    let task = loaded.task().expect("a task");
+    let image = data.read(&data.all_cases()[0]).expect("reads a case").image;
+    let mut segmenter = loaded.segmenter(SegmentationConfig::of_task(task));
+    let classes = segmenter.segment(&image, |_| {}).expect("segments");
+    assert_eq!(classes.shape(), image.shape());
 }
 
 pub fn folders(folder: &Path, run: &str) -> TrainingFolders {

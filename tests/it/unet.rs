@@ -1,7 +1,7 @@
 //! The U-Net: parity with MONAI's, and training as any other network.
 
 use crate::support::{Cases, apply_weights, gradients, largest, largest_difference};
-use crate::training::{config, dataset, folders};
+use crate::training::{config, dataset, folders, segments_a_case};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use sam_lst::baselines::{UNet, UNetConfig};
@@ -9,8 +9,8 @@ use sam_lst::model::{BaselineConfig, ConfigError, ModelError, NetworkMetadata};
 use sam_lst::training::TrainingError;
 use sam_lst::{
     CachedViews, CrossEntropyDiceLossConfig, FoundationPrecision, NetworkConfig, PretrainedModel,
-    SamLstConfig, SegmentationConfig, SegmentationModel, SegmentationNetwork, Trained, Training,
-    TrainingConfig, TrainingEvent, TrainingFolders,
+    SamLstConfig, SegmentationModel, SegmentationNetwork, Trained, Training, TrainingConfig,
+    TrainingEvent, TrainingFolders,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -111,13 +111,7 @@ fn a_unet_is_trained_resumed_loaded_and_segments() {
         .expect("valid");
     assert_eq!(read, config);
 
-    let loaded = PretrainedModel::load(&trained.network_file, None, &Device::flex());
-    let loaded = loaded.expect("loads the network");
-    let task = loaded.task().expect("a task");
-    let image = data.read(&data.all_cases()[0]).expect("reads a case").image;
-    let mut segmenter = loaded.segmenter(SegmentationConfig::of_task(task));
-    let classes = segmenter.segment(&image, |_| {}).expect("segments");
-    assert_eq!(classes.shape(), image.shape());
+    segments_a_case(&trained.network_file, &data);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use crate::attention_gate::AttentionGate;
 use crate::conv_block::DoubleConv;
+use crate::levels;
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, assert_shape};
+use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{BatchNorm2d, BatchNorm2dConfig, convolve_same, upsample_3x3};
 
 /// Configuration of [`AttentionUNet`].
@@ -60,9 +61,7 @@ impl AttentionUNetConfig {
     /// If there are fewer than two levels, or a number is zero.
     pub fn init(&self, device: &Device) -> AttentionUNet {
         let channels = &self.channels;
-        assert!(channels.len() >= 2, "at least two levels, found {channels:?}");
-        assert!(self.num_classes > 0, "at least one class");
-        assert!(!channels.contains(&0), "channels of a level are positive: {channels:?}");
+        levels::check(self.num_classes, channels);
         let first = DoubleConv::init([3, channels[0]], 1, device);
         let others =
             channels.windows(2).map(|pair| DoubleConv::init([pair[0], pair[1]], 2, device));
@@ -124,13 +123,7 @@ impl AttentionUNet {
     ///
     /// If the image does not have 3 channels or its size does not fit.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        assert_shape!(image, [_, 3, _, _]);
-        let stride = 1 << self.decoder.len();
-        let [_, _, height, width] = image.dims();
-        assert!(
-            height % stride == 0 && width % stride == 0,
-            "the size of the image is a multiple of {stride}, found {height} x {width}"
-        );
+        levels::check_image(&image, self.decoder.len());
         let mut features = image.permute([0, 2, 3, 1]);
         let mut skips = Vec::with_capacity(self.encoder.len());
         for block in &self.encoder {

@@ -17,6 +17,7 @@ mod attention_gate;
 mod attention_unet;
 mod conv_block;
 mod instance_norm;
+mod levels;
 mod swin_unet;
 mod trans_unet;
 mod unet;

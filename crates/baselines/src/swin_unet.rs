@@ -54,8 +54,8 @@ impl SwinUNetConfig {
 /// Swin-Unet (Cao et al., arXiv 2105.05537): a Swin Transformer, and a decoder of Swin Transformer
 /// blocks with skip connections.
 ///
-/// The encoder is timm's `swin_tiny_patch4_window7_224`. Unlike in the published training, there is
-/// no stochastic depth.
+/// The encoder is timm's `swin_tiny_patch4_window7_224`. The released code trains
+/// with stochastic depth, which is not built here.
 #[derive(Module, Debug)]
 pub struct SwinUNet {
     /// The encoder.

@@ -113,8 +113,8 @@ impl TransUNetConfig {
 /// TransUNet (Chen et al., arXiv 2102.04306): a ResNet50, a Vision Transformer on its features, and
 /// a decoder that doubles the size four times, with skip connections from the ResNet.
 ///
-/// The encoder is timm's `vit_base_r50_s16_224`, without its class token. Unlike in the published
-/// training, there is no dropout.
+/// The encoder is timm's `vit_base_r50_s16_224`, without its class token. The released code
+/// trains with dropout, which is not built here.
 #[derive(Module, Debug)]
 pub struct TransUNet {
     /// ResNet to 1/16 of the input's size.

@@ -1,9 +1,9 @@
-use crate::{InstanceNorm2d, InstanceNorm2dConfig};
+use crate::{InstanceNorm2d, InstanceNorm2dConfig, levels};
 use burn::config::Config;
 use burn::module::{Initializer, Module};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
-use burn::tensor::{Device, Tensor, assert_shape};
+use burn::tensor::{Device, Tensor};
 use sam_lst_sam_nn::{pointwise_channels_last, upsample, upsample_channels_last};
 
 /// Configuration of [`UNet`].
@@ -89,9 +89,7 @@ impl UNetConfig {
     /// If there are fewer than two levels, or a number is zero.
     pub fn init(&self, device: &Device) -> UNet {
         let channels = &self.channels;
-        assert!(channels.len() >= 2, "at least two levels, found {channels:?}");
-        assert!(self.num_classes > 0, "at least one class");
-        assert!(!channels.contains(&0), "channels of a level are positive: {channels:?}");
+        levels::check(self.num_classes, channels);
         let first = ConvBlock::init([3, channels[0]], 1, device);
         let pairs = channels.windows(2);
         let others = pairs.map(|pair| ConvBlock::init([pair[0], pair[1]], 2, device));
@@ -221,13 +219,7 @@ impl UNet {
 
     /// The logits of the finest `levels`.
     fn logits(&self, image: Tensor<4>, levels: usize) -> Vec<Tensor<4>> {
-        assert_shape!(image, [_, 3, _, _]);
-        let stride = 1 << self.decoder.len();
-        let [_, _, height, width] = image.dims();
-        assert!(
-            height % stride == 0 && width % stride == 0,
-            "the size of the image is a multiple of {stride}, found {height} x {width}"
-        );
+        levels::check_image(&image, self.decoder.len());
         let heads = &self.heads[..levels];
         if sam_lst_cpu_kernels::is_supported(&image) {
             let image = image.permute([0, 2, 3, 1]);

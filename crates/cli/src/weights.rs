@@ -62,6 +62,22 @@ const SAM: &str = "https://github.com/facebookresearch/segment-anything";
 
 const TIMM: &str = "https://pypi.org/project/timm";
 
+/// The commands that save a model of timm, by its Python arguments, as a file.
+macro_rules! from_timm {
+    ($model:literal, $file:literal) => {
+        &[
+            "pip install timm safetensors",
+            concat!(
+                "python -c 'import timm, safetensors.torch as s; s.save_model(timm.create_model(",
+                $model,
+                ", pretrained=True), \"",
+                $file,
+                "\")'"
+            ),
+        ]
+    };
+}
+
 const PUBLISHED: [Weights; 11] = [
     Weights {
         name: Name::LiteMedsam,
@@ -170,12 +186,7 @@ const PUBLISHED: [Weights; 11] = [
         megabytes: 113,
         source: TIMM,
         checksum: "no checksum is published",
-        commands: &[
-            "pip install timm safetensors",
-            "python -c 'import timm, safetensors.torch as s; \
-             s.save_model(timm.create_model(\"swin_tiny_patch4_window7_224\", pretrained=True), \
-             \"swin_tiny.safetensors\")'",
-        ],
+        commands: from_timm!("\"swin_tiny_patch4_window7_224\"", "swin_tiny.safetensors"),
         argument: Some("--side swin-tiny --pretrained, or --method swin-unet --pretrained"),
     },
     Weights {
@@ -186,12 +197,7 @@ const PUBLISHED: [Weights; 11] = [
         megabytes: 23,
         source: TIMM,
         checksum: "no checksum is published",
-        commands: &[
-            "pip install timm safetensors",
-            "python -c 'import timm, safetensors.torch as s; \
-             s.save_model(timm.create_model(\"vit_tiny_patch16_224\", pretrained=True), \
-             \"vit_tiny.safetensors\")'",
-        ],
+        commands: from_timm!("\"vit_tiny_patch16_224\"", "vit_tiny.safetensors"),
         argument: Some("--side vit-tiny --pretrained"),
     },
     Weights {
@@ -202,12 +208,7 @@ const PUBLISHED: [Weights; 11] = [
         megabytes: 392,
         source: TIMM,
         checksum: "no checksum is published",
-        commands: &[
-            "pip install timm safetensors",
-            "python -c 'import timm, safetensors.torch as s; \
-             s.save_model(timm.create_model(\"vit_base_r50_s16_224\", pretrained=True, num_classes=0), \
-             \"r50_vit_b.safetensors\")'",
-        ],
+        commands: from_timm!("\"vit_base_r50_s16_224\", num_classes=0", "r50_vit_b.safetensors"),
         argument: Some("--method trans-unet --pretrained"),
     },
 ];

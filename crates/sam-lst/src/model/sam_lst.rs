@@ -105,9 +105,11 @@ impl SamLstConfig {
         }
     }
 
-    /// The side network with random weights. It must not be a custom one.
+    /// The side network with random weights. [`check_side`](Self::check_side) must have passed.
     fn side_network(&self, device: &Device) -> SideNetwork {
-        self.side.init(self.side_shape(), device).expect("checked: it is no custom one")
+        self.side
+            .init(self.side_shape(), device)
+            .expect("`check_side` refuses custom side networks")
     }
 }
 

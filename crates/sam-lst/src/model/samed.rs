@@ -39,7 +39,7 @@ impl SamTuningConfig {
     ///
     /// # Errors
     ///
-    /// [`WeightsError::WrongKind`] if it is no file of SAMed or of another SAM checkpoint,
+    /// [`WeightsError::WrongKind`] if SAMed did not write the file, or trained with another encoder;
     /// otherwise as [`StateDict::open`].
     pub fn of_samed(sam: impl AsRef<Path>, samed: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let encoder = EncoderConfig::recognize(sam)?;

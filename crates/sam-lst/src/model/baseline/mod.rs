@@ -93,8 +93,8 @@ impl<C: Baseline> BaselineConfig<C> {
         let mut model = self.init(device)?;
         let source = StateDict::open(file)?;
         let loaded = self.network.load_encoder(model.network, &source);
-        model.pretrained_sha256 = Some(source.file_sha256()?);
         model.network = loaded.ok_or(ConfigError::NoPublishedEncoder { method: C::METHOD })??;
+        model.pretrained_sha256 = Some(source.file_sha256()?);
         Ok(model)
     }
 
