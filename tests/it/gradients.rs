@@ -64,6 +64,22 @@ fn a_ladder_over_a_tiny_vit_has_pytorchs_gradients() {
 }
 
 #[test]
+fn a_true_ladder_has_pytorchs_predictions_and_gradients() {
+    let cases = Cases::open("true_ladder");
+    // The kernels do not support gradient checkpointing, so that device uses Burn's operations.
+    let burns = Device::flex().autodiff().gradient_checkpointing();
+    for device in [Device::flex().autodiff(), burns] {
+        let config = config().with_true_ladder();
+        let model = ladder_model(&cases, &config.clone().with_tuning(DecoderTuning::Full), &device);
+        let image = cases.tensor::<4>("image", &device);
+        cases.assert_close("features", model.foundation.embed(image.clone()), 1e-5);
+        let evaluated = model.valid().forward(image.clone().inner()).logits;
+        cases.assert_close("logits.evaluation", evaluated, 3e-5);
+        check_step(&model, &cases, model.forward(image).logits);
+    }
+}
+
+#[test]
 fn the_published_model_has_2_856_737_trained_parameters() {
     let device = Device::flex().autodiff();
     // The number does not depend on the size of the input, so a small one suffices.

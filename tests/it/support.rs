@@ -182,6 +182,9 @@ fn apply_cases(model: &mut SamLst, cases: &Cases) {
     let decoder = &mut model.network.mask_decoder;
     let result = decoder.apply(tensors, None, pytorch(), true);
     assert!(result.errors.is_empty() && result.unused.is_empty(), "{result}");
+    for (index, tap) in model.network.taps.iter_mut().enumerate() {
+        apply_weights(tap, cases, &format!("taps.{index}."));
+    }
     if let Some(mut gate) = model.network.gate.take() {
         let alpha = bridge::from_data(cases.data("alpha"), "alpha".into(), None);
         assert!(gate.apply(vec![alpha], None, None, true).errors.is_empty());

@@ -52,7 +52,12 @@ fn encoder_and_its_modules_at_sizes_that_need_padding() {
             let tokens = input(&format!("tokens.{index}"));
             assert_close(&format!("block.{index}"), stage.blocks[0].forward(tokens));
         }
-        assert_close("embedding", encoder.forward(image));
+        let (embedding, taps) = encoder.forward_with_taps(image, &[0, 1, 2, 3]);
+        assert_close("embedding", embedding);
+        for (index, features) in taps.into_iter().enumerate() {
+            let part = if index == 3 { "layers.3".to_owned() } else { format!("taps.{index}") };
+            assert_close(&part, features);
+        }
     }
 }
 

@@ -101,11 +101,16 @@ fn fixture_model(
 }
 
 /// A step on a case of the fixture: its logits, loss and gradients.
-fn check_step(cases: &Cases, case: &str, inputs: &str, model: &SegmentationModel<TunedSam>) {
-    let device = Device::flex().autodiff();
-    let logits = model.logits(cases.tensor(&format!("{inputs}image"), &device));
+fn check_step(
+    cases: &Cases,
+    case: &str,
+    inputs: &str,
+    model: &SegmentationModel<TunedSam>,
+    device: &Device,
+) {
+    let logits = model.logits(cases.tensor(&format!("{inputs}image"), device));
     cases.assert_close(&format!("{case}.logits"), logits.clone().inner(), 3e-5);
-    let weight = cases.tensor::<4>(&format!("{inputs}loss_weight"), &device);
+    let weight = cases.tensor::<4>(&format!("{inputs}loss_weight"), device);
     let losses = logits.clone() * logits * weight;
     // Positive and negative terms cancel, so the error is relative to their absolute values.
     let scale: f64 = losses.clone().inner().abs().mean().into_scalar::<f32>().into();
@@ -138,15 +143,19 @@ fn check_step(cases: &Cases, case: &str, inputs: &str, model: &SegmentationModel
 
 #[test]
 fn logits_and_gradients_of_each_method_equal_pytorchs() {
-    let device = Device::flex().autodiff();
     let cases = Cases::open("tuning");
-    for (case, tuning) in vit_tunings() {
-        let model = fixture_model(&cases, case, &vit_config(tuning), &sam_pth(), &device);
-        check_step(&cases, case, "", &model);
-    }
-    for (case, tuning) in tiny_vit_tunings() {
-        let model = fixture_model(&cases, case, &tiny_vit_config(tuning), &tiny_vit_pth(), &device);
-        check_step(&cases, case, "tiny.", &model);
+    // The kernels do not support gradient checkpointing, so that device uses Burn's operations.
+    let burns = Device::flex().autodiff().gradient_checkpointing();
+    for device in [Device::flex().autodiff(), burns] {
+        for (case, tuning) in vit_tunings() {
+            let model = fixture_model(&cases, case, &vit_config(tuning), &sam_pth(), &device);
+            check_step(&cases, case, "", &model, &device);
+        }
+        for (case, tuning) in tiny_vit_tunings() {
+            let config = tiny_vit_config(tuning);
+            let model = fixture_model(&cases, case, &config, &tiny_vit_pth(), &device);
+            check_step(&cases, case, "tiny.", &model, &device);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodName {
     Ladder,
+    TrueLadder,
     Decoder,
     Prompts,
     Lora,
@@ -45,7 +46,7 @@ macro_rules! of_method {
         };
         use $crate::method::{BaselineMethod, LadderMethod, MethodName, TuningMethod};
         match $name {
-            MethodName::Ladder => {
+            MethodName::Ladder | MethodName::TrueLadder => {
                 type $method = LadderMethod;
                 $value
             }
@@ -89,6 +90,11 @@ impl MethodName {
         !self.is_baseline()
     }
 
+    /// Whether the method has a side network.
+    fn is_ladder(self) -> bool {
+        matches!(self, Self::Ladder | Self::TrueLadder)
+    }
+
     /// Whether the method is a network without a foundation.
     fn is_baseline(self) -> bool {
         matches!(
@@ -106,7 +112,7 @@ impl MethodName {
     /// Whether a part of the network can be initialised from ImageNet.
     pub fn takes_pretrained(self) -> bool {
         let is_random = matches!(self, Self::Unet | Self::AttentionUnet);
-        self == Self::Ladder || (self.is_baseline() && !is_random)
+        self.is_ladder() || (self.is_baseline() && !is_random)
     }
 
     /// Whether a part of SAM's encoder stays frozen, so that its precision can be chosen.
@@ -215,6 +221,9 @@ impl Method for LadderMethod {
         let mut preset = arguments.data.over_foundation(preset, classes)?;
         if let Some(side) = arguments.side {
             side.choose(&mut preset.model);
+        }
+        if arguments.method == MethodName::TrueLadder {
+            preset.model = preset.model.with_true_ladder();
         }
         let mut config = arguments.settings.apply(preset)?;
         if let Some(side) = arguments.side

@@ -16,7 +16,7 @@ use sam_lst::{
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Methods: ladder; decoder (SAM's mask decoder alone); prompts (tokens for it); lora (SAMed);
+Methods: ladder; true-ladder (with features of SAM's blocks); decoder; prompts; lora (SAMed);
 late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full. Without SAM: unet,
 attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit. Presets: `released` is
 the authors' code, `paper` the paper. Ctrl-C (or q) saves and stops; the same command resumes.

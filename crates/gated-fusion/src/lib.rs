@@ -5,9 +5,16 @@
 //! 2306.12737, section 3.1). [`Fusion`] also covers the ablations of the paper's Table II, in which
 //! the decoder receives only one of the two embeddings.
 //!
+//! [`TapFusion`] mixes features from inside SAM's encoder into those of a stage of the side network,
+//! as ladder side-tuning was first proposed (Sung et al., *LST*, arXiv 2206.06522, section 3.2).
+//!
 //! # Notation
 //!
 //! `B` batch, `C` channels of an image embedding, `G` its grid size.
+
+mod tap_fusion;
+
+pub use tap_fusion::{TapFusion, TapFusionConfig};
 
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
@@ -46,20 +53,24 @@ pub struct GatedFusionConfig {
     /// Initial value of `alpha`. At 0, both embeddings have the same weight.
     #[config(default = 0.0)]
     pub initial_alpha: f64,
+    /// Divides `alpha` before the sigmoid. The smaller it is, the faster the gate learns.
+    #[config(default = 1.0)]
+    pub temperature: f64,
 }
 
 /// The gate: one learnable scalar.
 #[derive(Module, Debug)]
 pub struct GatedFusion {
-    /// `alpha`, the gate's value before the sigmoid, `[1]`.
+    /// `alpha`, which the sigmoid of `alpha / temperature` makes the gate's value, `[1]`.
     pub alpha: Param<Tensor<1>>,
+    temperature: f64,
 }
 
 impl GatedFusionConfig {
     /// Creates the gate.
     pub fn init(&self, device: &Device) -> GatedFusion {
         let initializer = Initializer::Constant { value: self.initial_alpha };
-        GatedFusion { alpha: initializer.init([1], device) }
+        GatedFusion { alpha: initializer.init([1], device), temperature: self.temperature }
     }
 }
 
@@ -83,16 +94,22 @@ impl GatedFusion {
             sam.dims(),
             side.dims()
         );
-        let gate = sigmoid(self.alpha.val()).reshape([1, 1, 1, 1]);
+        let gate = self.gate().reshape([1, 1, 1, 1]);
         // Equal to gate * sam + (1 - gate) * side, with one product fewer to compute and to
         // backpropagate.
         side.clone() + gate * (sam - side)
     }
 
-    /// The gate's current value, `sigmoid(alpha)`: the weight of SAM's embedding. The paper reports
-    /// 0.44 after training.
+    /// The gate's current value, the weight of SAM's embedding. The paper reports 0.44 after
+    /// training.
     pub fn value(&self) -> f32 {
-        sigmoid(self.alpha.val().inner()).into_scalar::<f32>()
+        self.gate().inner().into_scalar::<f32>()
+    }
+
+    fn gate(&self) -> Tensor<1> {
+        let alpha = self.alpha.val();
+        // The published gate has none, and a division by 1 is a step of autodiff all the same.
+        if self.temperature == 1.0 { sigmoid(alpha) } else { sigmoid(alpha / self.temperature) }
     }
 }
 

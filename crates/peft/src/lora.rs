@@ -99,13 +99,11 @@ impl BlockLora {
         let present = parts.iter().flatten();
         let down: Vec<_> = present.map(|lora| lora.a.weight.val()).collect(); // [C, r] each
         let [rank, width] = self.q.b.weight.dims();
-        let zeros = Tensor::<2>::zeros([rank, width], &input.device().inner());
         let rows = parts.iter().enumerate().filter_map(|(part, lora)| {
             let up = (*lora)?.b.weight.val(); // [r, C]
             let columns = (0..3).map(|column| match column == part {
                 true => up.clone(),
-                false if up.is_autodiff() => Tensor::from_inner(zeros.clone()),
-                false => zeros.clone(),
+                false => Tensor::zeros([rank, width], &up.device()),
             });
             Some(Tensor::cat(columns.collect(), 1)) // [r, 3 C]
         });

@@ -17,4 +17,4 @@ mod resnet;
 
 pub use pyramid::Pyramid;
 pub use residual_block::{Downsample, ResidualBlock, ResidualBlockConfig};
-pub use resnet::{ResNetSide, ResNetSideConfig};
+pub use resnet::{Mix, ResNetSide, ResNetSideConfig};

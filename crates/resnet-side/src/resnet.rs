@@ -64,6 +64,12 @@ impl ResNetSideConfig {
         [1, 2, 4].map(|factor| factor * expansion * self.width)
     }
 
+    /// Channels of the inputs of the three layers.
+    pub fn layer_input_channels(&self) -> [usize; 3] {
+        let [fine, middle, _] = self.layer_channels();
+        [self.width, fine, middle]
+    }
+
     /// Channels of the network's output.
     pub fn out_channels(&self) -> usize {
         let [.., coarsest] = self.layer_channels();
@@ -121,6 +127,9 @@ impl ResNetSideConfig {
     }
 }
 
+/// What is made of the input of a layer, by the layer's index.
+pub type Mix<'a> = dyn Fn(usize, Tensor<4>) -> Tensor<4> + 'a;
+
 /// A ResNet up to `layer3`.
 #[derive(Module, Debug)]
 pub struct ResNetSide {
@@ -154,27 +163,40 @@ impl ResNetSide {
     ///
     /// If the image does not have 3 channels.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        self.forward_mixed(image, &|_, input| input)
+    }
+
+    /// As [`forward`](Self::forward), with what `mix` makes of the input of each layer; it receives
+    /// the layer's index, from 0, and its input, `[B, H, W, C]` with
+    /// [`ResNetSideConfig::layer_input_channels`].
+    ///
+    /// # Panics
+    ///
+    /// If the image does not have 3 channels, or `mix` returns a tensor of another shape.
+    pub fn forward_mixed(&self, image: Tensor<4>, mix: &Mix<'_>) -> Tensor<4> {
         assert_shape!(image, [_, 3, _, _]);
         if sam_lst_cpu_kernels::is_supported(&image) {
-            self.forward_channels_last(image)
+            self.forward_channels_last(image, mix)
         } else {
-            self.forward_channels_first(image)
+            self.forward_channels_first(image, mix)
         }
     }
 
-    fn forward_channels_first(&self, image: Tensor<4>) -> Tensor<4> {
+    fn forward_channels_first(&self, image: Tensor<4>, mix: &Mix<'_>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(image))); // [B, w, S/2, S/2]
         let pooled = self.max_pool.forward(stem); // [B, w, S/4, S/4]
-        self.output(self.layers(pooled, ResidualBlock::forward))
+        let mix =
+            |layer, input: Tensor<4>| mix(layer, input.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]);
+        self.output(self.layers(pooled, mix, ResidualBlock::forward))
     }
 
     /// The same with channels-last kernels, on the CPU.
-    fn forward_channels_last(&self, image: Tensor<4>) -> Tensor<4> {
+    fn forward_channels_last(&self, image: Tensor<4>, mix: &Mix<'_>) -> Tensor<4> {
         let image = image.permute([0, 2, 3, 1]); // [B, S, S, 3]
         let stem = convolve_same(&self.conv1, image);
         let stem = self.bn1.forward_channels_last(stem, None, true); // [B, S/2, S/2, w]
         let pooled = sam_lst_cpu_kernels::max_pool(stem); // [B, S/4, S/4, w]
-        let features = self.layers(pooled, ResidualBlock::forward_channels_last);
+        let features = self.layers(pooled, mix, ResidualBlock::forward_channels_last);
         self.output(features.map(|features| features.permute([0, 3, 1, 2])))
     }
 
@@ -197,14 +219,15 @@ impl ResNetSide {
     fn layers(
         &self,
         pooled: Tensor<4>,
+        mix: impl Fn(usize, Tensor<4>) -> Tensor<4>,
         apply: impl Fn(&ResidualBlock, Tensor<4>) -> Tensor<4>,
     ) -> [Tensor<4>; 3] {
-        let layer = |blocks: &[ResidualBlock], features| {
-            blocks.iter().fold(features, |features, block| apply(block, features))
+        let layer = |index, blocks: &[ResidualBlock], input| {
+            blocks.iter().fold(mix(index, input), |features, block| apply(block, features))
         };
-        let fine = layer(&self.layer1, pooled);
-        let middle = layer(&self.layer2, fine.clone());
-        let coarse = layer(&self.layer3, middle.clone());
+        let fine = layer(0, &self.layer1, pooled);
+        let middle = layer(1, &self.layer2, fine.clone());
+        let coarse = layer(2, &self.layer3, middle.clone());
         [fine, middle, coarse]
     }
 
@@ -314,8 +337,9 @@ mod tests {
         // With autodiff: in training, which updates the running statistics, then frozen with these
         // statistics.
         for (network, gradients) in [(network.clone(), 7), (network.clone().freeze(), 1)] {
-            let ours = network.forward_channels_last(image.clone());
-            let theirs = network.forward_channels_first(image.clone());
+            let mix = |layer, input: Tensor<4>| input * (layer + 1) as f64;
+            let ours = network.forward_channels_last(image.clone(), &mix);
+            let theirs = network.forward_channels_first(image.clone(), &mix);
             close(ours.clone().inner(), theirs.clone().inner());
             let [ours, theirs] = [ours, theirs].map(|output| score(output).backward());
             let tensors = || weights(&network).into_iter().chain([image.clone()]);
@@ -331,7 +355,7 @@ mod tests {
         }
         // Without autodiff.
         let (network, image) = (network.valid(), image.inner());
-        let theirs = network.forward_channels_first(image.clone());
+        let theirs = network.forward_channels_first(image.clone(), &|_, input| input);
         close(network.forward(image), theirs);
     }
 

@@ -3,7 +3,9 @@ use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{Neck, NeckConfig, cast_like, matrix_product, resize_bilinear, round_weights};
+use sam_lst_sam_nn::{
+    Neck, NeckConfig, cast_like, forward_with_taps, matrix_product, resize_bilinear, round_weights,
+};
 
 /// Side of a patch in pixels, in every variant of SAM's ViT: one token, and one pixel of the image
 /// embedding, for 16 x 16 pixels of the input.
@@ -133,11 +135,30 @@ impl SamEncoder {
     /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
     /// of 16.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let mut tokens = self.embed(image); // [B, G, G, C]
-        for block in &self.blocks {
-            tokens = block.forward(tokens);
-        }
-        self.neck.forward(tokens)
+        self.forward_with_taps(image, &[]).0
+    }
+
+    /// As [`forward`](Self::forward), and also returns the outputs of some blocks, in the order of
+    /// `blocks`.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - outputs: `[B, out_channels, S / 16, S / 16]`, and of each block `[B, S / 16, S / 16, C]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and if there is no such block or `blocks` is not in increasing
+    /// order.
+    pub fn forward_with_taps(
+        &self,
+        image: Tensor<4>,
+        blocks: &[usize],
+    ) -> (Tensor<4>, Vec<Tensor<4>>) {
+        let layers = self.blocks.iter();
+        let (tokens, taps) =
+            forward_with_taps(self.embed(image), layers, blocks, |block, x| block.forward(x));
+        (self.neck.forward(tokens), taps)
     }
 
     /// Splits the encoder before a block: the first part maps images to the input of that block, the

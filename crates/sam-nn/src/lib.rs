@@ -20,6 +20,7 @@ mod neck;
 mod pointwise;
 mod precision;
 mod resize;
+mod taps;
 mod upsample;
 mod windows;
 
@@ -41,5 +42,6 @@ pub use resize::{
     double_aligned, interpolation_matrix, resize_bilinear, resize_bilinear_channels_last,
     resize_linear,
 };
+pub use taps::forward_with_taps;
 pub use upsample::{upsample, upsample_channels_last};
 pub use windows::{QkvOrder, attend_in_windows};

@@ -83,8 +83,7 @@ pub fn resize_bilinear(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<
     output
 }
 
-/// As [`resize_bilinear`], for a channels-last tensor for which
-/// [`sam_lst_cpu_kernels::is_supported`] is true.
+/// As [`resize_bilinear`], for a channels-last tensor.
 ///
 /// # Shapes
 ///
@@ -93,9 +92,16 @@ pub fn resize_bilinear(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<
 ///
 /// # Panics
 ///
-/// If an axis of the input, `height` or `width` is zero, or no CPU kernel supports `input`.
+/// If an axis of the input, `height` or `width` is zero.
 pub fn resize_bilinear_channels_last(input: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
     let [_, from_height, from_width, _] = input.dims();
+    if [from_height, from_width] == [height, width] {
+        return input;
+    }
+    if !sam_lst_cpu_kernels::is_supported(&input) {
+        let resized = resize_bilinear(input.permute([0, 3, 1, 2]), [height, width]);
+        return resized.permute([0, 2, 3, 1]);
+    }
     let rows = interpolation_taps(from_height, height);
     let columns = interpolation_taps(from_width, width);
     sam_lst_cpu_kernels::resample(input, rows, columns)

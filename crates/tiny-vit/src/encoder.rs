@@ -5,7 +5,7 @@ use crate::{
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
-use sam_lst_sam_nn::{Neck, NeckConfig, gelu, round_weights};
+use sam_lst_sam_nn::{Neck, NeckConfig, forward_with_taps, gelu, round_weights};
 
 /// Configuration of [`TinyVit`]. The published encoders are [`lite_medsam`](Self::lite_medsam) and
 /// [`mobile_sam`](Self::mobile_sam).
@@ -57,6 +57,16 @@ impl TinyVitConfig {
         self.patch_stride * self.strides.iter().product::<usize>()
     }
 
+    /// Input pixels along one side of a pixel of a stage's features.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such stage.
+    pub fn stage_stride(&self, stage: usize) -> usize {
+        assert!(stage < self.depths.len(), "stages 0 to 3, not {stage}");
+        self.patch_stride * self.strides[..stage].iter().product::<usize>()
+    }
+
     /// Creates the encoder with random weights, split before a stage, from 1: the first part maps
     /// images to the input of that stage, the second that input to image embeddings.
     ///
@@ -65,8 +75,7 @@ impl TinyVitConfig {
     /// As [`init`](Self::init), and if the stage is not 1, 2 or 3.
     pub fn init_split(&self, stage: usize, device: &Device) -> [TinyVitPart; 2] {
         assert!((1..4).contains(&stage), "split before stage 1, 2 or 3, not {stage}");
-        let stride = self.patch_stride * self.strides[..stage].iter().product::<usize>();
-        self.init(device).split_before(stage, self.embed_dims[stage], stride)
+        self.init(device).split_before(stage, self.embed_dims[stage], self.stage_stride(stage))
     }
 
     /// Creates the encoder with random weights.
@@ -154,6 +163,27 @@ impl TinyVit {
     /// If the image is not square, does not have 3 channels, or its side is not a positive multiple
     /// of the encoder's stride.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        self.forward_with_taps(image, &[]).0
+    }
+
+    /// As [`forward`](Self::forward), and also returns the features of some stages before their
+    /// grid is reduced, in the order of `stages`.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - outputs: `[B, out_channels, S / stride, S / stride]`, and of each stage `[B, G, G, C]`, where
+    ///   `C` is the stage's width and `G` is `S` divided by [`TinyVitConfig::stage_stride`]
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and if there is no such stage or `stages` is not in increasing
+    /// order.
+    pub fn forward_with_taps(
+        &self,
+        image: Tensor<4>,
+        stages: &[usize],
+    ) -> (Tensor<4>, Vec<Tensor<4>>) {
         let [_, channels, height, width] = image.dims();
         assert!(
             channels == 3 && height == width && height > 0 && height.is_multiple_of(self.stride),
@@ -163,8 +193,17 @@ impl TinyVit {
             image.dims()
         );
         let tokens = self.patch_embed.forward(image.permute([0, 2, 3, 1]));
-        let tokens = self.layers.iter().fold(tokens, |tokens, stage| stage.forward(tokens));
-        self.neck.forward(tokens)
+        // The last stage has no reduction, so its features are its output.
+        let reduce = |stage: Option<&Stage>, tokens| match stage {
+            Some(stage) => stage.reduce(tokens),
+            None => tokens,
+        };
+        let previous = std::iter::once(None).chain(self.layers.iter().map(Some));
+        let layers = previous.zip(&self.layers);
+        let (tokens, taps) = forward_with_taps(tokens, layers, stages, |(previous, stage), x| {
+            stage.blocks(reduce(previous, x))
+        });
+        (self.neck.forward(tokens), taps)
     }
 }
 

@@ -56,19 +56,32 @@ impl Stage {
         input: Tensor<4>,
         adaptation: impl Fn(usize) -> A,
     ) -> Tensor<4> {
-        let (features, downsample) = match self {
-            Self::Conv(stage) => {
-                let blocks = stage.blocks.iter();
-                (blocks.fold(input, |x, block| block.forward(x)), &stage.downsample)
-            }
+        self.reduce(self.adapted_blocks(input, adaptation))
+    }
+
+    /// The blocks alone.
+    pub(crate) fn blocks(&self, input: Tensor<4>) -> Tensor<4> {
+        self.adapted_blocks(input, |_| Unadapted)
+    }
+
+    fn adapted_blocks<A: BlockAdaptation>(
+        &self,
+        input: Tensor<4>,
+        adaptation: impl Fn(usize) -> A,
+    ) -> Tensor<4> {
+        match self {
+            Self::Conv(stage) => stage.blocks.iter().fold(input, |x, block| block.forward(x)),
             Self::Attention(stage) => {
                 let blocks = stage.blocks.iter().enumerate();
-                let adapted = |x, (index, block): (usize, &Block)| {
-                    block.forward_adapted(x, &adaptation(index))
-                };
-                (blocks.fold(input, adapted), &stage.downsample)
+                blocks.fold(input, |x, (index, block)| block.forward_adapted(x, &adaptation(index)))
             }
-        };
+        }
+    }
+
+    /// The reduction of the grid after the blocks; in the last stage, the features as they are.
+    pub(crate) fn reduce(&self, features: Tensor<4>) -> Tensor<4> {
+        let (Self::Conv(ConvStage { downsample, .. })
+        | Self::Attention(AttentionStage { downsample, .. })) = self;
         match downsample {
             Some(downsample) => downsample.forward(features),
             None => features,

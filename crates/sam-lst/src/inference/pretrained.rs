@@ -30,7 +30,6 @@ use std::path::Path;
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
 pub enum PretrainedModel {
     /// Ladder side-tuning.
     Ladder(SamLst),

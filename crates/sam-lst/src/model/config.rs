@@ -1,7 +1,9 @@
 use super::encoder::is_positive_multiple;
 use super::error::require;
 use super::side_network::SideShape;
-use super::{ConfigError, EncoderConfig, InvalidSetting, NetworkConfig, SamConfig, SideConfig};
+use super::{
+    ConfigError, EncoderConfig, InvalidSetting, NetworkConfig, SamConfig, SideConfig, Tap,
+};
 use burn::config::Config;
 use burn::tensor::Tensor;
 use sam_lst_gated_fusion::Fusion;
@@ -87,6 +89,13 @@ pub struct SamLstConfig {
     /// Side `S` of the input in pixels; a multiple of the encoder's stride.
     #[config(default = 512)]
     pub input_size: usize,
+    /// Places inside the encoder whose features enter the side network, as in the original ladder
+    /// side-tuning (Sung et al., arXiv 2206.06522): one for each layer of a ResNet, into its input;
+    /// indices of the blocks of a ViT, or of the stages of a TinyViT, in increasing order. They are
+    /// cached with the embedding. Empty by default, as in the published method; see
+    /// [`with_true_ladder`](Self::with_true_ladder).
+    #[config(default = "Vec::new()")]
+    pub taps: Vec<usize>,
     /// Normalisation of the input of the foundation and the side network.
     #[config(default = "PixelScale::Unit")]
     pub pixel_scale: PixelScale,
@@ -174,9 +183,27 @@ impl SamLstConfig {
             .with_pixel_scale(sam.pixel_scale)
     }
 
+    /// With evenly spaced [taps](Self::taps): after the blocks 2, 5 and 8 of ViT-B, and the stages 0,
+    /// 1 and 2 of TinyViT. The last block or stage is where the embedding comes from. The result is
+    /// invalid if the encoder or the side network cannot have taps.
+    pub fn with_true_ladder(self) -> Self {
+        let depth = self.encoder.taps().len();
+        let stages = self.side.stage_channels().len().max(1);
+        let tap = |stage: usize| (stage * depth / (stages + 1)).saturating_sub(1);
+        let taps = (1..=stages).map(tap).collect();
+        self.with_taps(taps)
+    }
+
     /// Number of classes `K`, including the background.
     pub fn num_classes(&self) -> usize {
         self.decoder.num_masks
+    }
+
+    /// What the configuration's [taps](Self::taps) are in its encoder. The configuration must be
+    /// valid.
+    pub(super) fn encoder_taps(&self) -> Vec<Tap> {
+        let all = self.encoder.taps();
+        self.taps.iter().map(|&index| all[index]).collect()
     }
 
     /// Grid size `G = S / stride` of the image embedding.
@@ -248,7 +275,31 @@ impl SamLstConfig {
     }
 
     fn validate_side(&self) -> Result<(), InvalidSetting> {
-        self.side.validate(self.side_shape())
+        self.side.validate(self.side_shape())?;
+        self.validate_taps()
+    }
+
+    fn validate_taps(&self) -> Result<(), InvalidSetting> {
+        let Self { taps, encoder, side, fusion, .. } = self;
+        if taps.is_empty() {
+            return Ok(());
+        }
+        let found = format!("{taps:?}");
+        let check = |holds, expected| require(holds, "taps", &found, expected);
+        let stages = side.stage_channels().len();
+        check(*fusion == Fusion::Gated, "none, unless `fusion` is \"Gated\"")?;
+        check(stages > 0, "none, since only a ResNet as side network has layers that taps enter")?;
+        check(taps.len() == stages, "one tap for each of the side network's three layers")?;
+        let available = encoder.taps().len();
+        check(available > 0, "none, since an encoder of your own has no taps")?;
+        check(
+            taps.iter().all(|&tap| tap < available),
+            match encoder {
+                EncoderConfig::TinyVit(_) => "indices of the encoder's stages, 0 to 3",
+                _ => "indices of the encoder's blocks, below `encoder.depth`",
+            },
+        )?;
+        check(taps.is_sorted_by(|a, b| a < b), "indices in increasing order")
     }
 
     /// What the side network has to fit.
@@ -325,8 +376,39 @@ mod tests {
         let text = message(SamLstConfig::lite_medsam(9).with_side(coarse));
         assert!(text.starts_with("`side.pyramid_channels` is None; expected decoder"), "{text}");
         let narrow = SideConfig::ResNet(ResNetSideConfig::resnet18().with_width(32));
-        let message = message(SamLstConfig::vit_b(9).with_side(narrow));
-        assert!(message.starts_with("`side.width` is 32; expected a quarter"), "{message}");
+        let text = message(SamLstConfig::vit_b(9).with_side(narrow));
+        assert!(text.starts_with("`side.width` is 32; expected a quarter"), "{text}");
+        for (config, expected) in [
+            (SamLstConfig::vit_b(9).with_taps(vec![2, 5, 12]), "blocks, below `encoder.depth`"),
+            (SamLstConfig::lite_medsam(9).with_taps(vec![1, 2, 4]), "stages, 0 to 3"),
+            (SamLstConfig::vit_b(9).with_taps(vec![2, 5]), "one tap for each"),
+            (SamLstConfig::vit_b(9).with_taps(vec![5, 2, 8]), "increasing order"),
+            (
+                SamLstConfig::vit_b(9).with_true_ladder().with_fusion(Fusion::SideOnly),
+                "none, unless `fusion`",
+            ),
+            (
+                SamLstConfig::vit_b(9).with_side(SideConfig::vit_tiny()).with_true_ladder(),
+                "none, since only a ResNet",
+            ),
+        ] {
+            let text = message(config);
+            assert!(text.starts_with("`taps` is [") && text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn taps_of_the_true_ladder_are_evenly_spaced() {
+        for (config, taps) in [
+            (SamLstConfig::vit_b(9), [2, 5, 8]),
+            (SamLstConfig::vit_l(9), [5, 11, 17]),
+            (SamLstConfig::vit_h(9), [7, 15, 23]),
+            (SamLstConfig::lite_medsam(9), [0, 1, 2]),
+            (SamLstConfig::tiny(9), [0, 1, 2]),
+        ] {
+            let config = config.with_true_ladder();
+            assert_eq!((config.validate(), &config.taps[..]), (Ok(()), &taps[..]));
+        }
     }
 
     /// As ladder files of version 0.1.0 contain it, before there were other encoders and pyramids.

@@ -25,6 +25,22 @@ pub trait ImageEncoder: Module + ModuleDisplay + Sync + 'static {
     /// - output: `[B, channels, S / stride, S / stride]`
     fn forward(&self, image: Tensor<4>) -> Tensor<4>;
 
+    /// Embeds images, and also returns features from inside the encoder, for
+    /// [`SamLstConfig::taps`](crate::SamLstConfig::taps). By default, there are none.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`
+    /// - outputs: the embedding, as of [`forward`](Self::forward), and `[B, H, W, C]` for each tap
+    ///
+    /// # Panics
+    ///
+    /// If the encoder has no such features.
+    fn forward_with_taps(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>) {
+        assert!(taps.is_empty(), "this encoder has no taps, found {taps:?}");
+        (self.forward(image), Vec::new())
+    }
+
     /// Input pixels along one side of a pixel of the embedding.
     fn stride(&self) -> usize;
 
@@ -41,6 +57,10 @@ pub trait ImageEncoder: Module + ModuleDisplay + Sync + 'static {
 impl ImageEncoder for SamEncoder {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         Self::forward(self, image)
+    }
+
+    fn forward_with_taps(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>) {
+        Self::forward_with_taps(self, image, taps)
     }
 
     fn stride(&self) -> usize {
@@ -61,6 +81,10 @@ impl ImageEncoder for TinyVit {
         Self::forward(self, image)
     }
 
+    fn forward_with_taps(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>) {
+        Self::forward_with_taps(self, image, taps)
+    }
+
     fn stride(&self) -> usize {
         Self::stride(self)
     }
@@ -76,7 +100,8 @@ impl ImageEncoder for TinyVit {
 
 /// An image encoder whose type is known at run time only, frozen and without autodiff.
 pub(crate) trait FrozenEncoder: Debug + Send + Sync {
-    fn embed(&self, image: Tensor<4>) -> Tensor<4>;
+    /// The embedding `[B, C, G, G]`, and the features `[B, H, W, C]` of each tap.
+    fn embed(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>);
     fn stride(&self) -> usize;
     fn channels(&self) -> usize;
     /// The device of its weights.
@@ -104,8 +129,8 @@ pub(crate) fn freeze<E: ImageEncoder>(encoder: E) -> Box<dyn FrozenEncoder> {
 }
 
 impl<E: ImageEncoder> FrozenEncoder for Frozen<E> {
-    fn embed(&self, image: Tensor<4>) -> Tensor<4> {
-        self.0.forward(image)
+    fn embed(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>) {
+        self.0.forward_with_taps(image, taps)
     }
 
     fn stride(&self) -> usize {
@@ -136,6 +161,26 @@ impl<E: ImageEncoder> FrozenEncoder for Frozen<E> {
 
     fn as_any(&self) -> &dyn Any {
         &self.0
+    }
+}
+
+/// A place inside an image encoder from which features are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tap {
+    /// Index of the block of a ViT, or of the stage of a TinyViT.
+    pub index: usize,
+    /// Channels of the features.
+    pub channels: usize,
+    /// Input pixels along one side of a pixel of the features.
+    pub stride: usize,
+}
+
+impl Tap {
+    /// Channels of the features on the grid of an embedding, whose pixels hold squares of the
+    /// features' pixels.
+    pub(super) fn packed_channels(self, embedding_stride: usize) -> usize {
+        let side = embedding_stride / self.stride;
+        side * side * self.channels
     }
 }
 
@@ -191,6 +236,26 @@ impl EncoderConfig {
             Self::Vit(config) => config.out_channels,
             Self::TinyVit(config) => config.out_channels,
             Self::Custom(config) => config.channels,
+        }
+    }
+
+    /// Where features can be taken from inside the encoder: the blocks of a ViT, the stages of a
+    /// TinyViT. None of an encoder of the user's own.
+    pub fn taps(&self) -> Vec<Tap> {
+        match self {
+            Self::Vit(config) => {
+                let tap = |index| Tap { index, channels: config.embed_dim, stride: PATCH_SIZE };
+                (0..config.depth).map(tap).collect()
+            }
+            Self::TinyVit(config) => {
+                let tap = |(index, &channels)| Tap {
+                    index,
+                    channels,
+                    stride: config.stage_stride(index),
+                };
+                config.embed_dims.iter().enumerate().map(tap).collect()
+            }
+            Self::Custom(_) => Vec::new(),
         }
     }
 

@@ -1,5 +1,5 @@
 use super::encoder::{FrozenEncoder, freeze};
-use super::{EncoderConfig, ImageEncoder, PixelScale};
+use super::{EncoderConfig, ImageEncoder, PixelScale, Tap};
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,7 @@ pub struct Foundation {
     channels: usize,
     pixel_scale: PixelScale,
     precision: FoundationPrecision,
+    taps: Vec<Tap>,
     sha256: OnceLock<String>,
 }
 
@@ -81,6 +82,7 @@ impl Foundation {
             file: None,
             pixel_scale,
             precision: FoundationPrecision::F32,
+            taps: Vec::new(),
             sha256: OnceLock::new(),
         }
     }
@@ -113,6 +115,12 @@ impl Foundation {
         let path = std::path::absolute(source.path()).unwrap_or_else(|_| source.path().into());
         let file = Some((config.clone(), path));
         Ok(Self { file, ..Self::from_frozen(encoder, pixel_scale) })
+    }
+
+    /// The foundation with taps, whose features [`embed`](Self::embed) returns after the embedding.
+    /// They must be of the configuration that the foundation was created from.
+    pub(super) fn with_taps(self, taps: Vec<Tap>) -> Self {
+        Self { taps, ..self }
     }
 
     /// Sets the precision. [`weights_sha256`](Self::weights_sha256) remains that of the weights as
@@ -169,12 +177,14 @@ impl Foundation {
         Self { encoder: Arc::new(encoder), device, ..self.clone() }
     }
 
-    /// Embeds images.
+    /// Embeds images. The features of [taps](Self::taps) follow the embedding along its channels, on
+    /// the same grid: features of a smaller stride are packed as by PyTorch's `pixel_unshuffle`.
     ///
     /// # Shapes
     ///
     /// - image: `[B, 3, S, S]`, pixels in `[0, 1]`, on any device
-    /// - output: `[B, C, G, G]`, `G = S / stride`, on a device without autodiff
+    /// - output: `[B, C, G, G]`, `G = S / stride`, on a device without autodiff, where `C` is
+    ///   [`feature_channels`](Self::feature_channels)
     ///
     /// # Panics
     ///
@@ -193,7 +203,14 @@ impl Foundation {
     /// again.
     pub(crate) fn try_embed(&self, image: Tensor<4>) -> Result<Tensor<4>, WeightsError> {
         let image = self.pixel_scale.apply(image.inner());
-        Ok(self.try_encoder()?.embed(image))
+        let indices: Vec<usize> = self.taps.iter().map(|tap| tap.index).collect();
+        let (embedding, taps) = self.try_encoder()?.embed(image, &indices);
+        if taps.is_empty() {
+            return Ok(embedding);
+        }
+        let [_, _, grid, _] = embedding.dims();
+        let packed = taps.into_iter().map(|features| pack(features, grid));
+        Ok(Tensor::cat(std::iter::once(embedding).chain(packed).collect(), 1))
     }
 
     /// The device of the weights and embeddings, without autodiff.
@@ -209,6 +226,17 @@ impl Foundation {
     /// Channels of the embedding.
     pub fn channels(&self) -> usize {
         self.channels
+    }
+
+    /// Channels of the embedding and of the taps' features after it.
+    pub fn feature_channels(&self) -> usize {
+        let taps = self.taps.iter().map(|tap| tap.packed_channels(self.stride));
+        self.channels + taps.sum::<usize>()
+    }
+
+    /// Places inside the encoder whose features are computed too.
+    pub fn taps(&self) -> &[Tap] {
+        &self.taps
     }
 
     /// How images are normalised.
@@ -247,8 +275,8 @@ impl Foundation {
         Ok(&**self.encoder.get().expect("only weights from a file are offloaded"))
     }
 
-    /// Identifies everything but the image that determines an embedding: weights, pixel scale and
-    /// precision.
+    /// Identifies everything but the image that determines an embedding: weights, pixel scale,
+    /// precision and taps.
     pub(crate) fn cache_name(&self) -> String {
         let mut name = self.weights_sha256()[..16].to_owned();
         match self.pixel_scale {
@@ -261,6 +289,10 @@ impl Foundation {
             FoundationPrecision::F16 => name.push_str("-in-f16"),
             FoundationPrecision::BF16 => name.push_str("-in-bf16"),
         }
+        if !self.taps.is_empty() {
+            name.push_str("-taps");
+            self.taps.iter().for_each(|tap| name.push_str(&format!("-{}", tap.index)));
+        }
         name
     }
 
@@ -272,6 +304,35 @@ impl Foundation {
     }
 }
 
+/// Brings features `[B, H, W, C]` to a grid: each of its pixels holds the pixels of a square, as
+/// `pixel_unshuffle` in PyTorch arranges them. `[B, C r r, H / r, W / r]`
+fn pack(features: Tensor<4>, grid: usize) -> Tensor<4> {
+    let [batch, height, _, channels] = features.dims();
+    let side = height / grid;
+    features
+        .reshape([batch, grid, side, grid, side, channels])
+        .permute([0, 5, 2, 4, 1, 3])
+        .reshape([batch, channels * side * side, grid, grid])
+}
+
 fn sha256(encoder: &dyn FrozenEncoder) -> String {
     weights::sha256(encoder.tensors())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::SamLstConfig;
+    use burn::tensor::Device;
+
+    #[test]
+    fn features_of_taps_have_channels_and_a_cache_of_their_own() {
+        let device = Device::flex();
+        let foundation = |config: SamLstConfig| config.init(&device).expect("valid").foundation;
+        let without = foundation(SamLstConfig::tiny(9));
+        let with = foundation(SamLstConfig::tiny(9).with_true_ladder());
+        assert_eq!((without.feature_channels(), with.feature_channels()), (64, 64 + 3 * 32));
+        assert_eq!(with.channels(), 64);
+        assert_eq!(with.weights_sha256(), without.weights_sha256());
+        assert_eq!(with.cache_name(), format!("{}-taps-0-1-2", without.cache_name()));
+    }
 }

@@ -25,7 +25,7 @@ pub use baseline::{Baseline, BaselineConfig};
 pub use checkpoint::NetworkMetadata;
 pub use config::{PixelScale, SamLstConfig};
 pub use embedding_precision::EmbeddingPrecision;
-pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder};
+pub use encoder::{CustomEncoderConfig, EncoderConfig, ImageEncoder, Tap};
 pub use error::{ConfigError, InvalidSetting, ModelError};
 pub use foundation::{Foundation, FoundationPrecision, PrecisionError};
 pub use ladder::Ladder;

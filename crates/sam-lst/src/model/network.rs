@@ -182,6 +182,17 @@ pub(crate) fn trained_tensors(module: &impl Module) -> Vec<(String, usize)> {
     trained.tensors
 }
 
+/// What the foundation computed, as a constant that can be combined with tensors of the device of
+/// `image`, which may be one with autodiff and gradient checkpointing.
+pub(super) fn constant_beside(image: &Tensor<4>, features: Tensor<4>) -> Tensor<4> {
+    match image.gradient_checkpointing_strategy() {
+        Some(strategy) => {
+            features.inner().autodiff().with_gradient_checkpointing_strategy(strategy)
+        }
+        None => features.inner(),
+    }
+}
+
 /// The device of a network's parameters.
 ///
 /// # Panics

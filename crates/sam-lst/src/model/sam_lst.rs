@@ -93,6 +93,7 @@ impl SamLstConfig {
         side: impl FnOnce(&Device) -> S,
         device: &Device,
     ) -> SamLst<S> {
+        let foundation = foundation.with_taps(self.encoder_taps());
         let ladder = |device: &Device| Ladder::new(self, || side(device), device);
         SegmentationModel::with_random_network(self, foundation, ladder, device)
     }

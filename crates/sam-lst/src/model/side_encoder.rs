@@ -15,4 +15,20 @@ pub trait SideEncoder: Module + ModuleDisplay + 'static {
     /// - output: `[B, C, G, G]`, the shape of the foundation's embedding: 256 channels and
     ///   `G = S / 16` in SAM
     fn forward(&self, image: Tensor<4>) -> Tensor<4>;
+
+    /// As [`forward`](Self::forward), with what `mix` makes of the input of each stage; it receives
+    /// the index of the stage and its input `[B, H, W, C]`. Called only if the configuration has
+    /// [taps](crate::SamLstConfig::taps), which it refuses for a side network of your own.
+    ///
+    /// # Panics
+    ///
+    /// By default, always: such a network has no stages.
+    fn forward_mixed(
+        &self,
+        image: Tensor<4>,
+        mix: &dyn Fn(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let _ = (image, mix);
+        panic!("the side network has no stages that taps can enter");
+    }
 }

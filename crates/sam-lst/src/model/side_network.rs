@@ -61,6 +61,15 @@ impl SideConfig {
         Self::VisionTransformer(VisionTransformerSideConfig::new())
     }
 
+    /// Channels of the input of each stage that a tap can enter; empty for a network without such
+    /// stages.
+    pub(super) fn stage_channels(&self) -> Vec<usize> {
+        match self {
+            Self::ResNet(side) => side.layer_input_channels().to_vec(),
+            Self::Swin(_) | Self::VisionTransformer(_) | Self::Custom(_) => Vec::new(),
+        }
+    }
+
     /// Checks all settings.
     pub(super) fn validate(&self, shape: SideShape) -> Result<(), InvalidSetting> {
         match self {
@@ -273,6 +282,14 @@ impl SideEncoder for SideNetwork {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         of_any!(self, side => SideEncoder::forward(side, image))
     }
+
+    fn forward_mixed(
+        &self,
+        image: Tensor<4>,
+        mix: &dyn Fn(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        of_any!(self, side => SideEncoder::forward_mixed(side, image, mix))
+    }
 }
 
 impl Module for SideNetwork {
@@ -328,6 +345,14 @@ impl ModuleDisplay for SideNetwork {}
 impl SideEncoder for ResNetSide {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         ResNetSide::forward(self, image)
+    }
+
+    fn forward_mixed(
+        &self,
+        image: Tensor<4>,
+        mix: &dyn Fn(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        ResNetSide::forward_mixed(self, image, mix)
     }
 }
 

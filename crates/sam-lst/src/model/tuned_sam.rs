@@ -1,4 +1,4 @@
-use super::network::ENUM;
+use super::network::{ENUM, constant_beside};
 use super::segmentation_model::{SegmentationModel, init_params, with_seed};
 use super::tuning_config::{EncoderTuning, SamTuningConfig};
 use super::{
@@ -412,11 +412,7 @@ impl SegmentationNetwork for TunedSam {
     fn logits(&self, image: Tensor<4>, embedding: Option<Tensor<4>>) -> Tensor<4> {
         let [batch, _, _, size] = image.dims();
         let grid = size / self.stride;
-        // The foundation's output is a constant for autodiff.
-        let frozen = embedding.map(|frozen| match image.is_autodiff() && !frozen.is_autodiff() {
-            true => Tensor::from_inner(frozen),
-            false => frozen,
-        });
+        let frozen = embedding.map(|frozen| constant_beside(&image, frozen));
         let embedding = self.embed(image, frozen);
         let mut prompts = self.prompt_encoder.forward(&Prompts::default(), grid);
         prompts.sparse = self.prompt_tokens.as_ref().map(|tokens| {

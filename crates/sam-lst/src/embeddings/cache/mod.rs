@@ -333,7 +333,7 @@ impl<N: SegmentationNetwork> SegmentationModel<N> {
         let kind = EmbeddingKind {
             foundation: foundation.cache_name(),
             input_size,
-            shape: [foundation.channels(), grid, grid],
+            shape: [foundation.feature_channels(), grid, grid],
             precision,
         };
         EmbeddingCache::open(folder, kind, limit_bytes).map(Some)
