@@ -1,8 +1,8 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
 //! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the
 //! image encoders; convolution, batch norm, max-pooling and resizing of the side network; instance
-//! norm of the U-Net; the sums of the losses. All but windowed attention and depthwise convolution, which only the frozen encoders
-//! use, have gradients.
+//! norm of the U-Net; the sums of the losses. All but depthwise convolution, which only the frozen
+//! encoder uses, have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
 //! then contiguous, so nothing is unfolded (im2col) or transposed.

@@ -769,3 +769,149 @@ fn window_attention_matches_its_definition() {
         assert_close(actual.into_data(), &expected, "attended");
     }
 }
+
+/// Attention within windows by Burn's operations, of queries, keys and values `[3, heads, d]` or
+/// `[heads, 3, d]` of each token; `scores` adds to the scores `[B * windows, heads, N, N]`, given the
+/// queries `[B * windows, heads, N, d]`.
+fn windowed(
+    qkv: Tensor<4>,
+    padding: Tensor<1>,
+    side: usize,
+    heads: usize,
+    part_major: bool,
+    scores: impl Fn(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    let [batch, grid, _, width] = qkv.dims();
+    let (channels, head_dim) = (width / 3, width / 3 / heads);
+    let padded = grid.next_multiple_of(side);
+    let windows = padded / side;
+    let fill = |rows, columns| {
+        padding.clone().reshape([1, 1, 1, width]).expand([batch, rows, columns, width])
+    };
+    let mut rows = vec![qkv];
+    if padded > grid {
+        rows = vec![Tensor::cat(vec![rows.remove(0), fill(grid, padded - grid)], 2)];
+        rows.push(fill(padded - grid, padded));
+    }
+    let (parts, axes) = match part_major {
+        true => ([3, heads], [4, 0, 2, 5, 1, 3, 6]),
+        false => ([heads, 3], [5, 0, 2, 4, 1, 3, 6]),
+    };
+    let qkv: Tensor<5> = Tensor::cat(rows, 1)
+        .reshape([batch * windows, side, windows, side, parts[0], parts[1], head_dim])
+        .permute(axes)
+        .reshape([3, batch * windows * windows, heads, side * side, head_dim]);
+    let [query, key, value] =
+        [0, 1, 2].map(|part| qkv.clone().narrow(0, part, 1).squeeze_dim::<4>(0));
+    let products = query.clone().matmul(key.swap_dims(2, 3)) * (head_dim as f64).powf(-0.5);
+    softmax(products + scores(query), 3)
+        .matmul(value)
+        .reshape([batch * windows, windows, heads, side, side, head_dim])
+        .permute([0, 3, 1, 4, 2, 5])
+        .reshape([batch, padded, padded, channels])
+        .slice([0..batch, 0..grid, 0..grid])
+}
+
+/// For each pair of tokens of a window, `index` of the rows' or columns' coordinates.
+fn pairs(
+    side: usize,
+    index: impl Fn([usize; 2], [usize; 2]) -> usize,
+    device: &Device,
+) -> Tensor<1, burn::tensor::Int> {
+    let place = |token: usize| [token / side, token % side];
+    let count = side * side;
+    let indices: Vec<i64> = (0..count * count)
+        .map(|pair| index(place(pair / count), place(pair % count)) as i64)
+        .collect();
+    Tensor::from_data(indices.as_slice(), device)
+}
+
+const WINDOWS: [[usize; 5]; 4] =
+    [[2, 6, 3, 2, 8], [1, 8, 5, 3, 40], [1, 36, 36, 1, 16], [2, 3, 7, 1, 33]];
+
+#[track_caller]
+fn assert_equal_gradients<const D: usize>(
+    [ours, theirs]: [&Gradients; 2],
+    tensor: &Tensor<D>,
+    context: &str,
+) {
+    let [ours, theirs] =
+        [ours, theirs].map(|gradients| tensor.grad(gradients).expect("a gradient").into_data());
+    let largest = theirs.iter::<f32>().fold(0.0, |a: f32, b| a.max(b.abs()));
+    for (ours, theirs) in ours.iter::<f32>().zip(theirs.iter::<f32>()) {
+        let error = (ours - theirs).abs();
+        assert!(error <= 2e-5 * largest, "{context}: {ours} instead of {theirs} of {largest}");
+    }
+}
+
+#[test]
+fn window_attention_has_burns_gradients() {
+    for [batch, grid, side, heads, head_dim] in WINDOWS {
+        let qkv = leaf([batch, grid, grid, 3 * heads * head_dim]);
+        let padding = leaf([3 * heads * head_dim]);
+        let tables = [leaf([2 * side - 1, head_dim]), leaf([2 * side - 1, head_dim])];
+        // Of smaller scores, rounding errors are smaller too.
+        let scaled = || tables.clone().map(|table| table * 0.3);
+        let output = kernels::window_attention(qkv.clone(), padding.clone(), scaled(), heads);
+        let count = side * side;
+        let device = qkv.device();
+        let terms = |query: Tensor<4>| {
+            let tables = scaled();
+            let [windows, ..] = query.dims();
+            let of_axis = |axis: usize| {
+                // One row of the keys' table for each line of queries, so that little is in memory.
+                let lines: Vec<Tensor<4>> = (0..count)
+                    .map(|token| {
+                        let own = [token / side, token % side][axis];
+                        let rows: Vec<i64> = (0..count)
+                            .map(|key| (own + side - 1 - [key / side, key % side][axis]) as i64)
+                            .collect();
+                        let rows = Tensor::<1, burn::tensor::Int>::from_data(&rows[..], &device);
+                        let table = tables[axis].clone().select(0, rows).transpose();
+                        let query = query.clone().narrow(2, token, 1);
+                        let query = query.reshape([windows * heads, head_dim]);
+                        query.matmul(table).reshape([windows, heads, 1, count])
+                    })
+                    .collect();
+                Tensor::cat(lines, 2)
+            };
+            of_axis(0) + of_axis(1)
+        };
+        let expected = windowed(qkv.clone(), padding.clone(), side, heads, true, terms);
+        let context = format!("{grid} x {grid}, windows of {side}, {heads} heads of {head_dim}");
+        assert_close(output.clone().into_data(), &expected.clone().into_data(), &context);
+        let gradients = [score(output).backward(), score(expected).backward()];
+        let both = gradients.each_ref();
+        assert_equal_gradients(both, &qkv, &context);
+        if grid % side != 0 {
+            assert_equal_gradients(both, &padding, &context);
+        }
+        tables.iter().for_each(|table| assert_equal_gradients(both, table, &context));
+    }
+}
+
+#[test]
+fn biased_window_attention_has_burns_gradients() {
+    for [batch, grid, side, heads, head_dim] in WINDOWS {
+        let qkv = leaf([batch, grid, grid, 3 * heads * head_dim]);
+        let padding = leaf([3 * heads * head_dim]);
+        let biases = leaf([heads, side * side]);
+        let output = kernels::biased_window_attention(qkv.clone(), padding.clone(), biases.clone());
+        let count = side * side;
+        let distance =
+            |a: [usize; 2], b: [usize; 2]| a[0].abs_diff(b[0]) * side + a[1].abs_diff(b[1]);
+        let distances = pairs(side, distance, &qkv.device());
+        let expected = windowed(qkv.clone(), padding.clone(), side, heads, false, |_| {
+            biases.clone().select(1, distances.clone()).reshape([1, heads, count, count])
+        });
+        let context = format!("{grid} x {grid}, windows of {side}, {heads} heads of {head_dim}");
+        assert_close(output.clone().into_data(), &expected.clone().into_data(), &context);
+        let gradients = [score(output).backward(), score(expected).backward()];
+        let both = gradients.each_ref();
+        assert_equal_gradients(both, &qkv, &context);
+        if grid % side != 0 {
+            assert_equal_gradients(both, &padding, &context);
+        }
+        assert_equal_gradients(both, &biases, &context);
+    }
+}

@@ -110,7 +110,7 @@ impl Attention {
         let layer = AdaptedLayer::Qkv { order: QkvOrder::PartMajor, heads: self.num_heads };
         let qkv = adaptation.linear(layer, &tokens, linear(&self.qkv, tokens.clone()));
         let qkv = qkv.reshape([batch, grid, grid, 3 * channels]);
-        let attended = if sam_lst_cpu_kernels::is_supported_without_autodiff(&qkv) {
+        let attended = if sam_lst_cpu_kernels::is_supported(&qkv) {
             sam_lst_cpu_kernels::window_attention(
                 qkv,
                 self.qkv_bias(),

@@ -102,7 +102,7 @@ impl Attention {
         let normed = cast_like(self.norm.forward(tokens), &self.qkv.weight);
         let normed = flatten_leading(normed);
         let qkv = self.qkv(&normed, adaptation).reshape([batch, grid, grid, 3 * channels]);
-        let attended = if sam_lst_cpu_kernels::is_supported_without_autodiff(&qkv) {
+        let attended = if sam_lst_cpu_kernels::is_supported(&qkv) {
             sam_lst_cpu_kernels::biased_window_attention(
                 qkv,
                 self.padding_qkv(adaptation),
