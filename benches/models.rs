@@ -473,6 +473,8 @@ fn measure_in_own_process(row: &Row, device: &str, arguments: &Arguments) -> Res
     let mut process = Command::new(std::env::current_exe()?)
         .args(["--measure", row.name, "--device", device])
         .args(["--samples", &arguments.samples.to_string()])
+        // As the program `sam-lst` does.
+        .env("MIMALLOC_PURGE_DELAY", "-1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;

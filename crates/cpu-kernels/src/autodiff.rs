@@ -25,12 +25,6 @@ pub fn is_supported<const D: usize>(tensor: &Tensor<D>) -> bool {
     is_flex && tensor.dtype() == DType::F32
 }
 
-/// Whether the functions that have no gradient accept the tensor: as [`is_supported`], and without
-/// autodiff.
-pub fn is_supported_without_autodiff<const D: usize>(tensor: &Tensor<D>) -> bool {
-    !tensor.is_autodiff() && is_supported(tensor)
-}
-
 /// A tensor without autodiff.
 pub type FlexTensor = FloatTensor<Flex>;
 type AutodiffTensor = FloatTensor<Autodiff<Flex>>;
@@ -134,20 +128,6 @@ impl Input {
         match self {
             Self::Flex(tensor) => tensor,
             Self::Autodiff(tensor) => tensor.into_primitive(),
-        }
-    }
-}
-
-/// A contiguous tensor, for an operation without a gradient.
-///
-/// # Panics
-///
-/// If the tensor is tracked by autodiff.
-pub fn without_autodiff<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    match Input::from(tensor) {
-        Input::Flex(tensor) => contiguous(tensor),
-        Input::Autodiff(_) => {
-            panic!("this operation has no gradient; pass a tensor without autodiff")
         }
     }
 }

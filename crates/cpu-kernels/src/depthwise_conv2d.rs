@@ -1,15 +1,18 @@
-//! Depthwise convolution of channels-last images. It has no gradient.
+//! Depthwise convolution of channels-last images.
 //!
 //! A pixel's channels are independent, so each vector of channels is a sum over the kernel's taps.
 //! The kernel reads a few neighbouring pixels at once, so that a weight is loaded once for all of
 //! them. It reads them from a copy of the lines under the kernel: a line is then read from memory
 //! once per band, from its start to its end, which the processor prefetches, and the copy has the
 //! padding.
+//!
+//! With stride 1, the gradient of the input is the same convolution with the kernel turned by 180
+//! degrees.
 
-use crate::autodiff::{tensor, values, without_autodiff};
+use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
 use crate::buffer;
+use crate::channel_sums::{add_parts, to_f32};
 use crate::microkernel::{Sums, VECTORS, load, load_full, panel_width, store};
-use burn::backend::Flex;
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -27,9 +30,8 @@ use std::ops::Range;
 ///
 /// # Panics
 ///
-/// If a tensor is not supported
-/// ([`is_supported_without_autodiff`](crate::is_supported_without_autodiff)), an axis is empty, the
-/// shapes do not match, or the stride is zero.
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), an axis is empty, the shapes
+/// do not match, or the stride is zero.
 pub fn depthwise_conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
@@ -44,36 +46,202 @@ pub fn depthwise_conv2d(
     );
     assert_eq!(bias.dims(), [channels], "one bias per channel");
     assert!(batch * rows * columns * channels > 0, "an empty image");
-    let [input, weight] = [input, weight].map(without_autodiff);
-    let bias = without_autodiff(bias);
-    let convolution = Depthwise {
-        input: values(&input),
-        taps: &taps(values(&weight), side * side),
-        bias: values(&bias),
-        size: [rows, columns],
-        channels,
-        side,
-        stride,
-    };
-    let [out_rows, out_columns] = convolution.output_size();
-    let mut out = buffer::zeros(batch * out_rows * out_columns * channels);
-    let arch = Arch::new();
-    let images = out.par_chunks_mut(out_rows * out_columns * channels).enumerate();
-    images.for_each(|(image, out)| {
-        let of_bands = out.par_chunks_mut(ROWS_PER_BAND * out_columns * channels).enumerate();
-        of_bands.for_each_init(
-            || Lines::new(&convolution),
-            |lines, (band, out)| {
-                lines.clear();
-                for (row, out) in out.chunks_exact_mut(out_columns * channels).enumerate() {
-                    let row = band * ROWS_PER_BAND + row;
-                    lines.read(&convolution, image, row);
-                    arch.dispatch(OutputRow { convolution: &convolution, lines, row, out });
+    apply(DepthwiseConv { stride }, [input.into(), weight.into(), bias.into()])
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DepthwiseConv {
+    stride: usize,
+}
+
+impl Operation<3> for DepthwiseConv {
+    /// The input, if the weight's gradient is required; the weight; and the input's shape.
+    type Saved = (Option<FlexTensor>, FlexTensor, [usize; 4]);
+
+    fn forward(
+        &self,
+        inputs: [FlexTensor; 3],
+        [_, weight_gradient, _]: [bool; 3],
+    ) -> (FlexTensor, Self::Saved) {
+        let [input, weight, bias] = inputs.map(contiguous);
+        let size @ [batch, rows, columns, channels] = shape::<4>(&input);
+        let side = shape::<4>(&weight)[3];
+        let convolution = Depthwise {
+            input: values(&input),
+            taps: &taps(values(&weight), side * side),
+            bias: values(&bias),
+            size: [rows, columns],
+            channels,
+            side,
+            stride: self.stride,
+        };
+        let [out_rows, out_columns] = convolution.output_size();
+        let output = tensor(convolution.output(batch), [batch, out_rows, out_columns, channels]);
+        (output, (weight_gradient.then_some(input), weight, size))
+    }
+
+    fn backward(
+        &self,
+        (input, weight, size): Self::Saved,
+        gradient: FlexTensor,
+        [input_gradient, _, bias_gradient]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let gradient = contiguous(gradient);
+        let gradient = values(&gradient);
+        let [batch, rows, columns, channels] = size;
+        let weight_shape = shape::<4>(&weight);
+        let side = weight_shape[3];
+        let taps = taps(values(&weight), side * side);
+        let geometry = Geometry { size: [rows, columns], channels, side, stride: self.stride };
+        let of_input = || {
+            if self.stride > 1 {
+                return tensor(geometry.input_gradient(batch, gradient, &taps), size);
+            }
+            let turned: Vec<f32> = taps.chunks_exact(channels).rev().flatten().copied().collect();
+            let convolution = Depthwise {
+                input: gradient,
+                taps: &turned,
+                bias: &vec![0.0; channels],
+                size: [rows, columns],
+                channels,
+                side,
+                stride: 1,
+            };
+            tensor(convolution.output(batch), size)
+        };
+        let of_weight = |input: &FlexTensor| {
+            let taps = geometry.weight_gradient(batch, values(input), gradient);
+            let mut weights = vec![0.0; taps.len()];
+            for (tap, values) in taps.chunks_exact(channels).enumerate() {
+                for (channel, &value) in values.iter().enumerate() {
+                    weights[channel * side * side + tap] = value;
                 }
-            },
-        );
-    });
-    Tensor::from_primitive::<Flex>(tensor(out, [batch, out_rows, out_columns, channels]))
+            }
+            tensor(weights, weight_shape)
+        };
+        let of_bias = || tensor(row_sums(gradient, channels), [channels]);
+        [input_gradient.then(of_input), input.as_ref().map(of_weight), bias_gradient.then(of_bias)]
+    }
+}
+
+/// Values of a part of the gradients' sums.
+const VALUES_PER_PART: usize = 1 << 18;
+
+/// The sums over all pixels of `[pixels, C]`, in parts of fixed size.
+fn row_sums(values: &[f32], channels: usize) -> Vec<f32> {
+    let pixels_per_part = (VALUES_PER_PART / channels).max(1);
+    let parts: Vec<Vec<f32>> = values
+        .par_chunks(pixels_per_part * channels)
+        .map(|pixels| {
+            let mut sums = vec![0.0; channels];
+            for pixel in pixels.chunks_exact(channels) {
+                sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value);
+            }
+            sums
+        })
+        .collect();
+    to_f32(add_parts(parts.iter(), channels))
+}
+
+/// The sizes of a convolution.
+#[derive(Clone, Copy)]
+struct Geometry {
+    /// Rows and columns of the input.
+    size: [usize; 2],
+    channels: usize,
+    /// Side of the kernel.
+    side: usize,
+    stride: usize,
+}
+
+impl Geometry {
+    fn output_size(&self) -> [usize; 2] {
+        self.size.map(|size| size.div_ceil(self.stride))
+    }
+
+    /// The input's row or column under a tap at an output's row or column.
+    fn source(&self, output: usize, tap: usize, axis: usize) -> Option<usize> {
+        let source = (output * self.stride + tap).checked_sub(self.side / 2)?;
+        (source < self.size[axis]).then_some(source)
+    }
+
+    /// The gradient of the input, for strides above 1. A task is a row of the input.
+    fn input_gradient(&self, batch: usize, gradient: &[f32], taps: &[f32]) -> Vec<f32> {
+        let Self { size: [rows, columns], channels, side, stride } = *self;
+        let [out_rows, out_columns] = self.output_size();
+        let mut out = buffer::zeros(batch * rows * columns * channels);
+        let arch = Arch::new();
+        out.par_chunks_mut(columns * channels).enumerate().for_each(|(line, out)| {
+            let (image, row) = (line / rows, line % rows);
+            for tap_row in 0..side {
+                let Some(distance) = (row + side / 2).checked_sub(tap_row) else { continue };
+                let out_row = distance / stride;
+                if !distance.is_multiple_of(stride) || out_row >= out_rows {
+                    continue;
+                }
+                let start = (image * out_rows + out_row) * out_columns * channels;
+                let gradient = &gradient[start..start + out_columns * channels];
+                for (tap_column, weights) in taps[tap_row * side * channels..][..side * channels]
+                    .chunks_exact(channels)
+                    .enumerate()
+                {
+                    arch.dispatch(|| {
+                        for (column, gradient) in gradient.chunks_exact(channels).enumerate() {
+                            if let Some(source) = self.source(column, tap_column, 1) {
+                                let out = &mut out[source * channels..][..channels];
+                                add_products(gradient, weights, out);
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        out
+    }
+
+    /// The gradient of the weights, `[k * k, C]`. A task is some output rows of an image.
+    fn weight_gradient(&self, batch: usize, input: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let Self { size: [rows, columns], channels, side, .. } = *self;
+        let [out_rows, out_columns] = self.output_size();
+        let lines: Vec<usize> = (0..batch * out_rows).collect();
+        let lines_per_part = (VALUES_PER_PART / (out_columns * channels)).max(1);
+        let arch = Arch::new();
+        let parts: Vec<Vec<f32>> = lines
+            .par_chunks(lines_per_part)
+            .map(|lines| {
+                let mut sums = vec![0.0; side * side * channels];
+                for &line in lines {
+                    let (image, row) = (line / out_rows, line % out_rows);
+                    let gradient = &gradient[line * out_columns * channels..];
+                    let gradient = &gradient[..out_columns * channels];
+                    for tap in 0..side * side {
+                        let Some(source) = self.source(row, tap / side, 0) else { continue };
+                        let start = (image * rows + source) * columns * channels;
+                        let input = &input[start..start + columns * channels];
+                        let sums = &mut sums[tap * channels..][..channels];
+                        arch.dispatch(|| {
+                            for (column, gradient) in gradient.chunks_exact(channels).enumerate() {
+                                if let Some(source) = self.source(column, tap % side, 1) {
+                                    let input = &input[source * channels..][..channels];
+                                    add_products(gradient, input, sums);
+                                }
+                            }
+                        });
+                    }
+                }
+                sums
+            })
+            .collect();
+        to_f32(add_parts(parts.iter(), side * side * channels))
+    }
+}
+
+/// Adds the products of values to as many sums.
+#[inline(always)]
+fn add_products(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+        *sum = a.mul_add(*b, *sum);
+    }
 }
 
 /// Transposes weights `[C, k * k]` to `[k * k, C]`.
@@ -105,6 +273,29 @@ struct Depthwise<'a> {
 impl Depthwise<'_> {
     fn output_size(&self) -> [usize; 2] {
         self.size.map(|size| size.div_ceil(self.stride))
+    }
+
+    fn output(&self, batch: usize) -> Vec<f32> {
+        let channels = self.channels;
+        let [out_rows, out_columns] = self.output_size();
+        let mut out = buffer::zeros(batch * out_rows * out_columns * channels);
+        let arch = Arch::new();
+        let images = out.par_chunks_mut(out_rows * out_columns * channels).enumerate();
+        images.for_each(|(image, out)| {
+            let of_bands = out.par_chunks_mut(ROWS_PER_BAND * out_columns * channels).enumerate();
+            of_bands.for_each_init(
+                || Lines::new(self),
+                |lines, (band, out)| {
+                    lines.clear();
+                    for (row, out) in out.chunks_exact_mut(out_columns * channels).enumerate() {
+                        let row = band * ROWS_PER_BAND + row;
+                        lines.read(self, image, row);
+                        arch.dispatch(OutputRow { convolution: self, lines, row, out });
+                    }
+                },
+            );
+        });
+        out
     }
 }
 

@@ -1,16 +1,14 @@
 //! CPU kernels for operations that are slow in Burn's own CPU backend, Flex: linear layer, layer
 //! norm and GELU; attention of the decoder; windowed attention and depthwise convolution of the
 //! image encoders; convolution, batch norm, max-pooling and resizing of the side network; instance
-//! norm of the U-Net; the sums of the losses. All but depthwise convolution, which only the frozen
-//! encoder uses, have gradients.
+//! norm of the U-Net; the sums of the losses. All have gradients.
 //!
 //! Images are channels-last, `[B, H, W, C]`: the values that a product reads one after another are
 //! then contiguous, so nothing is unfolded (im2col) or transposed.
 //!
-//! [`is_supported`] says whether the functions accept a tensor ([`is_supported_without_autodiff`]
-//! for functions without a gradient); for any other tensor, callers use Burn's own operations. With
-//! the feature `flex`, tensors of Flex are supported, with and without autodiff. Without it, no
-//! tensor is.
+//! [`is_supported`] says whether the functions accept a tensor; for any other tensor, callers use
+//! Burn's own operations. With the feature `flex`, tensors of Flex are supported, with and without
+//! autodiff. Without it, no tensor is.
 //!
 //! Results do not depend on the number of threads.
 //!
@@ -66,13 +64,13 @@ pub use taps::Taps;
 #[cfg(not(feature = "flex"))]
 pub use unsupported::{
     attention, batch_norm, biased_window_attention, class_sums, conv_transpose2d, conv2d,
-    depthwise_conv2d, gelu, instance_norm, is_supported, is_supported_without_autodiff, layer_norm,
-    linear, linear_by_image, max_pool, moments, resample, window_attention,
+    depthwise_conv2d, gelu, instance_norm, is_supported, layer_norm, linear, linear_by_image,
+    max_pool, moments, resample, window_attention,
 };
 #[cfg(feature = "flex")]
 pub use {
     attention::attention,
-    autodiff::{is_supported, is_supported_without_autodiff},
+    autodiff::is_supported,
     batch_norm::{batch_norm, moments},
     class_sums::class_sums,
     conv_transpose2d::conv_transpose2d,

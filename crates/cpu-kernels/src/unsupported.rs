@@ -10,12 +10,6 @@ pub fn is_supported<const D: usize>(tensor: &Tensor<D>) -> bool {
     false
 }
 
-/// Whether the functions that have no gradient accept the tensor. Always false without the feature
-/// `flex`.
-pub fn is_supported_without_autodiff<const D: usize>(tensor: &Tensor<D>) -> bool {
-    false
-}
-
 fn unsupported() -> ! {
     panic!("this function needs the feature `flex`; call `is_supported` first")
 }

@@ -509,15 +509,21 @@ fn depthwise_conv2d_matches_burn() {
         [1, 40, 6, 8, 3, 4],
         [1, 9, 1, 1, 1, 1],
     ] {
-        let input = constant([batch, rows, columns, channels], 1.0);
-        let weight = constant([channels, 1, side, side], 0.5);
-        let bias = constant([channels], 2.0);
+        let input = leaf([batch, rows, columns, channels]);
+        let weight = leaf([channels, 1, side, side]);
+        let bias = leaf([channels]);
         let options = ConvOptions::new([stride; 2], [side / 2; 2], [1, 1], channels);
         let expected =
             conv2d(channels_first(input.clone()), weight.clone(), Some(bias.clone()), options);
-        let actual = kernels::depthwise_conv2d(input, weight, bias, stride);
+        let expected = channels_last(expected);
+        let actual = kernels::depthwise_conv2d(input.clone(), weight.clone(), bias.clone(), stride);
         let context = format!("{rows} x {columns} x {channels}, kernel {side}, stride {stride}");
-        assert_close(actual.into_data(), &channels_last(expected).into_data(), &context);
+        assert_close(actual.clone().into_data(), &expected.clone().into_data(), &context);
+        let gradients = [score(actual).backward(), score(expected).backward()];
+        let both = gradients.each_ref();
+        assert_equal_gradients(both, &input, &context);
+        assert_equal_gradients(both, &weight, &context);
+        assert_equal_gradients(both, &bias, &context);
     }
 }
 

@@ -68,7 +68,7 @@ impl ConvBn {
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let dtype = FloatDType::from(input.dtype());
         let input = cast_like(input, &self.c.weight);
-        let output = if sam_lst_cpu_kernels::is_supported_without_autodiff(&input) {
+        let output = if sam_lst_cpu_kernels::is_supported(&input) {
             self.forward_channels_last(input)
         } else {
             self.c.forward(input.permute([0, 3, 1, 2])).permute([0, 2, 3, 1])
