@@ -92,10 +92,10 @@ pub struct SamLstConfig {
     /// Places inside the encoder whose features enter the side network, as in the original ladder
     /// side-tuning (Sung et al., arXiv 2206.06522): one for each layer of a ResNet, into its input;
     /// indices of the blocks of a ViT, or of the stages of a TinyViT, in increasing order. They are
-    /// cached with the embedding. Empty by default, as in the published method; see
+    /// cached with the embedding. None by default, as in the published method; see
     /// [`with_true_ladder`](Self::with_true_ladder).
-    #[config(default = "Vec::new()")]
-    pub taps: Vec<usize>,
+    #[config(default = "None")]
+    pub taps: Option<Vec<usize>>,
     /// Normalisation of the input of the foundation and the side network.
     #[config(default = "PixelScale::Unit")]
     pub pixel_scale: PixelScale,
@@ -191,7 +191,7 @@ impl SamLstConfig {
         let stages = self.side.stage_channels().len().max(1);
         let tap = |stage: usize| (stage * depth / (stages + 1)).saturating_sub(1);
         let taps = (1..=stages).map(tap).collect();
-        self.with_taps(taps)
+        self.with_taps(Some(taps))
     }
 
     /// Number of classes `K`, including the background.
@@ -203,7 +203,7 @@ impl SamLstConfig {
     /// valid.
     pub(super) fn encoder_taps(&self) -> Vec<Tap> {
         let all = self.encoder.taps();
-        self.taps.iter().map(|&index| all[index]).collect()
+        self.taps.iter().flatten().map(|&index| all[index]).collect()
     }
 
     /// Grid size `G = S / stride` of the image embedding.
@@ -281,9 +281,7 @@ impl SamLstConfig {
 
     fn validate_taps(&self) -> Result<(), InvalidSetting> {
         let Self { taps, encoder, side, fusion, .. } = self;
-        if taps.is_empty() {
-            return Ok(());
-        }
+        let Some(taps) = taps.as_ref().filter(|taps| !taps.is_empty()) else { return Ok(()) };
         let found = format!("{taps:?}");
         let check = |holds, expected| require(holds, "taps", &found, expected);
         let stages = side.stage_channels().len();
@@ -379,10 +377,13 @@ mod tests {
         let text = message(SamLstConfig::vit_b(9).with_side(narrow));
         assert!(text.starts_with("`side.width` is 32; expected a quarter"), "{text}");
         for (config, expected) in [
-            (SamLstConfig::vit_b(9).with_taps(vec![2, 5, 12]), "blocks, below `encoder.depth`"),
-            (SamLstConfig::lite_medsam(9).with_taps(vec![1, 2, 4]), "stages, 0 to 3"),
-            (SamLstConfig::vit_b(9).with_taps(vec![2, 5]), "one tap for each"),
-            (SamLstConfig::vit_b(9).with_taps(vec![5, 2, 8]), "increasing order"),
+            (
+                SamLstConfig::vit_b(9).with_taps(Some(vec![2, 5, 12])),
+                "blocks, below `encoder.depth`",
+            ),
+            (SamLstConfig::lite_medsam(9).with_taps(Some(vec![1, 2, 4])), "stages, 0 to 3"),
+            (SamLstConfig::vit_b(9).with_taps(Some(vec![2, 5])), "one tap for each"),
+            (SamLstConfig::vit_b(9).with_taps(Some(vec![5, 2, 8])), "increasing order"),
             (
                 SamLstConfig::vit_b(9).with_true_ladder().with_fusion(Fusion::SideOnly),
                 "none, unless `fusion`",
@@ -407,7 +408,7 @@ mod tests {
             (SamLstConfig::tiny(9), [0, 1, 2]),
         ] {
             let config = config.with_true_ladder();
-            assert_eq!((config.validate(), &config.taps[..]), (Ok(()), &taps[..]));
+            assert_eq!((config.validate(), config.taps), (Ok(()), Some(taps.to_vec())));
         }
     }
 
