@@ -145,7 +145,33 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         }
     }
     arguments.write(&comparison, &folder)?;
+    let others = other_runs(&folder, &runs)?;
+    if !others.is_empty() {
+        note(&format!(
+            "the tables leave out finished runs in {} that are not listed: {}",
+            folder.display(),
+            others.join(", ")
+        ));
+    }
     Ok(Status::Done)
+}
+
+/// Names of the finished runs in the folder that are not among `runs`.
+fn other_runs(folder: &Path, runs: &[PlannedRun]) -> Result<Vec<String>> {
+    let error = || format!("cannot read {}", folder.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(error)? {
+        let path = entry.with_context(error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_run = name.rsplit_once('-').is_some_and(|(method, seed)| {
+            MethodName::from_str(method, false).is_ok() && seed.parse::<u64>().is_ok()
+        });
+        if is_run && path.join(SUMMARY).exists() && runs.iter().all(|run| run.folder != path) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 impl Arguments {
@@ -333,9 +359,8 @@ impl Arguments {
         if let Some(epochs) = epochs {
             option("--epochs", &epochs.to_string());
         }
-        let parsed =
-            parse(&arguments).with_context(|| format!("cannot train {}", method.name()))?;
-        let config = train::config_toml(&parsed, dataset)?;
+        let check = || train::config_toml(&parse(&arguments)?, dataset);
+        let config = check().with_context(|| format!("cannot train {}", method.name()))?;
         Ok(PlannedRun { method, seed, folder: run, arguments, config })
     }
 

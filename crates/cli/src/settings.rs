@@ -34,7 +34,7 @@ pub struct DataArguments {
     #[arg(conflicts_with = "sam")]
     pub foundation: Option<WithoutCheckpoint>,
     /// What --sam contains; only med-sam must be named [default: any]
-    #[arg(long, value_name = "NAME", value_enum, requires = "sam", hide_possible_values = true)]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub variant: Option<Variant>,
 }
 
@@ -79,6 +79,9 @@ pub struct SettingsArguments {
 impl DataArguments {
     /// Checks that there is a foundation.
     pub fn check_foundation(&self) -> Result<()> {
+        if self.variant.is_some() && self.sam.is_none() {
+            bail!(WrongUsage("--variant says what --sam contains; give --sam FILE too".to_owned()));
+        }
         if self.sam.is_none() && self.foundation.is_none() {
             bail!(WrongUsage(
                 "no foundation: give --sam FILE (`sam-lst weights` says how to get one), or \

@@ -174,12 +174,19 @@ type NetworkConfigOf<M> = <<M as Method>::Network as SegmentationNetwork>::Confi
 /// The settings of a method.
 type ConfigOf<M> = TrainingConfig<NetworkConfigOf<M>>;
 
-/// The settings as `config.toml` of the run will have them, with all arguments checked.
+/// The settings as `config.toml` of the run will have them, with all arguments checked, also against
+/// the run that may be in the folder.
 pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
     fn checked<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
         M::check(arguments)?;
         open_devices(&arguments.settings.device)?;
-        Ok(config::<M>(arguments, dataset)?.to_toml())
+        let config = config::<M>(arguments, dataset)?;
+        let text = config.to_toml();
+        if let Some(run) = &arguments.run {
+            let cache = arguments.settings.cache.clone();
+            Training::new(config, TrainingFolders { run: run.clone(), cache }).check_settings()?;
+        }
+        Ok(text)
     }
     of_method!(arguments.method, M => checked::<M>(arguments, dataset))
 }

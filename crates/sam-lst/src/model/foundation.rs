@@ -321,7 +321,7 @@ fn sha256(encoder: &dyn FrozenEncoder) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::SamLstConfig;
+    use super::super::SamLstConfig;
     use burn::tensor::Device;
 
     #[test]

@@ -133,6 +133,29 @@ const FOUNDATION: &str = "foundation.sha256";
 /// Absent in runs of version 0.1.0.
 const PRETRAINED: &str = "pretrained.sha256";
 
+/// Checks that a folder has no run or one of these settings.
+pub fn check_settings<C: NetworkConfig>(
+    folder: &Path,
+    config: &TrainingConfig<C>,
+) -> Result<(), TrainingError> {
+    let file = folder.join(CONFIG);
+    let Some(found) = read_if_exists(&file)? else { return Ok(()) };
+    let requested = config.to_toml();
+    if found == requested {
+        return Ok(());
+    }
+    let found = config.normalized_for_resume(&found);
+    if found == requested { Ok(()) } else { Err(other_settings(file, &found, &requested)) }
+}
+
+fn read_if_exists(file: &Path) -> Result<Option<String>, TrainingError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TrainingError::read(file)(error)),
+    }
+}
+
 impl RunFolder {
     /// Creates or opens the folder and locks it. `last_network` is the file of the last step's
     /// network.
@@ -165,13 +188,11 @@ impl RunFolder {
         &self,
         identity: &Identity<'_, C>,
     ) -> Result<(), TrainingError> {
-        let config = identity.config;
-        let normalize = |found: &str| config.normalized_for_resume(found);
-        self.compare(CONFIG, &config.to_toml(), normalize)?;
-        self.compare(DATASET, &identity.dataset, str::to_owned)?;
+        check_settings(&self.folder, identity.config)?;
+        self.compare(DATASET, &identity.dataset)?;
         self.compare_cases(&identity.cases)?;
-        self.compare(PRETRAINED, identity.pretrained(), str::to_owned)?;
-        self.compare(FOUNDATION, identity.foundation(), str::to_owned)
+        self.compare(PRETRAINED, identity.pretrained())?;
+        self.compare(FOUNDATION, identity.foundation())
     }
 
     /// Writes the files that identify the run. A run is begun when nothing is left that could
@@ -202,7 +223,7 @@ impl RunFolder {
     /// hashes.
     fn compare_cases(&self, cases: &[IdentifiedCase<'_>]) -> Result<(), TrainingError> {
         let file = self.file(CASES);
-        let Some(found) = self.read_if_exists(CASES)? else { return Ok(()) };
+        let Some(found) = read_if_exists(&file)? else { return Ok(()) };
         let (mut names, mut requested) = (String::new(), String::new());
         let mut changed = None;
         let mut lines = found.lines();
@@ -236,15 +257,6 @@ impl RunFolder {
         }
     }
 
-    fn read_if_exists(&self, name: &str) -> Result<Option<String>, TrainingError> {
-        let file = self.file(name);
-        match std::fs::read_to_string(&file) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(TrainingError::read(&file)(error)),
-        }
-    }
-
     /// Checks that files with names of a run's results belong to a run, whose settings are known.
     fn check_results(&self, last_network: &str) -> Result<(), TrainingError> {
         if self.file(CONFIG).exists() {
@@ -269,22 +281,13 @@ impl RunFolder {
         if old.is_file() && !new.exists() { std::fs::rename(old, new) } else { Ok(()) }
     }
 
-    /// Compares a file that identifies the run, if it exists, normalized by `normalize`.
-    fn compare(
-        &self,
-        name: &str,
-        requested: &str,
-        normalize: impl FnOnce(&str) -> String,
-    ) -> Result<(), TrainingError> {
-        let Some(found) = self.read_if_exists(name)? else { return Ok(()) };
-        if found == requested {
-            return Ok(());
+    /// Compares a file that identifies the run, if it exists.
+    fn compare(&self, name: &str, requested: &str) -> Result<(), TrainingError> {
+        let file = self.file(name);
+        match read_if_exists(&file)? {
+            Some(found) if found != requested => Err(other_settings(file, &found, requested)),
+            _ => Ok(()),
         }
-        let found = normalize(&found);
-        if found == requested {
-            return Ok(());
-        }
-        Err(other_settings(self.file(name), &found, requested))
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

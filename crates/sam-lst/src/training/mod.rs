@@ -170,6 +170,16 @@ impl<C: NetworkConfig> Training<C> {
         Self { shard: Some(shard), ..self }
     }
 
+    /// Checks that the run's folder has no run yet or one of these settings, which
+    /// [`run`](Self::run) would resume. It changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError`] if the run in the folder has other settings, or cannot be read.
+    pub fn check_settings(&self) -> Result<(), TrainingError> {
+        checkpoint::check_settings(&self.folders.run, &self.config)
+    }
+
     /// Trains the model's network, or resumes or loads the run in the folder. `callback` receives
     /// each event; it may request a stop, upon which the run is saved.
     ///
