@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::{Cell, CellAlignment, Row, Table, TableStyle, presets};
 use plotters::prelude::*;
-use sam_lst_metrics::mean;
+use sam_lst_metrics::{Presence, mean};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -79,6 +79,8 @@ pub struct ComparedScores {
     pub hd95: Option<f64>,
     /// Mean surface Dice of the organs, 0 to 1.
     pub surface_dice: Option<f64>,
+    /// How often an organ of a case was not predicted at all.
+    pub missed: usize,
     /// Name and DSC of each organ.
     pub organ_dsc: Vec<(String, Option<f64>)>,
 }
@@ -136,6 +138,12 @@ struct SummaryScores {
 #[derive(Deserialize)]
 struct SummaryScoredCase {
     case: String,
+    scores: Vec<SummaryScore>,
+}
+
+#[derive(Deserialize)]
+struct SummaryScore {
+    presence: Presence,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +165,12 @@ impl From<SummaryScores> for ComparedScores {
             dsc: mean("dsc"),
             hd95: mean("hd95"),
             surface_dice: mean("surface_dice"),
+            missed: scores
+                .cases
+                .iter()
+                .flat_map(|case| &case.scores)
+                .filter(|score| score.presence == Presence::LabelOnly)
+                .count(),
             organ_dsc: scores
                 .organs
                 .into_iter()
@@ -210,7 +224,7 @@ struct ScoreColumn {
     of: fn(&ComparedScores) -> Option<f64>,
 }
 
-const SCORES: [ScoreColumn; 3] = [
+const SCORES: [ScoreColumn; 4] = [
     ScoreColumn {
         heading: |_| "DSC (%)".to_owned(),
         of: |scores| scores.dsc.map(|dsc| 100.0 * dsc),
@@ -219,6 +233,10 @@ const SCORES: [ScoreColumn; 3] = [
     ScoreColumn {
         heading: |_| "surface Dice (%)".to_owned(),
         of: |scores| scores.surface_dice.map(|dice| 100.0 * dice),
+    },
+    ScoreColumn {
+        heading: |_| "organs missed".to_owned(),
+        of: |scores| Some(scores.missed as f64),
     },
 ];
 
@@ -496,6 +514,7 @@ impl Comparison {
             "hd95",
             "hd95_unit",
             "surface_dice",
+            "missed",
             "epochs",
             "seconds_per_step",
             "step_seconds",
@@ -517,13 +536,18 @@ impl Comparison {
                 run.checkpoint_bytes.to_string(),
             ];
             for scores in &run.scores {
-                let means = ("mean of organs", scores.dsc, scores.hd95, scores.surface_dice);
+                let means = [scores.dsc, scores.hd95, scores.surface_dice];
+                let means = ("mean of organs", means, scores.missed.to_string());
                 let organs = scores.organ_dsc.iter();
-                let organs = organs.map(|(organ, dsc)| (organ.as_str(), *dsc, None, None));
-                for (organ, dsc, hd95, surface_dice) in std::iter::once(means).chain(organs) {
+                let organs =
+                    organs.map(|(organ, dsc)| (organ.as_str(), [*dsc, None, None], String::new()));
+                for (organ, [dsc, hd95, surface_dice], missed) in
+                    std::iter::once(means).chain(organs)
+                {
                     let names = [&run.method, &run.seed.to_string(), &scores.protocol, organ]
                         .map(str::to_owned);
-                    let values = [cell(dsc), cell(hd95), scores.unit.clone(), cell(surface_dice)];
+                    let unit = scores.unit.clone();
+                    let values = [cell(dsc), cell(hd95), unit, cell(surface_dice), missed];
                     let record = names.iter().chain(&values).chain(&costs);
                     writer.write_record(record).expect("writing to memory");
                 }
@@ -646,7 +670,10 @@ mod tests {
             "unit": "voxels",
             "subject": "test cases",
             "mean_of_organs": means,
-            "cases": [{ "case": "0002" }],
+            "cases": [{
+                "case": "0002",
+                "scores": [{ "presence": "both" }, { "presence": "label_only" }],
+            }],
             "organs": [
                 { "organ": "liver", "means": means },
                 { "organ": "aorta", "means": { "dsc": { "mean": null, "count": 0 } } },
@@ -696,8 +723,8 @@ mod tests {
         write_run(&folder.path().join("b-2"), 0.3, 120.0, &["0001"]);
         comparison.add("b", 2, folder.path().join("b-2")).expect("a run");
         let text = comparison.to_markdown();
-        assert_eq!(cells(&text, "a"), ["a", "2", "62.50 ± 17.68", "6.25 ± 1.77"]);
-        let b = ["b", "3", "60.00 ± 25.98", "+12.50 ± 17.68", "6.00 ± 2.60"];
+        assert_eq!(cells(&text, "a"), ["a", "2", "62.50 ± 17.68", "6.25 ± 1.77", "1.00 ± 0.00"]);
+        let b = ["b", "3", "60.00 ± 25.98", "+12.50 ± 17.68", "6.00 ± 2.60", "1.00 ± 0.00"];
         assert_eq!(cells(&text, "b"), b);
         assert_eq!(cells(&text, "liver"), ["liver", "62.50 ± 17.68", "60.00 ± 25.98"]);
         assert_eq!(cells(&text, "aorta"), ["aorta", "-", "-"]);

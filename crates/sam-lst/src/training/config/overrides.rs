@@ -1,14 +1,19 @@
 //! Settings from a TOML text, on top of a preset.
 
 use super::{TrainingConfig, TrainingConfigError};
-use crate::model::{EncoderConfig, NetworkConfig};
+use crate::model::{EncoderConfig, NetworkConfig, SideConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Tables with mutually exclusive variants or settings, which are replaced as a whole.
-const REPLACED_WHOLE: [&str; 3] = ["geometry", "optimization.optimizer", "model.side"];
-/// A table whose keys depend on the kind of encoder: that of another kind replaces it.
+const REPLACED_WHOLE: [&str; 2] = ["geometry", "optimization.optimizer"];
+/// A table whose keys depend on the kind of encoder: one with all settings replaces it.
 const ENCODER: &str = "model.encoder";
+/// A table with one key, the kind of side network: one with all settings, or of another kind, replaces
+/// it.
+const SIDE: &str = "model.side";
 /// A table with one key, the kind of tuning: that of another kind replaces it.
 const TUNING: &str = "model.tuning";
 /// Settings that are absent from a written configuration when they have their default.
@@ -17,8 +22,9 @@ const OPTIONAL: [&str; 3] = ["method", "patience", "cache.limit_gb"];
 impl<C: NetworkConfig> TrainingConfig<C> {
     /// This configuration with the settings of a TOML text. `origin` names the text in messages.
     ///
-    /// Tables are merged key by key, except `geometry`, `optimization.optimizer` and `model.side`,
-    /// which are replaced as a whole, and `model.encoder` if it is of another kind.
+    /// Tables are merged key by key, except `geometry` and `optimization.optimizer`, which are
+    /// replaced as a whole, and `model.encoder` and `model.side` if all their settings are given or
+    /// they are of another kind.
     ///
     /// # Errors
     ///
@@ -116,16 +122,22 @@ fn apply(
                 known: settings.keys().cloned().collect(),
             });
         }
-        let is_other_tuning = path == TUNING && {
+        let is_other_kind = [TUNING, SIDE].contains(&path.as_str()) && {
             let known = settings[&key].as_object();
             let found = value.as_object();
             found.is_some_and(|found| {
                 !found.keys().all(|kind| known.is_some_and(|known| known.contains_key(kind)))
             })
         };
-        let is_encoder =
-            path == ENCODER && serde_json::from_value::<EncoderConfig>(value.clone()).is_ok();
-        if is_encoder || is_other_tuning {
+        let whole = match path.as_str() {
+            ENCODER => with_defaults::<EncoderConfig>(&value),
+            SIDE => with_defaults::<SideConfig>(&value),
+            _ => None,
+        };
+        if let Some(whole) = &whole {
+            check_known(&value, whole, &path, file)?;
+        }
+        if whole.is_some() || is_other_kind {
             settings.insert(key, value);
             continue;
         }
@@ -143,12 +155,40 @@ fn apply(
     Ok(())
 }
 
+/// A configuration with the defaults of the settings that it lacks; `None` if it lacks others.
+fn with_defaults<T: Serialize + DeserializeOwned>(value: &Value) -> Option<Value> {
+    serde_json::to_value(serde_json::from_value::<T>(value.clone()).ok()?).ok()
+}
+
+/// Checks that all keys of a table, and of the tables in it, are those of `known`.
+fn check_known(
+    value: &Value,
+    known: &Value,
+    within: &str,
+    file: &Path,
+) -> Result<(), TrainingConfigError> {
+    let (Value::Object(found), Value::Object(known)) = (value, known) else { return Ok(()) };
+    for (key, value) in found {
+        let path = format!("{within}.{key}");
+        let Some(inner) = known.get(key) else {
+            return Err(TrainingConfigError::UnknownKey {
+                file: file.to_owned(),
+                key: path,
+                known: known.keys().cloned().collect(),
+            });
+        };
+        check_known(value, inner, &path, file)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::SliceGeometry;
     use crate::training::OptimizerConfig;
     use sam_lst_gated_fusion::Fusion;
+    use sam_lst_resnet_side::ResNetSideConfig;
 
     #[test]
     fn overrides_change_only_their_settings_and_a_written_file_holds_all() {
@@ -192,6 +232,28 @@ mod tests {
             .with_overrides(&config.to_toml(), "config.toml")
             .expect("a written configuration");
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn a_side_network_is_merged_or_replaced_and_its_unknown_keys_are_reported() {
+        let config = TrainingConfig::released(9);
+        let side = |text: &str| config.with_overrides(text, "a.toml").map(|new| new.model.side);
+        let resnet = ResNetSideConfig::resnet18();
+        let merged = side("model.side.ResNet.blocks = [3, 4, 6]").expect("valid");
+        assert_eq!(merged, SideConfig::ResNet(ResNetSideConfig::resnet34()));
+        let replaced =
+            side("model.side.ResNet = { blocks = [1, 1, 1], width = 64 }").expect("valid");
+        assert_eq!(replaced, SideConfig::ResNet(ResNetSideConfig { blocks: [1; 3], ..resnet }));
+        let swin = TrainingConfig::released(9)
+            .with_model(crate::model::SamLstConfig::vit_b(9).with_side(SideConfig::swin_tiny()));
+        assert_eq!(side(&swin.to_toml()).expect("a written file"), SideConfig::swin_tiny());
+        for text in [
+            "model.side.ResNet.widht = 3",
+            "model.side.ResNet = { blocks = [2, 2, 2], width = 64, widht = 3 }",
+        ] {
+            let message = side(text).expect_err("invalid").to_string();
+            assert!(message.contains("unknown setting `model.side.ResNet.widht`"), "{message}");
+        }
     }
 
     #[test]
