@@ -23,4 +23,5 @@ mod training;
 mod trajectory;
 mod tuning;
 mod unet;
+mod unet_ladder;
 mod weights;

@@ -16,8 +16,9 @@ use sam_lst::model::{
     ConfigError, ModelError, SideConfig, SideNetwork, VisionTransformerSideConfig,
 };
 use sam_lst::resnet_side::ResNetSideConfig;
+use sam_lst::sam_encoder::SamEncoderConfig;
 use sam_lst::tiny_vit::TinyVitConfig;
-use sam_lst::{SamLst, SamLstConfig, SideEncoder};
+use sam_lst::{Foundation, SamLst, SamLstConfig, SideEncoder};
 
 /// A transformer over patches of 16 x 16 pixels.
 #[derive(Module, Debug)]
@@ -183,6 +184,22 @@ fn side_networks_fit_foundations_of_both_strides() {
             assert_eq!(model.forward(image.clone()).logits.dims(), [1, 9, 4 * grid, 4 * grid]);
         }
     }
+}
+
+#[test]
+fn taps_need_a_side_network_and_a_foundation_that_have_them() {
+    let device = Device::flex();
+    let config = config().with_true_ladder();
+    let width = config.decoder.embed_dim;
+    let custom = config.init_with_side(|device| PatchTransformer::new(width, device), &device);
+    let error = custom.expect_err("no stages").to_string();
+    assert!(error.ends_with("none, since the side network has no such stages"), "{error}");
+    let narrow = SamEncoderConfig { embed_dim: 16, ..SamEncoderConfig::tiny() }.init(&device);
+    let foundation = Foundation::new(narrow, config.pixel_scale);
+    let error = config.init_over(foundation, &device).expect_err("narrower").to_string();
+    let expected = "the foundation has taps of [16, 16, 16, 16] channels, but the configuration taps \
+                    of [32, 32, 32] channels";
+    assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]

@@ -217,7 +217,9 @@ fn an_encoder_of_ones_own_is_a_foundation() {
     config.side = SideConfig::ResNet(ResNetSideConfig::resnet18().with_width(16));
     let error = build(&config).expect_err("another stride").to_string();
     assert!(
-        error.contains("are (4, 64, Unit), but the configuration's are (16, 64, Unit)"),
+        error.contains(
+            "(4, 64, Unit), but the configuration (stride, channels, pixel scale) (16, 64"
+        ),
         "{error}"
     );
 }

@@ -1,11 +1,11 @@
 //! The U-Net: parity with MONAI's, and training as any other network.
 
-use crate::support::{Cases, apply_weights, gradients, largest, largest_difference};
+use crate::support::{Cases, apply_weights, fixture, gradients, largest, largest_difference};
 use crate::training::{config, dataset, folders, segments_a_case};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use sam_lst::baselines::{UNet, UNetConfig};
-use sam_lst::model::{BaselineConfig, ConfigError, ModelError, NetworkMetadata};
+use sam_lst::baselines::{FeatureInput, UNet, UNetConfig};
+use sam_lst::model::{BaselineConfig, ConfigError, ModelError, NetworkMetadata, SupervisedLogits};
 use sam_lst::training::TrainingError;
 use sam_lst::{
     CachedViews, CrossEntropyDiceLossConfig, FoundationPrecision, NetworkConfig, PretrainedModel,
@@ -25,13 +25,35 @@ fn fixture_network(cases: &Cases, device: &Device) -> UNet {
 #[test]
 fn logits_loss_and_gradients_of_each_level_equal_monais() {
     let cases = Cases::open("unet");
+    equals_monais(&cases, |device| fixture_network(&cases, device), 0);
+}
+
+#[test]
+fn with_features_from_elsewhere_they_equal_monais_too() {
+    let cases = Cases::read(&fixture("unet/features.safetensors"));
+    let inputs = [(1, 5), (2, 7)].map(|(level, channels)| FeatureInput { level, channels });
+    let config = UNetConfig::new(3).with_channels(vec![4, 6, 8, 10]);
+    let network = |device: &Device| {
+        let config = config.clone().with_features(Some(inputs.to_vec()));
+        let mut network = config.init(device);
+        apply_weights(&mut network, &cases, "weights.");
+        network
+    };
+    equals_monais(&cases, network, 2);
+}
+
+/// Compares a step with the fixture's; `count` features enter the network.
+fn equals_monais(cases: &Cases, network: impl Fn(&Device) -> UNet, count: usize) {
     // The kernels do not support gradient checkpointing, so that device uses Burn's operations.
     let burns = Device::flex().autodiff().gradient_checkpointing();
     for device in [Device::flex().autodiff(), burns] {
-        let network = fixture_network(&cases, &device);
+        let network = network(&device);
         let image = cases.tensor::<4>("image", &device);
         let labels = cases.tensor::<3>("labels", &device).int();
-        let supervised = network.supervised_logits(image.clone(), None);
+        let feature = |index| cases.tensor::<4>(&format!("features.{index}"), &device);
+        let features = || (0..count).map(feature).collect::<Vec<_>>();
+        let levels = network.forward_supervised_with_features(image.clone(), features());
+        let supervised = SupervisedLogits::of_levels(levels);
         assert_eq!(supervised.len(), 2);
         let loss = CrossEntropyDiceLossConfig::new().init();
         let mut total = Tensor::<1>::zeros([1], &device);
@@ -45,7 +67,8 @@ fn logits_loss_and_gradients_of_each_level_equal_monais() {
             total = total + loss.forward(logits.logits, labels).total * logits.weight;
         }
         cases.assert_close("loss", total.clone().inner(), 1e-5);
-        cases.assert_close("logits.0", network.forward(image).inner(), 1e-5);
+        let finest = network.forward_with_features(image, features());
+        cases.assert_close("logits.0", finest.inner(), 1e-5);
         let all = GradientsParams::from_grads(total.backward(), &network);
         let found = gradients(&network, &all);
         let expected: Vec<&str> =

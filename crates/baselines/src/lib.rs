@@ -28,4 +28,4 @@ pub use conv_block::{ConvNorm, DoubleConv};
 pub use instance_norm::{InstanceNorm2d, InstanceNorm2dConfig};
 pub use swin_unet::{PatchExpand, SwinUNet, SwinUNetConfig, SwinUpStage};
 pub use trans_unet::{SkipConnections, TransUNet, TransUNetConfig, UpsampledBlock};
-pub use unet::{ConvBlock, UNet, UNetConfig, UpBlock};
+pub use unet::{ConvBlock, FeatureInput, FeatureProjection, UNet, UNetConfig, UpBlock};

@@ -4,7 +4,10 @@ use burn::module::{Initializer, Module};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::tensor::{Device, Tensor};
-use sam_lst_sam_nn::{pointwise_channels_last, upsample, upsample_channels_last};
+use sam_lst_sam_nn::{
+    BatchNorm2d, BatchNorm2dConfig, convolve_same, pointwise_channels_last, upsample,
+    upsample_channels_last,
+};
 
 /// Configuration of [`UNet`].
 #[derive(Config, Debug, PartialEq)]
@@ -17,6 +20,19 @@ pub struct UNetConfig {
     /// Whether the network also predicts logits at coarser levels, which its training supervises.
     #[config(default = true)]
     pub deep_supervision: bool,
+    /// Features from elsewhere that are added to those of levels on the way down, such as a
+    /// foundation's; `None` or empty for a plain U-Net.
+    #[config(default = "None")]
+    pub features: Option<Vec<FeatureInput>>,
+}
+
+/// Features from elsewhere, at the size of a level of a [`UNet`].
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub struct FeatureInput {
+    /// The level, from 0, the finest.
+    pub level: usize,
+    /// Channels of the features.
+    pub channels: usize,
 }
 
 /// A U-Net in two dimensions with the choices of nnU-Net: two 3 x 3 convolutions at each level, each
@@ -34,6 +50,18 @@ pub struct UNet {
     /// 1 x 1 convolutions to the logits, finest first: of the finest level and, with deep
     /// supervision, of all coarser ones but the two coarsest.
     pub heads: Vec<Conv2d>,
+    /// Adds features from elsewhere, in the order of the configuration.
+    pub features: Vec<FeatureProjection>,
+}
+
+/// Brings features from elsewhere to the channels of a level: a 1 x 1 convolution and batch norm.
+#[derive(Module, Debug)]
+pub struct FeatureProjection {
+    /// 1 x 1 convolution.
+    pub projection: Conv2d,
+    /// Norm after the convolution.
+    pub norm: BatchNorm2d,
+    level: usize,
 }
 
 /// Two 3 x 3 convolutions, each followed by instance norm and leaky ReLU.
@@ -86,10 +114,18 @@ impl UNetConfig {
     ///
     /// # Panics
     ///
-    /// If there are fewer than two levels, or a number is zero.
+    /// If there are fewer than two levels, a number is zero, or features are for a level that does
+    /// not exist.
     pub fn init(&self, device: &Device) -> UNet {
         let channels = &self.channels;
         levels::check(self.num_classes, channels);
+        let project = |input: &FeatureInput| FeatureProjection {
+            projection: Conv2dConfig::new([input.channels, channels[input.level]], [1, 1])
+                .with_bias(false)
+                .init(device),
+            norm: BatchNorm2dConfig::new(channels[input.level]).init(device),
+            level: input.level,
+        };
         let first = ConvBlock::init([3, channels[0]], 1, device);
         let pairs = channels.windows(2);
         let others = pairs.map(|pair| ConvBlock::init([pair[0], pair[1]], 2, device));
@@ -105,6 +141,7 @@ impl UNetConfig {
             encoder: std::iter::once(first).chain(others).collect(),
             decoder: channels.windows(2).rev().map(up).collect(),
             heads: channels[..self.supervised_levels()].iter().map(head).collect(),
+            features: self.features.iter().flatten().map(project).collect(),
         }
     }
 }
@@ -199,7 +236,23 @@ impl UNet {
     ///
     /// If the image does not have 3 channels or its size does not fit.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        self.logits(image, 1).remove(0)
+        self.forward_with_features(image, Vec::new())
+    }
+
+    /// As [`forward`](Self::forward), with the features of the configuration's
+    /// [inputs](UNetConfig::features).
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, 3, S, S]`, `S` a multiple of [`UNetConfig::stride`]
+    /// - features: of each input `[B, S / 2^level, S / 2^level, channels]`
+    /// - output: `[B, K, S, S]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and if the features do not have these shapes.
+    pub fn forward_with_features(&self, image: Tensor<4>, features: Vec<Tensor<4>>) -> Tensor<4> {
+        self.logits(image, features, 1).remove(0)
     }
 
     /// Predicts the logits of each supervised level, finest first. Without deep supervision there is
@@ -214,38 +267,73 @@ impl UNet {
     ///
     /// If the image does not have 3 channels or its size does not fit.
     pub fn forward_supervised(&self, image: Tensor<4>) -> Vec<Tensor<4>> {
-        self.logits(image, self.heads.len())
+        self.forward_supervised_with_features(image, Vec::new())
+    }
+
+    /// As [`forward_supervised`](Self::forward_supervised), with features as in
+    /// [`forward_with_features`](Self::forward_with_features).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_with_features`](Self::forward_with_features).
+    pub fn forward_supervised_with_features(
+        &self,
+        image: Tensor<4>,
+        features: Vec<Tensor<4>>,
+    ) -> Vec<Tensor<4>> {
+        self.logits(image, features, self.heads.len())
     }
 
     /// The logits of the finest `levels`.
-    fn logits(&self, image: Tensor<4>, levels: usize) -> Vec<Tensor<4>> {
+    fn logits(&self, image: Tensor<4>, features: Vec<Tensor<4>>, levels: usize) -> Vec<Tensor<4>> {
         levels::check_image(&image, self.decoder.len());
+        assert_eq!(features.len(), self.features.len(), "features for each input of the network");
+        let [batch, _, height, width] = image.dims();
+        for (input, features) in self.features.iter().zip(&features) {
+            let channels = input.projection.weight.dims()[1];
+            let size = [height, width].map(|side| side >> input.level);
+            assert_eq!(features.dims(), [batch, size[0], size[1], channels], "features");
+        }
         let heads = &self.heads[..levels];
         if sam_lst_cpu_kernels::is_supported(&image) {
             let image = image.permute([0, 2, 3, 1]);
-            let down = |input, block: &ConvBlock| block.forward_channels_last(input);
-            let features = self.features(image, down, UpBlock::forward_channels_last);
+            let down = |level, input, block: &ConvBlock| {
+                self.add_features(level, block.forward_channels_last(input), &features)
+            };
+            let features = self.levels(image, down, UpBlock::forward_channels_last);
             let logits = heads.iter().zip(features).map(|(head, features)| {
                 pointwise_channels_last(head, features).permute([0, 3, 1, 2])
             });
             return logits.collect();
         }
-        let down = |input, block: &ConvBlock| block.forward(input);
-        let features = self.features(image, down, UpBlock::forward);
+        let down = |level, input, block: &ConvBlock| {
+            let output = block.forward(input).permute([0, 2, 3, 1]);
+            self.add_features(level, output, &features).permute([0, 3, 1, 2])
+        };
+        let features = self.levels(image, down, UpBlock::forward);
         heads.iter().zip(features).map(|(head, features)| head.forward(features)).collect()
     }
 
+    /// Adds the features from elsewhere that enter a level to its own, `[B, H, W, C]`.
+    fn add_features(&self, level: usize, own: Tensor<4>, features: &[Tensor<4>]) -> Tensor<4> {
+        let of_level = self.features.iter().zip(features).filter(|(input, _)| input.level == level);
+        of_level.fold(own, |sum, (input, features)| {
+            let projected = convolve_same(&input.projection, features.clone());
+            sum + input.norm.forward_channels_last(projected, None, false)
+        })
+    }
+
     /// The features of each level on the way up, finest first.
-    fn features(
+    fn levels(
         &self,
         image: Tensor<4>,
-        down: impl Fn(Tensor<4>, &ConvBlock) -> Tensor<4>,
+        down: impl Fn(usize, Tensor<4>, &ConvBlock) -> Tensor<4>,
         up: impl Fn(&UpBlock, Tensor<4>, Tensor<4>) -> Tensor<4>,
     ) -> Vec<Tensor<4>> {
         let mut skips = Vec::with_capacity(self.encoder.len());
         let mut features = image;
-        for block in &self.encoder {
-            features = down(features, block);
+        for (level, block) in self.encoder.iter().enumerate() {
+            features = down(level, features, block);
             skips.push(features.clone());
         }
         skips.pop();

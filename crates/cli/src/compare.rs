@@ -413,8 +413,7 @@ impl PlannedRun {
         Ok(Some(summary))
     }
 
-    /// Whether the run has ended with these settings and was scored. If the settings differ,
-    /// `train` says how.
+    /// Whether the run has ended with these settings and was scored.
     fn is_complete(&self) -> Result<bool> {
         let config = std::fs::read_to_string(self.folder.join("config.toml")).unwrap_or_default();
         let summary = self.summary()?;

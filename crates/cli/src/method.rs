@@ -8,7 +8,10 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use sam_lst::baselines::{AttentionUNetConfig, SwinUNetConfig, TransUNetConfig, UNetConfig};
-use sam_lst::model::{Baseline, BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam};
+use sam_lst::model::{
+    Baseline, BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam, UNetLadder,
+    UNetLadderConfig,
+};
 use sam_lst::training::OptimizationConfig;
 use sam_lst::{
     Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork, TrainingConfig,
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub enum MethodName {
     Ladder,
     TrueLadder,
+    UnetLadder,
     Decoder,
     Prompts,
     Lora,
@@ -44,10 +48,16 @@ macro_rules! of_method {
         use sam_lst::baselines::{
             AttentionUNetConfig, SwinUNetConfig, TransUNetConfig, UNetConfig,
         };
-        use $crate::method::{BaselineMethod, LadderMethod, MethodName, TuningMethod};
+        use $crate::method::{
+            BaselineMethod, LadderMethod, MethodName, TuningMethod, UNetLadderMethod,
+        };
         match $name {
             MethodName::Ladder | MethodName::TrueLadder => {
                 type $method = LadderMethod;
+                $value
+            }
+            MethodName::UnetLadder => {
+                type $method = UNetLadderMethod;
                 $value
             }
             MethodName::Unet => {
@@ -162,6 +172,9 @@ pub struct LadderMethod;
 /// SAM with a fine-tuned encoder or decoder.
 pub struct TuningMethod;
 
+/// A U-Net beside the foundation.
+pub struct UNetLadderMethod;
+
 /// A network without a foundation.
 pub struct BaselineMethod<C>(PhantomData<C>);
 
@@ -208,7 +221,8 @@ impl Method for LadderMethod {
                 (arguments.side.is_some(), "--side"),
                 (arguments.pretrained.is_some(), "--pretrained"),
             ];
-            check_unused("ladder", "has no side network with --fusion sam-only", &unused)?;
+            let method = arguments.method.name();
+            check_unused(&method, "has no side network with --fusion sam-only", &unused)?;
         }
         arguments.data.check_foundation()
     }
@@ -317,6 +331,55 @@ impl Method for TuningMethod {
         _: &Device,
     ) -> Result<Option<PathBuf>> {
         Ok(None)
+    }
+}
+
+impl Method for UNetLadderMethod {
+    type Network = UNetLadder;
+
+    fn check(arguments: &Arguments) -> Result<()> {
+        let unused = [
+            (arguments.fusion.is_some(), "--fusion"),
+            (arguments.side.is_some(), "--side"),
+            (arguments.pretrained.is_some(), "--pretrained"),
+        ];
+        check_unused("unet-ladder", "has no side network but its U-Net", &unused)?;
+        arguments.data.check_foundation()
+    }
+
+    fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<UNetLadderConfig>> {
+        let ladder = arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
+        let model = UNetLadderConfig::from_ladder(&ladder.model);
+        let mut preset = ladder.with_model(model);
+        if arguments.preset == Preset::Paper {
+            preset.optimization.optimizer = OptimizationConfig::paper().optimizer;
+        }
+        arguments.settings.apply(preset)
+    }
+
+    fn load(
+        arguments: &Arguments,
+        config: &TrainingConfig<UNetLadderConfig>,
+        device: &Device,
+    ) -> Result<SegmentationModel<UNetLadder>> {
+        let device = device.clone().autodiff();
+        let Some(sam) = &arguments.data.sam else { return Ok(config.model.init(&device)?) };
+        let _spinner = Spinner::loading(sam);
+        Ok(config.model.from_official(sam, &device)?)
+    }
+
+    fn save_random_foundation(
+        arguments: &Arguments,
+        config: &UNetLadderConfig,
+        run: &Path,
+        device: &Device,
+    ) -> Result<Option<PathBuf>> {
+        if arguments.data.sam.is_some() {
+            return Ok(None);
+        }
+        let file = run.join("foundation.safetensors");
+        config.init(&device.clone().autodiff())?.foundation.save(&file)?;
+        Ok(Some(file))
     }
 }
 

@@ -16,10 +16,10 @@ use sam_lst::{
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Methods: ladder; true-ladder (with features of SAM's blocks); decoder; prompts; lora (SAMed);
-late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full. Without SAM: unet,
-attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit. Presets: `released` is
-the authors' code, `paper` the paper. Ctrl-C (or q) saves and stops; the same command resumes.
+Methods: ladder; true-ladder (features of SAM's blocks enter it); unet-ladder (they enter a U-Net);
+decoder; prompts; lora (SAMed); late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full.
+Without SAM: unet, attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit.
+Presets: `released` (the authors' code), `paper`. Ctrl-C saves and stops; the same command resumes.
 
 Examples:
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --pretrained resnet18-f37072fd.pth

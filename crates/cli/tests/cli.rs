@@ -532,6 +532,8 @@ fn each_method_trains_and_its_network_segments() {
     std::fs::write(at.join("small.toml"), small).expect("writes");
     let image = "phantoms/RawData/Training/img/img0001.nii.gz";
     let methods = [
+        "true-ladder",
+        "unet-ladder",
         "decoder",
         "prompts",
         "lora",
@@ -547,7 +549,11 @@ fn each_method_trains_and_its_network_segments() {
         let sam: &[&str] = if method == "unet" { &[] } else { &["--sam", "alone.safetensors"] };
         let train = ["train", "--data", "phantoms", "--method", method, "--config", "small.toml"];
         let trained = run_json(at, &[&train[..], &["--run", &run_folder], sam].concat());
-        let name = if method == "unet" { "unet" } else { "sam-tuning" };
+        let name = match method {
+            "true-ladder" => "ladder",
+            "unet-ladder" | "unet" => method,
+            _ => "sam-tuning",
+        };
         assert_eq!(trained["method"], name, "{method}");
         let network = trained["network"].as_str().expect("a path");
         assert_eq!(network, format!("{run_folder}/{name}.safetensors"));

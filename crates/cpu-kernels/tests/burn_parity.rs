@@ -362,8 +362,20 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let affine = [leaf([40]).inner() * 0.0 + 1.0, leaf([40]).inner() * 0.0];
             let normed = kernels::instance_norm(output.clone(), affine, 1e-5, 0.01);
             let total = total + score(normed.clone());
+            let [qkv, padding] = [leaf([2, 9, 9, 48]), leaf([1, 1, 1, 48])];
+            let flat = || padding.clone().reshape([48]);
+            let tables = [leaf([7, 8]) * 0.3, leaf([7, 8]) * 0.3];
+            let windows = kernels::window_attention(qkv.clone(), flat(), tables, 2);
+            let biases = leaf([2, 16]);
+            let biased = kernels::biased_window_attention(qkv.clone(), flat(), biases);
+            let depthwise = leaf([8, 1, 3, 3]);
+            let blurred = kernels::depthwise_conv2d(input.clone(), depthwise.clone(), leaf([8]), 1);
+            let total = total + score(windows) + score(biased) + score(blurred);
             let gradients = total.backward();
             [
+                qkv.grad(&gradients).expect("a gradient").into_data(),
+                padding.grad(&gradients).expect("a gradient").into_data(),
+                depthwise.grad(&gradients).expect("a gradient").into_data(),
                 output.into_data(),
                 attended.into_data(),
                 sums.into_data(),

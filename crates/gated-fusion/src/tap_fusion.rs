@@ -79,14 +79,22 @@ mod tests {
         let stage = Tensor::<4>::full([1, 8, 4, 3], 2.0, &device);
         let tap = Tensor::<4>::ones([1, 2, 2, 5], &device);
         let mut fusion = TapFusionConfig::new(5, 3).init(&device);
-        for (alpha, expected) in [(-9.0, Some(2.0)), (9.0, None), (0.0, None)] {
+        let projected = convolve_same(&fusion.projection, tap.clone());
+        let projected = fusion.norm.forward_channels_last(projected, None, false);
+        let enlarged = resize_bilinear_channels_last(projected, [8, 4]);
+        for (alpha, expected) in [
+            (-90.0, stage.clone()),
+            (90.0, enlarged.clone()),
+            (0.0, (stage.clone() + enlarged) / 2.0),
+        ] {
             fusion.gate = GatedFusionConfig::new().with_initial_alpha(alpha).init(&device);
             let output = fusion.forward(stage.clone(), tap.clone());
-            assert_eq!(output.dims(), [1, 8, 4, 3]);
-            let distance = (output - stage.clone()).abs().max().into_scalar::<f32>();
-            assert_eq!(distance < 0.01, expected.is_some(), "{alpha}: {distance}");
+            let tolerance = burn::tensor::Tolerance::absolute(1e-5);
+            output.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
         }
+        // The gate of the configuration has a temperature of 0.1.
         let gate = TapFusionConfig::new(5, 3).init(&device).gate;
-        assert!((gate.value() - 0.5).abs() < 1e-6);
+        let gate = GatedFusion { alpha: gate.alpha.map(|alpha| alpha + 0.1), ..gate };
+        assert!((gate.value() - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
     }
 }

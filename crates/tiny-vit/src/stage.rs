@@ -42,6 +42,14 @@ impl Stage {
         self.forward_adapted(input, |_| Unadapted)
     }
 
+    /// Channels of the blocks' features.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Conv(stage) => stage.blocks[0].conv3.c.weight.dims()[0],
+            Self::Attention(stage) => stage.blocks[0].local_conv.c.weight.dims()[0],
+        }
+    }
+
     /// Number of transformer blocks.
     pub fn transformer_blocks(&self) -> usize {
         match self {

@@ -47,7 +47,7 @@ impl WindowAttention<'_> {
             })
             .collect();
         let mut qkv = buffer::zeros(self.qkv.len());
-        let per_image = tasks.len() / self.batch.max(1);
+        let per_image = (tasks.len() / self.batch.max(1)).max(1);
         qkv.par_chunks_mut(tokens * 3 * channels)
             .zip(tasks.par_chunks(per_image).zip(parts.par_chunks(per_image)))
             .for_each(|(image, (tasks, parts))| {

@@ -2,7 +2,8 @@ use super::{SegmentationConfig, Segmenter};
 use crate::embeddings::{CacheError, EmbeddingCache};
 use crate::model::{
     BaselineConfig, EmbeddingPrecision, Foundation, ModelError, NetworkConfig, NetworkMetadata,
-    SamLst, SamLstConfig, SamTuningConfig, SegmentationModel, Task, TunedSam,
+    SamLst, SamLstConfig, SamTuningConfig, SegmentationModel, Task, TunedSam, UNetLadder,
+    UNetLadderConfig,
 };
 use burn::tensor::Device;
 use sam_lst_baselines::{
@@ -35,6 +36,8 @@ pub enum PretrainedModel {
     Ladder(SamLst),
     /// SAM with a fine-tuned image encoder or decoder.
     Tuned(SegmentationModel<TunedSam>),
+    /// A U-Net beside the foundation.
+    UNetLadder(SegmentationModel<UNetLadder>),
     /// The U-Net.
     UNet(SegmentationModel<UNet>),
     /// Attention U-Net.
@@ -51,6 +54,7 @@ macro_rules! of_any {
         match $any {
             PretrainedModel::Ladder($model) => $value,
             PretrainedModel::Tuned($model) => $value,
+            PretrainedModel::UNetLadder($model) => $value,
             PretrainedModel::UNet($model) => $value,
             PretrainedModel::AttentionUNet($model) => $value,
             PretrainedModel::TransUNet($model) => $value,
@@ -114,6 +118,9 @@ impl PretrainedModel {
         if metadata.method == SamTuningConfig::METHOD {
             return SamTuningConfig::from_pretrained(sam, network, device).map(Self::Tuned);
         }
+        if metadata.method == UNetLadderConfig::METHOD {
+            return UNetLadderConfig::from_pretrained(sam, network, device).map(Self::UNetLadder);
+        }
         SamLst::from_pretrained(sam, network, device).map(Self::Ladder)
     }
 
@@ -130,7 +137,7 @@ impl PretrainedModel {
     ) -> Result<(), ModelError> {
         let method = metadata.method.as_str();
         let needs_foundation = match method {
-            SamLstConfig::METHOD | SamTuningConfig::METHOD => true,
+            SamLstConfig::METHOD | SamTuningConfig::METHOD | UNetLadderConfig::METHOD => true,
             _ if of_baseline!(method, C, _variant => C::METHOD).is_some() => false,
             _ => {
                 let (path, method) = (network.to_owned(), method.to_owned());
@@ -164,6 +171,7 @@ impl PretrainedModel {
         }
         Ok(match method {
             SamTuningConfig::METHOD => metadata.config::<SamTuningConfig>()?.num_classes(),
+            UNetLadderConfig::METHOD => metadata.config::<UNetLadderConfig>()?.num_classes(),
             _ => metadata.config::<SamLstConfig>()?.num_classes(),
         })
     }
@@ -178,6 +186,7 @@ impl PretrainedModel {
         match self {
             Self::Ladder(model) => Some(&mut model.foundation),
             Self::Tuned(model) => model.foundation.as_mut(),
+            Self::UNetLadder(model) => Some(&mut model.foundation),
             _ => None,
         }
     }

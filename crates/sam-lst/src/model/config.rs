@@ -185,11 +185,12 @@ impl SamLstConfig {
 
     /// With evenly spaced [taps](Self::taps): after the blocks 2, 5 and 8 of ViT-B, and the stages 0,
     /// 1 and 2 of TinyViT. The last block or stage is where the embedding comes from. The result is
-    /// invalid if the encoder or the side network cannot have taps.
+    /// invalid if the encoder has fewer blocks than the side network stages, or one of the two cannot have
+    /// taps.
     pub fn with_true_ladder(self) -> Self {
         let depth = self.encoder.taps().len();
         let stages = self.side.stage_channels().len().max(1);
-        let tap = |stage: usize| (stage * depth / (stages + 1)).saturating_sub(1);
+        let tap = |stage: usize| (stage * depth).div_ceil(stages + 1).saturating_sub(1);
         let taps = (1..=stages).map(tap).collect();
         self.with_taps(Some(taps))
     }

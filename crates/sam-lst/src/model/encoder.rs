@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleDisplay};
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::{Device, FloatDType, Tensor};
 use sam_lst_sam_encoder::{PATCH_SIZE, SamEncoder, SamEncoderConfig};
-use sam_lst_tiny_vit::{TinyVit, TinyVitConfig};
+use sam_lst_tiny_vit::{Stage, TinyVit, TinyVitConfig};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt::Debug;
@@ -41,6 +41,12 @@ pub trait ImageEncoder: Module + ModuleDisplay + Sync + 'static {
         (self.forward(image), Vec::new())
     }
 
+    /// Channels of the features of each tap that
+    /// [`forward_with_taps`](Self::forward_with_taps) knows; by default, there is none.
+    fn tap_channels(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Input pixels along one side of a pixel of the embedding.
     fn stride(&self) -> usize;
 
@@ -61,6 +67,11 @@ impl ImageEncoder for SamEncoder {
 
     fn forward_with_taps(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>) {
         Self::forward_with_taps(self, image, taps)
+    }
+
+    fn tap_channels(&self) -> Vec<usize> {
+        let [width, ..] = self.patch_embed.weight.dims();
+        vec![width; self.blocks.len()]
     }
 
     fn stride(&self) -> usize {
@@ -85,6 +96,10 @@ impl ImageEncoder for TinyVit {
         Self::forward_with_taps(self, image, taps)
     }
 
+    fn tap_channels(&self) -> Vec<usize> {
+        self.layers.iter().map(Stage::channels).collect()
+    }
+
     fn stride(&self) -> usize {
         Self::stride(self)
     }
@@ -104,6 +119,7 @@ pub(crate) trait FrozenEncoder: Debug + Send + Sync {
     fn embed(&self, image: Tensor<4>, taps: &[usize]) -> (Tensor<4>, Vec<Tensor<4>>);
     fn stride(&self) -> usize;
     fn channels(&self) -> usize;
+    fn tap_channels(&self) -> Vec<usize>;
     /// The device of its weights.
     fn device(&self) -> Device;
     fn to_device(&self, device: &Device) -> Box<dyn FrozenEncoder>;
@@ -139,6 +155,10 @@ impl<E: ImageEncoder> FrozenEncoder for Frozen<E> {
 
     fn channels(&self) -> usize {
         self.0.channels()
+    }
+
+    fn tap_channels(&self) -> Vec<usize> {
+        self.0.tap_channels()
     }
 
     fn device(&self) -> Device {

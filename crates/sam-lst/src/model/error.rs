@@ -41,11 +41,11 @@ pub enum ConfigError {
     },
     /// The foundation does not fit the configuration.
     #[error(
-        "the foundation's (stride, channels, pixel scale) are {found}, but the configuration's are \
-         {expected}; create the foundation with the configuration's values"
+        "the foundation has {found}, but the configuration {expected}; create the foundation with the \
+         configuration's values"
     )]
     WrongFoundation {
-        /// Stride, channels and pixel scale of the configuration.
+        /// Values of the configuration, such as stride, channels and pixel scale.
         expected: String,
         /// Those of the foundation.
         found: String,

@@ -1,8 +1,9 @@
 use super::encoder::{FrozenEncoder, freeze};
-use super::{EncoderConfig, ImageEncoder, PixelScale, Tap};
+use super::{ConfigError, EncoderConfig, ImageEncoder, PixelScale, Tap};
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -118,9 +119,42 @@ impl Foundation {
     }
 
     /// The foundation with taps, whose features [`embed`](Self::embed) returns after the embedding.
-    /// They must be of the configuration that the foundation was created from.
-    pub(super) fn with_taps(self, taps: Vec<Tap>) -> Self {
-        Self { taps, ..self }
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::WrongFoundation`] if the encoder has no such taps.
+    pub(super) fn with_taps(self, taps: Vec<Tap>) -> Result<Self, ConfigError> {
+        if taps.is_empty() {
+            return Ok(Self { taps, ..self });
+        }
+        let available = self.frozen_encoder().tap_channels();
+        let channels = |tap: &Tap| available.get(tap.index).copied();
+        if taps.iter().all(|tap| channels(tap) == Some(tap.channels)) {
+            return Ok(Self { taps, ..self });
+        }
+        let expected: Vec<usize> = taps.iter().map(|tap| tap.channels).collect();
+        Err(ConfigError::WrongFoundation {
+            expected: format!("taps of {expected:?} channels"),
+            found: match available.as_slice() {
+                [] => "no taps".to_owned(),
+                available => format!("taps of {available:?} channels"),
+            },
+        })
+    }
+
+    /// Checks the stride, the channels of the embedding and the pixel scale.
+    pub(super) fn expect_shape(
+        &self,
+        expected: (usize, usize, PixelScale),
+    ) -> Result<(), ConfigError> {
+        let found = (self.stride, self.channels, self.pixel_scale);
+        if found == expected {
+            return Ok(());
+        }
+        Err(ConfigError::WrongFoundation {
+            expected: format!("(stride, channels, pixel scale) {expected:?}"),
+            found: format!("(stride, channels, pixel scale) {found:?}"),
+        })
     }
 
     /// Sets the precision. [`weights_sha256`](Self::weights_sha256) remains that of the weights as
@@ -165,6 +199,23 @@ impl Foundation {
             self.weights_sha256();
             self.encoder = Arc::default();
         }
+    }
+
+    /// Saves the image encoder under SAM's names, as safetensors. The file replaces `path`
+    /// atomically; its folder is created if necessary. The weights of a half-precision foundation are
+    /// saved as rounded.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Write`] if the file cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// If the weights were [offloaded](Self::offload) and cannot be loaded again.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), WeightsError> {
+        let path = path.as_ref();
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        weights::write_safetensors(path, path, self.frozen_encoder().tensors(), metadata)
     }
 
     /// Copies the foundation to another device, to share the work.

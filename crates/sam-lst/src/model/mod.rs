@@ -20,6 +20,7 @@ mod side_network;
 mod task;
 mod tuned_sam;
 mod tuning_config;
+mod unet_ladder;
 
 pub use baseline::{Baseline, BaselineConfig};
 pub use checkpoint::NetworkMetadata;
@@ -40,6 +41,7 @@ pub use side_network::{
 pub use task::{SliceGeometry, Task};
 pub use tuned_sam::{EncoderPart, TunedSam};
 pub use tuning_config::{EncoderTuning, SamTuningConfig};
+pub use unet_ladder::{UNetLadder, UNetLadderConfig};
 
 pub(crate) use error::require;
 pub(crate) use network::device_of;

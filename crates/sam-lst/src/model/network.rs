@@ -66,6 +66,17 @@ pub struct SupervisedLogits {
     pub weight: f64,
 }
 
+impl SupervisedLogits {
+    /// Logits of several levels, finest first: each level has half the weight of the next finer one,
+    /// as in nnU-Net.
+    pub fn of_levels(levels: Vec<Tensor<4>>) -> Vec<Self> {
+        let weight = |level: usize| 0.5_f64.powi(level as i32);
+        let total: f64 = (0..levels.len()).map(weight).sum();
+        let supervised = |(level, logits)| Self { logits, weight: weight(level) / total };
+        levels.into_iter().enumerate().map(supervised).collect()
+    }
+}
+
 /// The configuration of a [`SegmentationNetwork`]. It is saved in checkpoints and in the settings of
 /// runs.
 pub trait NetworkConfig:

@@ -1,8 +1,8 @@
 use super::checkpoint::{self, NetworkMetadata};
 use super::segmentation_model::with_seed;
 use super::{
-    ConfigError, Foundation, Ladder, ModelError, SamLstConfig, SegmentationModel, SideConfig,
-    SideEncoder, SideNetwork,
+    ConfigError, Foundation, InvalidSetting, Ladder, ModelError, SamLstConfig, SegmentationModel,
+    SideConfig, SideEncoder, SideNetwork,
 };
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::{Device, Tensor};
@@ -75,15 +75,9 @@ impl SamLstConfig {
         device: &Device,
     ) -> Result<SamLst<S>, ConfigError> {
         self.validate()?;
-        let found = (foundation.stride(), foundation.channels(), foundation.pixel_scale());
         let expected = (self.encoder.stride(), self.encoder.channels(), self.pixel_scale);
-        if found != expected {
-            return Err(ConfigError::WrongFoundation {
-                expected: format!("{expected:?}"),
-                found: format!("{found:?}"),
-            });
-        }
-        Ok(self.with_random_ladder(foundation, side, device))
+        foundation.expect_shape(expected)?;
+        self.with_random_ladder(foundation, side, device)
     }
 
     /// The model over a foundation, with a random ladder.
@@ -92,10 +86,18 @@ impl SamLstConfig {
         foundation: Foundation,
         side: impl FnOnce(&Device) -> S,
         device: &Device,
-    ) -> SamLst<S> {
-        let foundation = foundation.with_taps(self.encoder_taps());
+    ) -> Result<SamLst<S>, ConfigError> {
+        let foundation = foundation.with_taps(self.encoder_taps())?;
         let ladder = |device: &Device| Ladder::new(self, || side(device), device);
-        SegmentationModel::with_random_network(self, foundation, ladder, device)
+        let model = SegmentationModel::with_random_network(self, foundation, ladder, device);
+        let stages = model.network.side.as_ref().map(SideEncoder::stage_channels);
+        let has_taps = !model.foundation.taps().is_empty();
+        if has_taps && stages.is_none_or(|stages| stages != self.side.stage_channels()) {
+            let found = format!("{:?}", self.taps);
+            let expected = "none, since the side network has no such stages";
+            return Err(InvalidSetting { field: "taps", found, expected }.into());
+        }
+        Ok(model)
     }
 
     /// Checks that this library can build the side network.
@@ -180,7 +182,7 @@ impl<S: SideEncoder> SamLst<S> {
         let source = StateDict::open(sam)?;
         let foundation =
             Foundation::from_state_dict(&config.encoder, config.pixel_scale, &source, device)?;
-        let mut model = config.with_random_ladder(foundation, side, device);
+        let mut model = config.with_random_ladder(foundation, side, device)?;
         let ladder = &mut model.network;
         ladder.prompt_encoder =
             weights::load(ladder.prompt_encoder.clone(), &source, &weights::PROMPT_ENCODER)?;

@@ -16,13 +16,18 @@ pub trait SideEncoder: Module + ModuleDisplay + 'static {
     ///   `G = S / 16` in SAM
     fn forward(&self, image: Tensor<4>) -> Tensor<4>;
 
+    /// Channels of the input of each stage that features of the foundation's
+    /// [taps](crate::SamLstConfig::taps) can enter; by default, there is none.
+    fn stage_channels(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// As [`forward`](Self::forward), with what `mix` makes of the input of each stage; it receives
-    /// the index of the stage and its input `[B, H, W, C]`. Called only if the configuration has
-    /// [taps](crate::SamLstConfig::taps), which it refuses for a side network of your own.
+    /// the index of the stage and its input `[B, H, W, C]`.
     ///
     /// # Panics
     ///
-    /// By default, always: such a network has no stages.
+    /// If the network has no such stages.
     fn forward_mixed(
         &self,
         image: Tensor<4>,

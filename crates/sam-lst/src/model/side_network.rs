@@ -283,6 +283,10 @@ impl SideEncoder for SideNetwork {
         of_any!(self, side => SideEncoder::forward(side, image))
     }
 
+    fn stage_channels(&self) -> Vec<usize> {
+        of_any!(self, side => SideEncoder::stage_channels(side))
+    }
+
     fn forward_mixed(
         &self,
         image: Tensor<4>,
@@ -345,6 +349,11 @@ impl ModuleDisplay for SideNetwork {}
 impl SideEncoder for ResNetSide {
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
         ResNetSide::forward(self, image)
+    }
+
+    fn stage_channels(&self) -> Vec<usize> {
+        let layers = [&self.layer1, &self.layer2, &self.layer3];
+        layers.map(|layer| layer[0].conv1.weight.dims()[1]).to_vec()
     }
 
     fn forward_mixed(

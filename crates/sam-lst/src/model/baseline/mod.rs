@@ -148,7 +148,10 @@ impl<C: Baseline> NetworkConfig for BaselineConfig<C> {
 }
 
 /// Checks the channels of a U-Net's levels for an input of `input_size` x `input_size` pixels.
-fn validate_levels(channels: &[usize], input_size: usize) -> Result<(), InvalidSetting> {
+pub(in crate::model) fn validate_levels(
+    channels: &[usize],
+    input_size: usize,
+) -> Result<(), InvalidSetting> {
     let levels = channels.len();
     let listed = format!("{channels:?}");
     require(

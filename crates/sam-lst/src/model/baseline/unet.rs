@@ -1,5 +1,5 @@
 use super::{Baseline, BaselineConfig, validate_levels};
-use crate::model::{InvalidSetting, NoFoundation, SegmentationNetwork, SupervisedLogits};
+use crate::model::{InvalidSetting, NoFoundation, SegmentationNetwork, SupervisedLogits, require};
 use burn::tensor::{Device, Tensor};
 use sam_lst_baselines::{UNet, UNetConfig};
 
@@ -12,6 +12,12 @@ impl Baseline for UNetConfig {
     }
 
     fn validate(&self, input_size: usize) -> Result<(), InvalidSetting> {
+        require(
+            self.features.is_none(),
+            "network.features",
+            format!("{:?}", self.features),
+            "none, since the method has no foundation that computes features",
+        )?;
         validate_levels(&self.channels, input_size)
     }
 
@@ -28,13 +34,7 @@ impl SegmentationNetwork for UNet {
         self.forward(image)
     }
 
-    /// Each level has half the weight of the next finer one, as in nnU-Net.
     fn supervised_logits(&self, image: Tensor<4>, _: Option<Tensor<4>>) -> Vec<SupervisedLogits> {
-        let levels = self.forward_supervised(image);
-        let weight = |level: usize| 0.5_f64.powi(level as i32);
-        let total: f64 = (0..levels.len()).map(weight).sum();
-        let supervised =
-            |(level, logits)| SupervisedLogits { logits, weight: weight(level) / total };
-        levels.into_iter().enumerate().map(supervised).collect()
+        SupervisedLogits::of_levels(self.forward_supervised(image))
     }
 }

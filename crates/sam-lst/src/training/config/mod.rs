@@ -4,7 +4,7 @@ use crate::inference::OutputResampling;
 use crate::model::{
     Baseline, BaselineConfig, EmbeddingPrecision, EncoderConfig, EncoderTuning,
     FoundationPrecision, InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig,
-    SliceGeometry, require,
+    SliceGeometry, UNetLadderConfig, require,
 };
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
@@ -161,6 +161,11 @@ impl TrainingConfig {
             cache.views = CachedViews::NONE;
         }
         TrainingConfig { optimization, cache, ..released.with_model(model) }
+    }
+
+    /// The settings of [`released`](Self::released) for a U-Net beside the foundation.
+    pub fn unet_ladder(model: UNetLadderConfig) -> TrainingConfig<UNetLadderConfig> {
+        Self::released(model.num_classes).with_model(model)
     }
 
     /// A tiny model over a random foundation, for synthetic phantoms at 256 x 256: minutes on a

@@ -1,7 +1,7 @@
 //! Settings from a TOML text, on top of a preset.
 
 use super::{TrainingConfig, TrainingConfigError};
-use crate::model::{EncoderConfig, NetworkConfig, SideConfig};
+use crate::model::{EncoderConfig, NetworkConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -11,11 +11,12 @@ use std::path::Path;
 const REPLACED_WHOLE: [&str; 2] = ["geometry", "optimization.optimizer"];
 /// A table whose keys depend on the kind of encoder: one with all settings replaces it.
 const ENCODER: &str = "model.encoder";
-/// A table with one key, the kind of side network: one with all settings, or of another kind, replaces
-/// it.
+/// A table with one key, the kind of side network: that of another kind replaces it.
 const SIDE: &str = "model.side";
 /// A table with one key, the kind of tuning: that of another kind replaces it.
 const TUNING: &str = "model.tuning";
+/// Settings that each written configuration has.
+const WRITTEN: [&str; 5] = ["epochs", "geometry", "optimization", "cache", "model"];
 /// Settings that are absent from a written configuration when they have their default.
 const OPTIONAL: [&str; 3] = ["method", "patience", "cache.limit_gb"];
 
@@ -23,8 +24,8 @@ impl<C: NetworkConfig> TrainingConfig<C> {
     /// This configuration with the settings of a TOML text. `origin` names the text in messages.
     ///
     /// Tables are merged key by key, except `geometry` and `optimization.optimizer`, which are
-    /// replaced as a whole, and `model.encoder` and `model.side` if all their settings are given or
-    /// they are of another kind.
+    /// replaced as a whole, and `model.encoder` and `model.side` if they are of another kind. A text
+    /// with all settings, such as a run's `config.toml`, replaces the whole model.
     ///
     /// # Errors
     ///
@@ -35,7 +36,7 @@ impl<C: NetworkConfig> TrainingConfig<C> {
         origin: impl AsRef<Path>,
     ) -> Result<Self, TrainingConfigError> {
         let file = origin.as_ref();
-        let overrides: Map<String, Value> = toml::from_str(text).map_err(|source| {
+        let mut overrides: Map<String, Value> = toml::from_str(text).map_err(|source| {
             TrainingConfigError::Toml { file: file.to_owned(), source: Box::new(source) }
         })?;
         // Before the method's own settings, which would only be unknown.
@@ -49,6 +50,15 @@ impl<C: NetworkConfig> TrainingConfig<C> {
             });
         }
         let mut settings = serde_json::to_value(self).expect("plain data");
+        // Settings that a written configuration lacks are none, not those of the preset.
+        let is_whole = WRITTEN.iter().all(|key| overrides.contains_key(*key));
+        if is_whole
+            && let Some(whole) = with_defaults::<C>(&overrides["model"])
+            && let Some(model) = overrides.remove("model")
+        {
+            check_known(&model, &whole, "model", file)?;
+            settings["model"] = model;
+        }
         apply(&mut settings, overrides, "", file)?;
         let config: Self = serde_path_to_error::deserialize(settings).map_err(|error| {
             TrainingConfigError::WrongType {
@@ -129,15 +139,11 @@ fn apply(
                 !found.keys().all(|kind| known.is_some_and(|known| known.contains_key(kind)))
             })
         };
-        let whole = match path.as_str() {
-            ENCODER => with_defaults::<EncoderConfig>(&value),
-            SIDE => with_defaults::<SideConfig>(&value),
-            _ => None,
-        };
-        if let Some(whole) = &whole {
+        let encoder = (path == ENCODER).then(|| with_defaults::<EncoderConfig>(&value)).flatten();
+        if let Some(whole) = &encoder {
             check_known(&value, whole, &path, file)?;
         }
-        if whole.is_some() || is_other_kind {
+        if encoder.is_some() || is_other_kind {
             settings.insert(key, value);
             continue;
         }
@@ -185,7 +191,7 @@ fn check_known(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SliceGeometry;
+    use crate::model::{SamLstConfig, SideConfig, SliceGeometry};
     use crate::training::OptimizerConfig;
     use sam_lst_gated_fusion::Fusion;
     use sam_lst_resnet_side::ResNetSideConfig;
@@ -236,23 +242,30 @@ mod tests {
 
     #[test]
     fn a_side_network_is_merged_or_replaced_and_its_unknown_keys_are_reported() {
-        let config = TrainingConfig::released(9);
+        let with_side =
+            |side| TrainingConfig::released(9).with_model(SamLstConfig::vit_b(9).with_side(side));
+        let resnet50 = ResNetSideConfig::resnet50().for_embedding(256, 16);
+        let config = with_side(SideConfig::ResNet(resnet50.clone()));
         let side = |text: &str| config.with_overrides(text, "a.toml").map(|new| new.model.side);
-        let resnet = ResNetSideConfig::resnet18();
-        let merged = side("model.side.ResNet.blocks = [3, 4, 6]").expect("valid");
-        assert_eq!(merged, SideConfig::ResNet(ResNetSideConfig::resnet34()));
-        let replaced =
-            side("model.side.ResNet = { blocks = [1, 1, 1], width = 64 }").expect("valid");
-        assert_eq!(replaced, SideConfig::ResNet(ResNetSideConfig { blocks: [1; 3], ..resnet }));
-        let swin = TrainingConfig::released(9)
-            .with_model(crate::model::SamLstConfig::vit_b(9).with_side(SideConfig::swin_tiny()));
-        assert_eq!(side(&swin.to_toml()).expect("a written file"), SideConfig::swin_tiny());
         for text in [
-            "model.side.ResNet.widht = 3",
-            "model.side.ResNet = { blocks = [2, 2, 2], width = 64, widht = 3 }",
+            "model.side.ResNet.blocks = [3, 4, 23]",
+            "model.side.ResNet = { blocks = [3, 4, 23], width = 64 }",
+        ] {
+            let expected = ResNetSideConfig { blocks: [3, 4, 23], ..resnet50.clone() };
+            assert_eq!(side(text).expect("valid"), SideConfig::ResNet(expected));
+        }
+        for other in [SideConfig::swin_tiny(), SamLstConfig::vit_b(9).side] {
+            let written = with_side(other.clone()).to_toml();
+            assert_eq!(side(&written).expect("a written file"), other);
+        }
+        let typo = config.to_toml().replace("seed = 0", "seed = 0\nsead = 1");
+        for (text, key) in [
+            ("model.side.ResNet.widht = 3", "model.side.ResNet.widht"),
+            ("model.side.ResNet = { blocks = [2, 2, 2], width = 64, widht = 3 }", "ResNet.widht"),
+            (&typo, "sead"),
         ] {
             let message = side(text).expect_err("invalid").to_string();
-            assert!(message.contains("unknown setting `model.side.ResNet.widht`"), "{message}");
+            assert!(message.contains("unknown setting") && message.contains(key), "{message}");
         }
     }
 
