@@ -18,7 +18,7 @@ use sam_lst::model::{
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::SamEncoderConfig;
 use sam_lst::tiny_vit::TinyVitConfig;
-use sam_lst::{Foundation, SamLst, SamLstConfig, SideEncoder};
+use sam_lst::{SamLst, SamLstConfig, SideEncoder};
 
 /// A transformer over patches of 16 x 16 pixels.
 #[derive(Module, Debug)]
@@ -194,8 +194,10 @@ fn taps_need_a_side_network_and_a_foundation_that_have_them() {
     let custom = config.init_with_side(|device| PatchTransformer::new(width, device), &device);
     let error = custom.expect_err("no stages").to_string();
     assert!(error.ends_with("none, since the side network has no such stages"), "{error}");
-    let narrow = SamEncoderConfig { embed_dim: 16, ..SamEncoderConfig::tiny() }.init(&device);
-    let foundation = Foundation::new(narrow, config.pixel_scale);
+    // Of a model, whose initial weights are drawn while no other test draws any.
+    let encoder = SamEncoderConfig { embed_dim: 16, ..SamEncoderConfig::tiny() }.into();
+    let narrow = SamLstConfig { encoder, ..self::config() };
+    let foundation = narrow.init(&device).expect("a valid configuration").foundation;
     let error = config.init_over(foundation, &device).expect_err("narrower").to_string();
     let expected = "the foundation has taps of [16, 16, 16, 16] channels, but the configuration taps \
                     of [32, 32, 32] channels";

@@ -196,8 +196,10 @@ fn an_encoder_of_ones_own_is_a_foundation() {
     let error = config.init(&device).expect_err("an encoder of one's own");
     assert!(matches!(&error, ConfigError::CustomEncoder { name } if name == "mine"), "{error}");
     let SideConfig::ResNet(side) = config.side.clone() else { panic!("a ResNet") };
+    // Of a model, whose initial weights are drawn while no other test draws any.
+    let drawn = tiny_config().init(&device).expect("a valid configuration").foundation;
     let build = |config: &SamLstConfig| {
-        let encoder = TinyVitConfig::tiny().init(&device);
+        let encoder = drawn.encoder::<TinyVit>().expect("a TinyViT").clone();
         let foundation = Foundation::new(encoder, config.pixel_scale);
         config.init_with_foundation(foundation, |device| side.init(device), &device)
     };

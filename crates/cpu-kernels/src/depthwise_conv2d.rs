@@ -11,7 +11,7 @@
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
 use crate::buffer;
-use crate::channel_sums::{add_parts, to_f32};
+use crate::channel_sums::{add_parts, sum_rows, to_f32};
 use crate::microkernel::{Sums, VECTORS, load, load_full, panel_width, store};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
@@ -66,16 +66,14 @@ impl Operation<3> for DepthwiseConv {
         let [input, weight, bias] = inputs.map(contiguous);
         let size @ [batch, rows, columns, channels] = shape::<4>(&input);
         let side = shape::<4>(&weight)[3];
+        let geometry = Geometry { size: [rows, columns], channels, side, stride: self.stride };
         let convolution = Depthwise {
             input: values(&input),
             taps: &taps(values(&weight), side * side),
             bias: values(&bias),
-            size: [rows, columns],
-            channels,
-            side,
-            stride: self.stride,
+            geometry,
         };
-        let [out_rows, out_columns] = convolution.output_size();
+        let [out_rows, out_columns] = geometry.output_size();
         let output = tensor(convolution.output(batch), [batch, out_rows, out_columns, channels]);
         (output, (weight_gradient.then_some(input), weight, size))
     }
@@ -98,15 +96,8 @@ impl Operation<3> for DepthwiseConv {
                 return tensor(geometry.input_gradient(batch, gradient, &taps), size);
             }
             let turned: Vec<f32> = taps.chunks_exact(channels).rev().flatten().copied().collect();
-            let convolution = Depthwise {
-                input: gradient,
-                taps: &turned,
-                bias: &vec![0.0; channels],
-                size: [rows, columns],
-                channels,
-                side,
-                stride: 1,
-            };
+            let bias = &vec![0.0; channels];
+            let convolution = Depthwise { input: gradient, taps: &turned, bias, geometry };
             tensor(convolution.output(batch), size)
         };
         let of_weight = |input: &FlexTensor| {
@@ -119,29 +110,13 @@ impl Operation<3> for DepthwiseConv {
             }
             tensor(weights, weight_shape)
         };
-        let of_bias = || tensor(row_sums(gradient, channels), [channels]);
+        let of_bias = || tensor(sum_rows(gradient, channels), [channels]);
         [input_gradient.then(of_input), input.as_ref().map(of_weight), bias_gradient.then(of_bias)]
     }
 }
 
-/// Values of a part of the gradients' sums.
+/// Values of a part of the weight gradient's sums.
 const VALUES_PER_PART: usize = 1 << 18;
-
-/// The sums over all pixels of `[pixels, C]`, in parts of fixed size.
-fn row_sums(values: &[f32], channels: usize) -> Vec<f32> {
-    let pixels_per_part = (VALUES_PER_PART / channels).max(1);
-    let parts: Vec<Vec<f32>> = values
-        .par_chunks(pixels_per_part * channels)
-        .map(|pixels| {
-            let mut sums = vec![0.0; channels];
-            for pixel in pixels.chunks_exact(channels) {
-                sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value);
-            }
-            sums
-        })
-        .collect();
-    to_f32(add_parts(parts.iter(), channels))
-}
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy)]
@@ -262,22 +237,13 @@ struct Depthwise<'a> {
     /// Weights, `[k * k, C]`.
     taps: &'a [f32],
     bias: &'a [f32],
-    /// Rows and columns of the input.
-    size: [usize; 2],
-    channels: usize,
-    /// Side of the kernel.
-    side: usize,
-    stride: usize,
+    geometry: Geometry,
 }
 
 impl Depthwise<'_> {
-    fn output_size(&self) -> [usize; 2] {
-        self.size.map(|size| size.div_ceil(self.stride))
-    }
-
     fn output(&self, batch: usize) -> Vec<f32> {
-        let channels = self.channels;
-        let [out_rows, out_columns] = self.output_size();
+        let channels = self.geometry.channels;
+        let [out_rows, out_columns] = self.geometry.output_size();
         let mut out = buffer::zeros(batch * out_rows * out_columns * channels);
         let arch = Arch::new();
         let images = out.par_chunks_mut(out_rows * out_columns * channels).enumerate();
@@ -314,7 +280,7 @@ struct Lines {
 
 impl Lines {
     fn new(convolution: &Depthwise<'_>) -> Self {
-        let Depthwise { size, channels, side, .. } = *convolution;
+        let Geometry { size, channels, side, .. } = convolution.geometry;
         let length = (size[1] + side - 1) * channels;
         Self { values: vec![0.0; side * length], length, present: 0..0 }
     }
@@ -326,7 +292,7 @@ impl Lines {
     /// Copies the lines under the kernel at an output row that are not here yet. Rows are read from
     /// the first to the last.
     fn read(&mut self, convolution: &Depthwise<'_>, image: usize, row: usize) {
-        let Depthwise { input, size: [rows, columns], channels, side, stride, .. } = *convolution;
+        let Geometry { size: [rows, columns], channels, side, stride } = convolution.geometry;
         let margin = side / 2;
         let first = row * stride;
         for line in first.max(self.present.end)..first + side {
@@ -335,7 +301,7 @@ impl Lines {
             match line.checked_sub(margin).filter(|&line| line < rows) {
                 Some(line) => {
                     let start = (image * rows + line) * columns * channels;
-                    copy.copy_from_slice(&input[start..start + columns * channels]);
+                    copy.copy_from_slice(&convolution.input[start..start + columns * channels]);
                 }
                 None => copy.fill(0.0),
             }
@@ -360,7 +326,7 @@ impl WithSimd for OutputRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let channels = self.convolution.channels;
+        let channels = self.convolution.geometry.channels;
         let columns = self.out.len() / channels;
         let width = panel_width::<S>();
         let mut column = 0;
@@ -383,7 +349,7 @@ impl OutputRow<'_> {
     /// Computes some channels of `R` pixels, starting with `column`.
     #[inline(always)]
     fn pixels<S: Simd, const R: usize>(&mut self, simd: S, column: usize, panel: Range<usize>) {
-        let channels = self.convolution.channels;
+        let channels = self.convolution.geometry.channels;
         let bias = load(simd, &self.convolution.bias[panel.clone()]);
         let sums = if panel.len() == panel_width::<S>() {
             self.sums::<S, R>(simd, column, panel.start, bias, |values| load_full::<S>(values))
@@ -407,7 +373,8 @@ impl OutputRow<'_> {
         bias: [S::f32s; VECTORS],
         panel_of: impl Fn(&[f32]) -> [S::f32s; VECTORS],
     ) -> Sums<S, R> {
-        let Depthwise { taps, channels, side, stride, .. } = *self.convolution;
+        let Depthwise { taps, geometry: Geometry { channels, side, stride, .. }, .. } =
+            *self.convolution;
         let mut sums = [bias; R]; // stay in registers
         for (tap_row, taps) in taps.chunks_exact(side * channels).enumerate() {
             let line = (self.row * stride + tap_row) % side * self.lines.length;

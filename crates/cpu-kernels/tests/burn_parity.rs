@@ -830,20 +830,6 @@ fn windowed(
         .slice([0..batch, 0..grid, 0..grid])
 }
 
-/// For each pair of tokens of a window, `index` of the rows' or columns' coordinates.
-fn pairs(
-    side: usize,
-    index: impl Fn([usize; 2], [usize; 2]) -> usize,
-    device: &Device,
-) -> Tensor<1, burn::tensor::Int> {
-    let place = |token: usize| [token / side, token % side];
-    let count = side * side;
-    let indices: Vec<i64> = (0..count * count)
-        .map(|pair| index(place(pair / count), place(pair % count)) as i64)
-        .collect();
-    Tensor::from_data(indices.as_slice(), device)
-}
-
 const WINDOWS: [[usize; 5]; 4] =
     [[2, 6, 3, 2, 8], [1, 8, 5, 3, 40], [1, 36, 36, 1, 16], [2, 3, 7, 1, 33]];
 
@@ -916,9 +902,13 @@ fn biased_window_attention_has_burns_gradients() {
         let biases = leaf([heads, side * side]);
         let output = kernels::biased_window_attention(qkv.clone(), padding.clone(), biases.clone());
         let count = side * side;
-        let distance =
-            |a: [usize; 2], b: [usize; 2]| a[0].abs_diff(b[0]) * side + a[1].abs_diff(b[1]);
-        let distances = pairs(side, distance, &qkv.device());
+        let pairs = (0..count).flat_map(|query| (0..count).map(move |key| (query, key)));
+        let distance = |(query, key): (usize, usize)| {
+            let rows = (query / side).abs_diff(key / side);
+            (rows * side + (query % side).abs_diff(key % side)) as i64
+        };
+        let distances: Vec<i64> = pairs.map(distance).collect();
+        let distances = Tensor::<1, burn::tensor::Int>::from_data(&distances[..], &qkv.device());
         let expected = windowed(qkv.clone(), padding.clone(), side, heads, false, |_| {
             biases.clone().select(1, distances.clone()).reshape([1, heads, count, count])
         });

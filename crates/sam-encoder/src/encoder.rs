@@ -148,8 +148,8 @@ impl SamEncoder {
     ///
     /// # Panics
     ///
-    /// As [`forward`](Self::forward), and if there is no such block or `blocks` is not in increasing
-    /// order.
+    /// As [`forward`](Self::forward), and if an index in `blocks` is out of range or `blocks` is not
+    /// in increasing order.
     pub fn forward_with_taps(
         &self,
         image: Tensor<4>,

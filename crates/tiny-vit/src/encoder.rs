@@ -61,7 +61,7 @@ impl TinyVitConfig {
     ///
     /// # Panics
     ///
-    /// If there is no such stage.
+    /// If `stage` is not 0, 1, 2 or 3.
     pub fn stage_stride(&self, stage: usize) -> usize {
         assert!(stage < self.depths.len(), "stages 0 to 3, not {stage}");
         self.patch_stride * self.strides[..stage].iter().product::<usize>()
@@ -177,8 +177,8 @@ impl TinyVit {
     ///
     /// # Panics
     ///
-    /// As [`forward`](Self::forward), and if there is no such stage or `stages` is not in increasing
-    /// order.
+    /// As [`forward`](Self::forward), and if an index in `stages` is out of range or `stages` is not
+    /// in increasing order.
     pub fn forward_with_taps(
         &self,
         image: Tensor<4>,

@@ -48,12 +48,13 @@ pub fn window_attention(
         heads > 0 && width.is_multiple_of(3 * heads),
         "{width} channels are not queries, keys and values of {heads} heads"
     );
-    let [length, head_dim] = positions[0].dims();
+    let [length, _] = positions[0].dims();
     for table in &positions {
-        assert_eq!(table.dims(), [length, head_dim], "tables of relative positions");
+        let expected = [length, width / (3 * heads)];
+        assert_eq!(table.dims(), expected, "tables of relative positions");
     }
     let [rows, columns] = positions;
-    apply(Decomposed { heads }, [qkv.into(), padding.into(), rows.into(), columns.into()])
+    apply(Windows { heads }, [qkv.into(), padding.into(), rows.into(), columns.into()])
 }
 
 /// Attention within windows with a bias for each distance, `softmax(q k^T / sqrt(d) + bias[|dy|,
@@ -82,95 +83,50 @@ pub fn biased_window_attention(qkv: Tensor<4>, padding: Tensor<1>, biases: Tenso
         heads > 0 && width.is_multiple_of(3 * heads),
         "{width} channels are not queries, keys and values of {heads} heads"
     );
-    apply(Biased { heads, side }, [qkv.into(), padding.into(), biases.into()])
+    apply(Windows { heads }, [qkv.into(), padding.into(), biases.into()])
 }
 
-/// [`window_attention`] as an operation on queries, keys and values, padding, and two tables of
-/// relative positions.
+/// Either attention as an operation on queries, keys and values, padding, and two tables of relative
+/// positions or one of biases.
 #[derive(Debug, Clone, Copy)]
-struct Decomposed {
+struct Windows {
     heads: usize,
 }
 
-impl Decomposed {
-    fn attention<'a>(
-        &self,
-        [qkv, padding, rows, columns]: &'a [FlexTensor; 4],
-    ) -> WindowAttention<'a> {
-        let [batch, grid, ..] = shape::<4>(qkv);
-        let [length, head_dim] = shape(rows);
-        WindowAttention {
-            qkv: values(qkv),
-            padding: values(padding),
-            positions: Positions::Decomposed([values(rows), values(columns)]),
-            layout: Layout::PartMajor,
-            batch,
-            grid,
-            side: length.div_ceil(2),
-            heads: self.heads,
-            head_dim,
-        }
-    }
-}
-
-impl Operation<4> for Decomposed {
-    type Saved = [FlexTensor; 4];
-
-    fn forward(&self, inputs: [FlexTensor; 4], _: [bool; 4]) -> (FlexTensor, Self::Saved) {
-        let inputs = inputs.map(contiguous);
-        let [batch, grid, _, width] = shape::<4>(&inputs[0]);
-        let output = self.attention(&inputs).output();
-        (tensor(output, [batch, grid, grid, width / 3]), inputs)
-    }
-
-    fn backward(
-        &self,
-        inputs: Self::Saved,
-        gradient: FlexTensor,
-        [_, padding, rows, columns]: [bool; 4],
-    ) -> [Option<FlexTensor>; 4] {
-        let gradient = contiguous(gradient);
-        let with_positions = rows || columns;
-        let Gradients { qkv, padding, positions } =
-            self.attention(&inputs).gradients(values(&gradient), padding, with_positions);
-        let mut tables = positions.into_iter();
-        let [qkv, padding, rows, columns] = [Some(qkv), padding, tables.next(), tables.next()];
-        let mut shapes = inputs.iter();
-        [qkv, padding, rows, columns].map(|gradient| {
-            let input = shapes.next()?;
-            gradient.map(|gradient| tensor_like(gradient, input))
-        })
-    }
-}
-
-/// [`biased_window_attention`] as an operation on queries, keys and values, padding, and biases.
-#[derive(Debug, Clone, Copy)]
-struct Biased {
-    heads: usize,
-    side: usize,
-}
-
-impl Biased {
-    fn attention<'a>(&self, [qkv, padding, biases]: &'a [FlexTensor; 3]) -> WindowAttention<'a> {
+impl Windows {
+    fn attention<'a>(&self, inputs: &'a [FlexTensor]) -> WindowAttention<'a> {
+        let [qkv, padding, tables @ ..] = inputs else { unreachable!("more than two inputs") };
         let [batch, grid, _, width] = shape::<4>(qkv);
+        let (positions, layout, side) = match tables {
+            [rows, columns] => {
+                let [length, _] = shape(rows);
+                let tables = [values(rows), values(columns)];
+                (Positions::Decomposed(tables), Layout::PartMajor, length.div_ceil(2))
+            }
+            [biases] => {
+                let [_, distances] = shape(biases);
+                (Positions::Biases(values(biases)), Layout::HeadMajor, distances.isqrt())
+            }
+            _ => unreachable!("one or two tables"),
+        };
         WindowAttention {
             qkv: values(qkv),
             padding: values(padding),
-            positions: Positions::Biases(values(biases)),
-            layout: Layout::HeadMajor,
+            positions,
+            layout,
             batch,
             grid,
-            side: self.side,
+            side,
             heads: self.heads,
             head_dim: width / (3 * self.heads),
         }
     }
 }
 
-impl Operation<3> for Biased {
-    type Saved = [FlexTensor; 3];
+impl<const N: usize> Operation<N> for Windows {
+    type Saved = [FlexTensor; N];
 
-    fn forward(&self, inputs: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Self::Saved) {
+    fn forward(&self, inputs: [FlexTensor; N], _: [bool; N]) -> (FlexTensor, Self::Saved) {
         let inputs = inputs.map(contiguous);
         let [batch, grid, _, width] = shape::<4>(&inputs[0]);
         let output = self.attention(&inputs).output();
@@ -181,16 +137,15 @@ impl Operation<3> for Biased {
         &self,
         inputs: Self::Saved,
         gradient: FlexTensor,
-        [_, padding, biases]: [bool; 3],
-    ) -> [Option<FlexTensor>; 3] {
+        requires_grad: [bool; N],
+    ) -> [Option<FlexTensor>; N] {
         let gradient = contiguous(gradient);
+        let with_positions = requires_grad[2..].contains(&true);
         let Gradients { qkv, padding, positions } =
-            self.attention(&inputs).gradients(values(&gradient), padding, biases);
-        let mut shapes = inputs.iter();
-        [Some(qkv), padding, positions.into_iter().next()].map(|gradient| {
-            let input = shapes.next()?;
-            gradient.map(|gradient| tensor_like(gradient, input))
-        })
+            self.attention(&inputs).gradients(values(&gradient), requires_grad[1], with_positions);
+        let positions = positions.into_iter().map(Some);
+        let mut gradients = [Some(qkv), padding].into_iter().chain(positions);
+        inputs.map(|input| Some(tensor_like(gradients.next()??, &input)))
     }
 }
 

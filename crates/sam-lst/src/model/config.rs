@@ -184,9 +184,8 @@ impl SamLstConfig {
     }
 
     /// With evenly spaced [taps](Self::taps): after the blocks 2, 5 and 8 of ViT-B, and the stages 0,
-    /// 1 and 2 of TinyViT. The last block or stage is where the embedding comes from. The result is
-    /// invalid if the encoder has fewer blocks than the side network stages, or one of the two cannot have
-    /// taps.
+    /// 1 and 2 of TinyViT. The embedding comes from the last block or stage. The result is invalid if
+    /// the encoder has fewer blocks than the side network has stages, or if either cannot have taps.
     pub fn with_true_ladder(self) -> Self {
         let depth = self.encoder.taps().len();
         let stages = self.side.stage_channels().len().max(1);
@@ -203,8 +202,7 @@ impl SamLstConfig {
     /// What the configuration's [taps](Self::taps) are in its encoder. The configuration must be
     /// valid.
     pub(super) fn encoder_taps(&self) -> Vec<Tap> {
-        let all = self.encoder.taps();
-        self.taps.iter().flatten().map(|&index| all[index]).collect()
+        self.encoder.select_taps(self.taps.as_deref().unwrap_or_default())
     }
 
     /// Grid size `G = S / stride` of the image embedding.
@@ -289,16 +287,7 @@ impl SamLstConfig {
         check(*fusion == Fusion::Gated, "none, unless `fusion` is \"Gated\"")?;
         check(stages > 0, "none, since only a ResNet as side network has layers that taps enter")?;
         check(taps.len() == stages, "one tap for each of the side network's three layers")?;
-        let available = encoder.taps().len();
-        check(available > 0, "none, since an encoder of your own has no taps")?;
-        check(
-            taps.iter().all(|&tap| tap < available),
-            match encoder {
-                EncoderConfig::TinyVit(_) => "indices of the encoder's stages, 0 to 3",
-                _ => "indices of the encoder's blocks, below `encoder.depth`",
-            },
-        )?;
-        check(taps.is_sorted_by(|a, b| a < b), "indices in increasing order")
+        encoder.validate_taps(taps)
     }
 
     /// What the side network has to fit.

@@ -279,6 +279,31 @@ impl EncoderConfig {
         }
     }
 
+    /// The [taps](Self::taps) of these indices, which must be valid.
+    pub(super) fn select_taps(&self, indices: &[usize]) -> Vec<Tap> {
+        let all = self.taps();
+        indices.iter().map(|&index| all[index]).collect()
+    }
+
+    /// Checks the indices of taps.
+    pub(super) fn validate_taps(&self, indices: &[usize]) -> Result<(), InvalidSetting> {
+        let found = format!("{indices:?}");
+        let check = |holds, expected| require(holds, "taps", &found, expected);
+        let available = self.taps().len();
+        check(
+            available > 0 || indices.is_empty(),
+            "none, since an encoder of your own has no taps",
+        )?;
+        check(
+            indices.iter().all(|&index| index < available),
+            match self {
+                Self::TinyVit(_) => "indices of the encoder's stages, 0 to 3",
+                _ => "indices of the encoder's blocks, below `encoder.depth`",
+            },
+        )?;
+        check(indices.is_sorted_by(|a, b| a < b), "indices in increasing order")
+    }
+
     /// A name for people: that of a published encoder, or a description.
     pub fn name(&self) -> String {
         match self {

@@ -142,11 +142,14 @@ impl Foundation {
         })
     }
 
-    /// Checks the stride, the channels of the embedding and the pixel scale.
+    /// Checks that the stride and the channels of the embedding are those of an encoder, and the
+    /// pixel scale.
     pub(super) fn expect_shape(
         &self,
-        expected: (usize, usize, PixelScale),
+        encoder: &EncoderConfig,
+        pixel_scale: PixelScale,
     ) -> Result<(), ConfigError> {
+        let expected = (encoder.stride(), encoder.channels(), pixel_scale);
         let found = (self.stride, self.channels, self.pixel_scale);
         if found == expected {
             return Ok(());

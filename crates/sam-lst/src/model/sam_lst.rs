@@ -75,8 +75,7 @@ impl SamLstConfig {
         device: &Device,
     ) -> Result<SamLst<S>, ConfigError> {
         self.validate()?;
-        let expected = (self.encoder.stride(), self.encoder.channels(), self.pixel_scale);
-        foundation.expect_shape(expected)?;
+        foundation.expect_shape(&self.encoder, self.pixel_scale)?;
         self.with_random_ladder(foundation, side, device)
     }
 

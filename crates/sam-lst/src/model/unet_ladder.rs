@@ -43,8 +43,9 @@ pub struct UNetLadderConfig {
     pub seed: u64,
 }
 
-/// A U-Net that is trained beside the frozen foundation and receives its embedding, and the features
-/// of taps, at the levels of their size. There is no mask decoder: the U-Net predicts the logits.
+/// A trainable U-Net in parallel with the frozen foundation. The foundation's embedding, and the
+/// features of taps, enter the U-Net at the levels with the same resolution. The U-Net predicts the
+/// logits itself, without a mask decoder.
 ///
 /// Like a [`Ladder`](super::Ladder), it sends no gradient through the foundation, whose features are
 /// computed once and cached. Unlike a ladder's, its features keep the resolution of the slices.
@@ -91,10 +92,9 @@ impl UNetLadderConfig {
 
     /// The embedding and the taps. The configuration must be valid.
     fn sources(&self) -> Vec<Tap> {
-        let all = self.encoder.taps();
         let embedding =
             Tap { index: 0, channels: self.encoder.channels(), stride: self.encoder.stride() };
-        std::iter::once(embedding).chain(self.taps.iter().map(|&index| all[index])).collect()
+        std::iter::once(embedding).chain(self.encoder.select_taps(&self.taps)).collect()
     }
 
     /// The level of the U-Net that has the size of features of a stride, if there is one.
@@ -130,15 +130,7 @@ impl UNetLadderConfig {
             "a positive multiple of the encoder's stride, at most 8192",
         )?;
         validate_levels(&self.channels, unet_size)?;
-        let available = encoder.taps().len();
-        let found = || format!("{taps:?}");
-        require(
-            taps.iter().all(|&tap| tap < available),
-            "taps",
-            found(),
-            "indices of the encoder's blocks, or of the four stages of a TinyViT",
-        )?;
-        require(taps.is_sorted_by(|a, b| a < b), "taps", found(), "indices in increasing order")?;
+        encoder.validate_taps(taps)?;
         require(
             self.sources().iter().all(|tap| self.level(tap.stride).is_some()),
             "unet_size",
@@ -172,8 +164,7 @@ impl UNetLadderConfig {
         device: &Device,
     ) -> Result<SegmentationModel<UNetLadder>, ConfigError> {
         self.validate()?;
-        let expected = (self.encoder.stride(), self.encoder.channels(), self.pixel_scale);
-        foundation.expect_shape(expected)?;
+        foundation.expect_shape(&self.encoder, self.pixel_scale)?;
         let [_, taps @ ..] = &self.sources()[..] else { unreachable!("there is an embedding") };
         let foundation = foundation.with_taps(taps.to_vec())?;
         let network = |device: &Device| UNetLadder::new(self, device);
