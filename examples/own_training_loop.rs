@@ -12,7 +12,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::InMemDataset;
 use burn::optim::AdamWConfig;
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_lst::datasets::{SliceStore, Split};
+use sam_lst::datasets::{Augmentation, SliceStore, Split};
 use sam_lst::training::burn_train::metric::LossMetric;
 use sam_lst::training::burn_train::{
     ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining, TrainingStrategy,
@@ -58,8 +58,8 @@ fn items(
 ) -> Result<InMemDataset<Item>> {
     let cases = dataset.cases(split)?;
     let store = SliceStore::open(dataset, &cases, "runs/cache/slices", |_| {})?;
-    let batches =
-        Batches::new(&store, config, SliceGeometry::direct(), 1, 0).without_augmentation();
+    let batches = Batches::new(&store, config, SliceGeometry::direct(), 1, 0)
+        .with_augmentation(Augmentation::None);
     let device = foundation.device();
     let mut items = Vec::with_capacity(batches.steps());
     for step in 0..batches.steps() {

@@ -2,7 +2,7 @@
 
 use crate::support::config;
 use burn::tensor::{Device, Int, Tensor};
-use sam_lst::datasets::{SliceStore, View};
+use sam_lst::datasets::{Augmentation, SliceStore, View};
 use sam_lst::training::{Batch, Batches};
 use sam_lst::{Dataset, DatasetDescription, Fusion, PhantomConfig, SliceGeometry, Split};
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ fn each_epoch_has_every_slice_once_in_its_own_order_and_views() {
         assert_ne!(epoch(1), epoch(2));
         let views: BTreeSet<View> = (0..4).flat_map(epoch).map(|(_, view)| view).collect();
         assert!(views.len() > 8);
-        let unaugmented = batches.without_augmentation();
+        let unaugmented = batches.with_augmentation(Augmentation::None);
         assert!(unaugmented.epoch(1).iter().all(|(_, view)| *view == View::Identity));
         let slices = |epoch: Vec<(usize, View)>| -> Vec<usize> {
             epoch.into_iter().map(|(slice, _)| slice).collect()

@@ -9,13 +9,14 @@
 //!   TOML file; [`Dataset`]: its cases by split.
 //! - [`inspect`]: recognises the dataset in a folder and describes it.
 //! - [`SliceStore`]: random access to single slices in bounded memory.
-//! - [`View`]: the 44 augmentations of a slice, chosen from (seed, epoch, index).
+//! - [`Augmentation`]: how training varies slices: [`View`]s, chosen from (seed, epoch, index).
 //! - [`resample`], [`rotate_nearest`]: the interpolation of scipy and torch.
 //! - [`PhantomConfig`]: synthetic phantoms for demos and tests.
 //!
 //! Every reader checks the sizes in a file's header before it allocates memory. Every error names
 //! the file and its cause.
 
+mod augmentation;
 mod cases;
 mod dataset;
 mod description;
@@ -35,6 +36,7 @@ mod orientation;
 mod patients;
 mod phantom;
 mod picture;
+mod pose;
 mod prepare;
 mod random;
 mod raw;
@@ -48,6 +50,7 @@ mod volume;
 mod voxel_type;
 mod write;
 
+pub use augmentation::{Augmentation, IntensityChange};
 pub use dataset::{Case, CaseFiles, CaseVolumes, Dataset};
 pub use description::{
     Color, ColorError, DatasetDescription, FilesLayout, GeometryCheck, Layout, Organ,
@@ -72,6 +75,7 @@ pub use nifti_file::{
 pub use npz::{Slice, read_npz_slice, write_npz_slice};
 pub use orientation::{Orientation, OrientationError, Side};
 pub use phantom::PhantomConfig;
+pub use pose::{Pose, PoseError, PoseValues};
 pub use prepare::{PreparedCounts, prepare};
 pub use random::epoch_order;
 pub use recognition::{RecognitionError, RecognizedLayout, file_ending, recognize_layout};

@@ -10,6 +10,7 @@ pub(crate) enum Purpose {
     Order = 2,
     Validation = 3,
     Phantom = 4,
+    Intensity = 5,
 }
 
 pub(crate) fn generator(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {

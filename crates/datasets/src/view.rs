@@ -1,17 +1,17 @@
-//! The views of a slice that augment training: the identity, four reflections, and 39 rotations.
+//! The views of a slice that augment training.
 
-use crate::random::{Purpose, random_below};
+use crate::pose::Pose;
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An augmentation of a slice. The set of views is finite, so that a frozen network's embedding of
-/// each can be computed once.
+/// An augmentation of a slice.
 ///
-/// With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an
+/// The set of published views is finite, so that a frozen network's embedding of each can be computed
+/// once. /// With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an
 /// axis, which is always a [`Reflection`]; otherwise with probability 1/2 it rotates by a whole
 /// number of degrees in [-20, 19]; otherwise it leaves the slice unchanged. These are 1 + 4 + 39 =
-/// 44 views, since a rotation by 0 degrees is the identity.
+/// 44 views, since a rotation by 0 degrees is the identity. A [`Pose`] needs no embedding of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
@@ -21,6 +21,8 @@ pub enum View {
     Reflection(Reflection),
     /// A rotation about the centre by -20 to 19 degrees, not 0; the size stays the same.
     Rotation(Degrees),
+    /// A small change of position.
+    Pose(Pose),
 }
 
 /// The four mirror images of a square.
@@ -68,10 +70,10 @@ impl From<Degrees> for i8 {
 }
 
 impl View {
-    /// Number of views.
+    /// Number of published views.
     pub const COUNT: usize = 44;
 
-    /// All views: the identity, the reflections, then rotations by ascending angle.
+    /// The published views: the identity, the reflections, then rotations by ascending angle.
     pub fn all() -> impl Iterator<Item = Self> {
         let rotations = (-20..20).filter_map(|angle| Degrees::try_from(angle).ok());
         std::iter::once(Self::Identity)
@@ -79,20 +81,30 @@ impl View {
             .chain(rotations.map(Self::Rotation))
     }
 
-    /// Samples the view of example `index` in an epoch, with the released code's probabilities:
-    /// each reflection 1/8, each rotation 1/160, the identity 1/4 + 1/160.
-    pub fn draw(seed: u64, epoch: u64, index: u64) -> Self {
-        match random_below(160, Purpose::View, seed, epoch, index) {
-            number @ 0..80 => Self::Reflection(Reflection::ALL[(number / 20) as usize]),
-            number @ 80..120 => match Degrees::try_from((number - 80) as i8 - 20) {
-                Ok(degrees) => Self::Rotation(degrees),
-                Err(_) => Self::Identity,
-            },
-            _ => Self::Identity,
+    /// The view that the foundation sees: the identity in place of a pose, whose features are moved
+    /// instead.
+    pub fn encoded(self) -> Self {
+        match self {
+            Self::Pose(_) => Self::Identity,
+            other => other,
         }
     }
 
-    /// Applies the view. Rotations take the nearest neighbour, and zero outside the slice.
+    /// Applies the view to an image. Rotations take the nearest neighbour, poses interpolate; both
+    /// have zero outside the slice.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[rows, columns]`
+    /// - output: `[rows, columns]`, or `[columns, rows]` for the two transpositions
+    pub fn apply_to_image(self, pixels: ArrayView2<'_, f32>) -> Array2<f32> {
+        match self {
+            Self::Pose(pose) => pose.image(pixels),
+            other => other.apply(pixels),
+        }
+    }
+
+    /// Applies the view to labels. Rotations and poses take the nearest neighbour, and zero outside the slice.
     ///
     /// # Shapes
     ///
@@ -114,6 +126,7 @@ impl View {
                 reflected.as_standard_layout().into_owned()
             }
             Self::Rotation(Degrees(degrees)) => rotate_nearest(pixels, f64::from(degrees)),
+            Self::Pose(pose) => pose.nearest(pixels),
         }
     }
 }
@@ -133,6 +146,7 @@ impl fmt::Display for View {
             Self::Reflection(Reflection::Transpose) => f.write_str("transpose"),
             Self::Reflection(Reflection::AntiTranspose) => f.write_str("anti-transpose"),
             Self::Rotation(Degrees(degrees)) => write!(f, "rotate{degrees:+}"),
+            Self::Pose(pose) => pose.fmt(f),
         }
     }
 }

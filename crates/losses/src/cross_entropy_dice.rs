@@ -12,6 +12,10 @@ pub struct CrossEntropyDiceLossConfig {
     /// Smoothing of the Dice loss.
     #[config(default = 1e-5)]
     pub smoothing: f64,
+    /// Whether classes without a pixel in the batch count in the Dice loss, see
+    /// [`SoftDiceLossConfig::absent_classes`].
+    #[config(default = true)]
+    pub absent_classes: bool,
     /// Class weights and the ignored label, for both losses.
     #[config(default = "ClassOptions::new()")]
     pub options: ClassOptions,
@@ -52,6 +56,7 @@ impl CrossEntropyDiceLossConfig {
         );
         let dice = SoftDiceLossConfig::new()
             .with_smoothing(self.smoothing)
+            .with_absent_classes(self.absent_classes)
             .with_options(self.options.clone());
         CrossEntropyDiceLoss { config: self.clone(), dice: dice.init() }
     }

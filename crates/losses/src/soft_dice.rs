@@ -9,6 +9,10 @@ pub struct SoftDiceLossConfig {
     /// has Dice 1.
     #[config(default = 1e-5)]
     pub smoothing: f64,
+    /// Whether a class without a pixel in the batch counts. It contributes 1 wherever it is predicted
+    /// at all, however little, so in small batches such classes hide what the others contribute.
+    #[config(default = true)]
+    pub absent_classes: bool,
     /// Class weights and the ignored label.
     #[config(default = "ClassOptions::new()")]
     pub options: ClassOptions,
@@ -53,10 +57,15 @@ impl SoftDiceLoss {
         // Targets are 0 or 1, so they equal their squares.
         let dice = (sums.common.clone() * 2.0 + smoothing)
             / (sums.squares.clone() + sums.pixels.clone() + smoothing);
-        let loss: Tensor<1> = 1.0 - dice;
-        match self.config.options.weights(sums.classes(), &sums.pixels.device()) {
-            Some(weights) => (loss * weights).mean(),
-            None => loss.mean(),
+        let mut loss: Tensor<1> = 1.0 - dice;
+        if let Some(weights) = self.config.options.weights(sums.classes(), &sums.pixels.device()) {
+            loss = loss * weights;
         }
+        if self.config.absent_classes {
+            return loss.mean();
+        }
+        let is_present = sums.pixels.clone().greater_elem(0).float();
+        // Without a single pixel that counts, the loss is 0.
+        (loss * is_present.clone()).sum() / is_present.sum().clamp_min(1.0)
     }
 }

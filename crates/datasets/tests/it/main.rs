@@ -9,6 +9,7 @@ mod layouts;
 mod nifti;
 mod phantom;
 mod pictures;
+mod poses;
 mod resample;
 mod support;
 mod synapse;

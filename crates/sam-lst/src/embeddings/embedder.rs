@@ -1,6 +1,7 @@
 use super::{CacheError, CachedViews, EmbeddingCache, EmbeddingKey, Insertion, SliceView};
 use crate::model::{EmbeddingPrecision, Foundation};
 use burn::tensor::{Tensor, TensorData};
+use sam_lst_datasets::View;
 use std::sync::Arc;
 
 /// Provides embeddings: read from a cache where present, computed by the foundation otherwise.
@@ -49,7 +50,8 @@ impl<'a> Embedder<'a> {
         self.write_error.clone()
     }
 
-    /// Embeds images; `views` identifies each of them.
+    /// Embeds images; `views` identifies each of them. For a pose, the image is that without it
+    /// ([`View::encoded`]), and its features are moved.
     ///
     /// # Shapes
     ///
@@ -74,7 +76,8 @@ impl<'a> Embedder<'a> {
         assert_eq!(batch, views.len(), "a view for each image");
         let Some((cache, cached_views)) = self.cache else {
             self.computed += batch;
-            return Ok(self.rounded(self.foundation.try_embed(images)?));
+            let embeddings = self.rounded(self.foundation.try_embed(images)?);
+            return Ok(self.moved(embeddings, views));
         };
         let device = images.device().inner();
         let mut found = Vec::with_capacity(batch);
@@ -96,10 +99,33 @@ impl<'a> Embedder<'a> {
                 found[i] = Some(cache.precision().rounded(values));
             }
         }
-        let values = found.into_iter().flatten().flatten().collect::<Vec<f32>>();
         let [channels, rows, columns] = cache.shape();
+        let mut values = Vec::with_capacity(batch * channels * rows * columns);
+        for (mut features, view) in found.into_iter().flatten().zip(views) {
+            if let View::Pose(pose) = view.view() {
+                self.foundation.move_features(&mut features, rows, pose);
+            }
+            values.extend(features);
+        }
         let data = TensorData::new(values, [batch, channels, rows, columns]);
         Ok(Tensor::from_data(data, &device))
+    }
+
+    /// Moves the features of each image that is seen in a pose.
+    fn moved(&self, embeddings: Tensor<4>, views: &[SliceView]) -> Tensor<4> {
+        if !views.iter().any(|view| matches!(view.view(), View::Pose(_))) {
+            return embeddings;
+        }
+        let (shape, device) = (embeddings.dims(), embeddings.device());
+        let mut values = values(embeddings);
+        let [batch, _, grid, _] = shape;
+        let size = values.len() / batch;
+        for (features, view) in values.chunks_exact_mut(size).zip(views) {
+            if let View::Pose(pose) = view.view() {
+                self.foundation.move_features(features, grid, pose);
+            }
+        }
+        Tensor::from_data(TensorData::new(values, shape), &device)
     }
 
     fn rounded(&self, embeddings: Tensor<4>) -> Tensor<4> {

@@ -74,9 +74,9 @@ pub struct SliceView {
 }
 
 impl SliceView {
-    /// A slice seen in `view`, then resampled to `input_size` by `geometry`.
+    /// A slice seen in `view`, or what the foundation [sees](View::encoded) of it, then resampled to `input_size` by `geometry`.
     pub fn new(slice: SliceHash, view: View, geometry: SliceGeometry, input_size: usize) -> Self {
-        let name = view.to_string();
+        let name = view.encoded().to_string();
         let parts: [&[u8]; 3] = [&slice.0.bytes(), name.as_bytes(), &geometry.key(input_size)];
         Self { view, key: EmbeddingKey::new(&parts) }
     }

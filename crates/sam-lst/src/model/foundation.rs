@@ -2,6 +2,7 @@ use super::encoder::{FrozenEncoder, freeze};
 use super::{ConfigError, EncoderConfig, ImageEncoder, PixelScale, Tap};
 use crate::weights::{self, StateDict, WeightsError};
 use burn::tensor::{Device, FloatDType, Tensor};
+use sam_lst_datasets::Pose;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -265,6 +266,27 @@ impl Foundation {
         let [_, _, grid, _] = embedding.dims();
         let packed = taps.into_iter().map(|features| pack(features, grid));
         Ok(Tensor::cat(std::iter::once(embedding).chain(packed).collect(), 1))
+    }
+
+    /// Moves the embedding of an image, and the features of taps after it, as a pose moves the image.
+    ///
+    /// # Shapes
+    ///
+    /// - features: `[C, G, G]` as of [`embed`](Self::embed), where `G` is `grid`
+    ///
+    /// # Panics
+    ///
+    /// If the features have another number of channels.
+    pub(crate) fn move_features(&self, features: &mut [f32], grid: usize, pose: Pose) {
+        assert_eq!(features.len(), self.feature_channels() * grid * grid, "features of an image");
+        let (embedding, mut of_taps) = features.split_at_mut(self.channels * grid * grid);
+        pose.move_features(embedding, grid, 1);
+        for tap in &self.taps {
+            let length = tap.packed_channels(self.stride) * grid * grid;
+            let (of_tap, others) = of_taps.split_at_mut(length);
+            pose.move_features(of_tap, grid, self.stride / tap.stride);
+            of_taps = others;
+        }
     }
 
     /// The device of the weights and embeddings, without autodiff.

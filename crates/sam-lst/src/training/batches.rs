@@ -2,7 +2,7 @@ use crate::embeddings::{SliceHash, SliceView};
 use crate::model::{NetworkConfig, SliceGeometry, images};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView3, Axis};
-use sam_lst_datasets::{DatasetError, SliceStore, View, epoch_order, map_channels};
+use sam_lst_datasets::{Augmentation, DatasetError, SliceStore, View, epoch_order, map_channels};
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Batches<'a> {
     logits_size: usize,
     batch_size: usize,
     seed: u64,
-    augment: bool,
+    augmentation: Augmentation,
 }
 
 /// Slices prepared for the network.
@@ -32,6 +32,8 @@ pub struct Batch {
     /// Identity of each input in the embedding cache.
     pub views: Vec<SliceView>,
     inputs: Vec<Array3<f32>>,
+    /// What the foundation sees, if it is not what the network sees.
+    encoded_inputs: Vec<Array3<f32>>,
     labels: Vec<Array2<u8>>,
 }
 
@@ -65,13 +67,13 @@ impl<'a> Batches<'a> {
             logits_size: model.logits_size(),
             batch_size,
             seed,
-            augment: true,
+            augmentation: Augmentation::Released,
         }
     }
 
-    /// Without augmentation: every slice in its identity view.
-    pub fn without_augmentation(self) -> Self {
-        Self { augment: false, ..self }
+    /// With another augmentation.
+    pub fn with_augmentation(self, augmentation: Augmentation) -> Self {
+        Self { augmentation, ..self }
     }
 
     /// Batches in an epoch. The last may be smaller.
@@ -81,9 +83,7 @@ impl<'a> Batches<'a> {
 
     /// The slices of an epoch in order, each with its view.
     pub fn epoch(&self, epoch: u64) -> Vec<(usize, View)> {
-        let view = |slice: usize| {
-            if self.augment { View::draw(self.seed, epoch, slice as u64) } else { View::Identity }
-        };
+        let view = |slice: usize| self.augmentation.draw(self.seed, epoch, slice as u64);
         epoch_order(self.seed, epoch, self.store.len())
             .into_iter()
             .map(|slice| (slice, view(slice)))
@@ -100,26 +100,39 @@ impl<'a> Batches<'a> {
     ///
     /// If the epoch has no such step.
     pub fn batch(&self, epoch: u64, step: usize) -> Result<Batch, DatasetError> {
-        self.batch_of(&self.epoch(epoch), step)
+        self.batch_of(epoch, &self.epoch(epoch), step)
     }
 
-    /// Prepares a batch of an epoch whose slices are `epoch`.
-    fn batch_of(&self, epoch: &[(usize, View)], step: usize) -> Result<Batch, DatasetError> {
+    /// Prepares a batch of an epoch whose slices are `order`.
+    fn batch_of(
+        &self,
+        epoch: u64,
+        order: &[(usize, View)],
+        step: usize,
+    ) -> Result<Batch, DatasetError> {
         assert!(step < self.steps(), "step {step} of {}", self.steps());
         let start = step * self.batch_size;
-        let plan = &epoch[start..epoch.len().min(start + self.batch_size)];
+        let plan = &order[start..order.len().min(start + self.batch_size)];
         let mut batch = Batch {
             step,
             slices: Vec::with_capacity(plan.len()),
             views: Vec::with_capacity(plan.len()),
             inputs: Vec::with_capacity(plan.len()),
+            encoded_inputs: Vec::new(),
             labels: Vec::with_capacity(plan.len()),
         };
         for &(index, view) in plan {
             let slice = self.store.slice(index)?;
             batch.slices.push(index);
             batch.views.push(self.view(SliceHash::new(slice.image.view()), view));
-            batch.inputs.push(self.input(slice.image.view(), view));
+            let mut input = self.input(slice.image.view(), view);
+            if self.augmentation == Augmentation::Upright {
+                batch.encoded_inputs.push(self.input(slice.image.view(), view.encoded()));
+            }
+            if let Some(change) = self.augmentation.draw_intensity(self.seed, epoch, index as u64) {
+                change.apply(&mut input);
+            }
+            batch.inputs.push(input);
             let label = view.apply(slice.label.view());
             batch.labels.push(self.geometry.label(label.view(), self.input_size, self.logits_size));
         }
@@ -133,7 +146,7 @@ impl<'a> Batches<'a> {
 
     /// A view of a slice at the network's input size.
     pub(crate) fn input(&self, slice: ArrayView3<'_, f32>, view: View) -> Array3<f32> {
-        let image = map_channels(slice, |channel| view.apply(channel));
+        let image = map_channels(slice, |channel| view.apply_to_image(channel));
         self.geometry.image(image.view(), self.input_size)
     }
 
@@ -171,7 +184,7 @@ impl<'a> Batches<'a> {
                     scope.spawn(move || {
                         for step in (first + worker..self.steps()).step_by(workers) {
                             // The receiver is gone after the consumer broke.
-                            if sender.send(self.batch_of(order, step)).is_err() {
+                            if sender.send(self.batch_of(epoch, order, step)).is_err() {
                                 break;
                             }
                         }
@@ -218,6 +231,19 @@ impl Batch {
     pub fn images(&self, device: &Device) -> Tensor<4> {
         let size = self.inputs.first().map_or(0, |input| input.len_of(Axis(1)));
         images(&self.inputs, size, device)
+    }
+
+    /// Returns the foundation's input. It is the network's, unless an augmentation changes only the
+    /// latter and moves the foundation's features instead.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, 3, S, S]`
+    pub fn encoded_images(&self, device: &Device) -> Tensor<4> {
+        match self.encoded_inputs.first() {
+            Some(input) => images(&self.encoded_inputs, input.len_of(Axis(1)), device),
+            None => self.images(device),
+        }
     }
 
     /// Returns the labels at the size of the logits.

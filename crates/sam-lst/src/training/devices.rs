@@ -75,7 +75,9 @@ impl<'a> DeviceWorker<'a> {
     ) -> Result<BatchResult, CacheError> {
         let images = batch.images(&self.device);
         let embedding = match &mut self.embedder {
-            Some(embedder) => Some(embedder.embed(images.clone(), &batch.views)?),
+            Some(embedder) => {
+                Some(embedder.embed(batch.encoded_images(&self.device), &batch.views)?)
+            }
             None => None,
         };
         let logits = network.supervised_logits(images, embedding);

@@ -445,8 +445,8 @@ impl<C: NetworkConfig> TrainingConfig<C> {
     }
 
     fn batches<'a>(&self, store: &'a SliceStore<'a>) -> Batches<'a> {
-        let batches = Batches::new(store, &self.model, self.geometry, self.batch_size, self.seed);
-        if self.augmentation { batches } else { batches.without_augmentation() }
+        Batches::new(store, &self.model, self.geometry, self.batch_size, self.seed)
+            .with_augmentation(self.augmentation)
     }
 
     /// Checks that no setting of a foundation is set, for a method without one.

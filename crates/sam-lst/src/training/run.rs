@@ -84,8 +84,10 @@ impl<'a, C: NetworkConfig> Run<'a, C> {
         let foundation = foundation.as_ref();
         let precision = self.config.cache.precision;
         let cache = self.cache.map(|cache| (cache, self.config.cache.views));
-        let loss =
-            CrossEntropyDiceLossConfig::new().with_dice_weight(self.config.dice_weight).init();
+        let loss = CrossEntropyDiceLossConfig::new()
+            .with_dice_weight(self.config.dice_weight)
+            .with_absent_classes(self.config.dice_absent_classes)
+            .init();
         std::thread::scope(|scope| {
             let start = |device: &Device| {
                 let device = device.clone().autodiff();

@@ -6,6 +6,7 @@ use crate::model::{
     FoundationPrecision, InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig,
     SliceGeometry, UNetLadderConfig, require,
 };
+use sam_lst_datasets::Augmentation;
 use sam_lst_mask_decoder::DecoderTuning;
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +50,13 @@ pub struct TrainingConfig<C = SamLstConfig> {
     /// Seed of the order of slices and of their views. Initial weights have their own seed,
     /// `model.seed`.
     pub seed: u64,
-    /// Whether slices are seen in random views.
-    pub augmentation: bool,
+    /// How training varies slices: `"none"`, `"released"` or `"upright"`.
+    pub augmentation: Augmentation,
     /// Weight of the Dice loss, in `[0, 1]`; the weight of cross entropy is 1 minus this.
     pub dice_weight: f64,
+    /// Whether classes without a pixel in a batch count in its Dice loss, as in the released code.
+    #[serde(default = "yes")]
+    pub dice_absent_classes: bool,
     /// Epochs between validations, if the dataset has validation cases. The last epoch is always
     /// validated.
     pub validation_epochs: u64,
@@ -80,6 +84,10 @@ pub struct TrainingConfig<C = SamLstConfig> {
     pub model: C,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Which embeddings are cached, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,8 +111,9 @@ impl TrainingConfig {
             batch_size: 24,
             accumulated_batches: 1,
             seed: 0,
-            augmentation: true,
+            augmentation: Augmentation::Released,
             dice_weight: 0.8,
+            dice_absent_classes: true,
             validation_epochs: 5,
             patience: None,
             checkpoint_steps: 50,
@@ -198,7 +207,7 @@ impl TrainingConfig {
         let mut config = Self::demo(num_classes);
         config.epochs = 6;
         config.validation_epochs = 2;
-        config.augmentation = false;
+        config.augmentation = Augmentation::None;
         config.optimization.schedule.base = 1e-3;
         config.model = SamLstConfig::for_encoder(encoder, num_classes)
             .with_tuning(DecoderTuning::Full)
@@ -224,6 +233,7 @@ impl<C: NetworkConfig> TrainingConfig<C> {
             seed: self.seed,
             augmentation: self.augmentation,
             dice_weight: self.dice_weight,
+            dice_absent_classes: self.dice_absent_classes,
             validation_epochs: self.validation_epochs,
             patience: self.patience,
             checkpoint_steps: self.checkpoint_steps,
