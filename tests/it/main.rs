@@ -7,6 +7,7 @@ mod baselines;
 mod batches;
 mod data;
 mod embeddings;
+mod ensembles;
 mod full_size;
 mod gradients;
 mod losses;

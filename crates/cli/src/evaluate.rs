@@ -3,7 +3,7 @@
 use crate::arguments::{not_negative, open_device, read_description};
 use crate::foundation::{self, Variant};
 use crate::inspect::describe_data;
-use crate::model::{ModelOptions, read_task, untrained_task};
+use crate::model::{ModelOptions, read_common_task, untrained_task};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::staging::Staging;
 use crate::training::check_cases;
@@ -52,9 +52,9 @@ pub struct Arguments {
     /// SAM's checkpoint, as in training: .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "data")]
     sam: Option<PathBuf>,
-    /// The trained network: .safetensors [default: none, SAM as it is]
+    /// The trained network: .safetensors; several are averaged [default: none, SAM as it is]
     #[arg(long, value_name = "FILE", requires = "data", alias = "ladder")]
-    network: Option<PathBuf>,
+    network: Vec<PathBuf>,
     /// What --sam must contain without --network; only MedSAM must be named [default: any]
     #[arg(long, value_name = "NAME", value_enum, requires = "sam", conflicts_with = "network")]
     variant: Option<Variant>,
@@ -156,13 +156,15 @@ impl Arguments {
             ("Predictions", &self.pred),
             ("Ground truth", &self.label),
             ("Data", &self.data),
-            ("Network", &self.network),
             ("Foundation", &self.sam),
         ];
         for (name, path) in inputs {
             if let Some(path) = path {
                 page.add_fact(name, path.display().to_string());
             }
+        }
+        for network in &self.network {
+            page.add_fact("Network", network.display().to_string());
         }
         page.add_fact("Dataset", &description.name);
         page.add_fact("sam-lst", env!("CARGO_PKG_VERSION"));
@@ -171,8 +173,8 @@ impl Arguments {
 
     /// Files and folders that are read.
     fn inputs(&self) -> Vec<&Path> {
-        let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.network, &self.dataset];
-        inputs.into_iter().flatten().map(PathBuf::as_path).collect()
+        let inputs = [&self.pred, &self.label, &self.data, &self.sam, &self.dataset];
+        inputs.into_iter().flatten().chain(&self.network).map(PathBuf::as_path).collect()
     }
 }
 
@@ -180,7 +182,7 @@ fn check_inputs(arguments: &Arguments) -> Result<()> {
     for folder in [&arguments.pred, &arguments.label, &arguments.data].into_iter().flatten() {
         output::check_input(folder)?;
     }
-    for checkpoint in [&arguments.sam, &arguments.network].into_iter().flatten() {
+    for checkpoint in arguments.sam.iter().chain(&arguments.network) {
         output::check_checkpoint(checkpoint)?;
     }
     Ok(())
@@ -348,40 +350,40 @@ fn score_model(
     mut protocols: Vec<Protocol>,
 ) -> Result<Evaluation> {
     let sam = arguments.sam.as_deref();
-    if sam.is_none() && arguments.network.is_none() {
+    if sam.is_none() && arguments.network.is_empty() {
         bail!(NO_MODEL);
     }
     let options = &arguments.model;
     let device = open_device(&options.device)?;
     let description = arguments.dataset.as_deref();
-    let task = match &arguments.network {
-        Some(network) => {
-            read_task(network, sam, description.map(DatasetDescription::from_file).transpose()?)?
-        }
-        None => untrained_task(describe_data(data, description)?),
+    let networks = &arguments.network;
+    let task = if networks.is_empty() {
+        untrained_task(describe_data(data, description)?)
+    } else {
+        let description = description.map(DatasetDescription::from_file).transpose()?;
+        read_common_task(networks, sam, description)?
     };
     let classes = task.dataset.classes();
     options.check()?;
-    let segmentation = options.segmentation(&task);
     let dataset = Dataset::open(data, task.dataset.clone())?;
     let cases = dataset.cases(Split::Test)?;
     let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     note(&format!("test:       {}", names.join(", ")));
     adapt_to_spacing(&dataset, &mut protocols)?;
-    let model = match (&arguments.network, sam) {
-        (Some(network), _) => options.load(sam, network, &device)?,
-        (None, None) => bail!(NO_MODEL),
-        (None, Some(sam)) => {
+    let models = match sam {
+        _ if !networks.is_empty() => options.load_all(sam, networks, &device)?,
+        None => bail!(NO_MODEL),
+        Some(sam) => {
             note(
                 "without --network, SAM's decoder predicts one mask per class without prompts and \
                  without training",
             );
             let config = foundation::model(sam, arguments.variant, classes)?;
-            options.load_untrained(config, sam, &device)?
+            vec![options.load_untrained(config, sam, &device)?]
         }
     };
-    let cache = options.open_cache(&model, &task)?;
-    let mut segmenter = model.segmenter(segmentation);
+    let cache = options.open_cache(&models, &task)?;
+    let mut segmenter = options.segmenter(&models, &task)?;
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }

@@ -3,7 +3,7 @@
 use crate::WrongUsage;
 use crate::progress::Spinner;
 use crate::settings::DataArguments;
-use crate::train::{Arguments, FusionName, Preset};
+use crate::train::{Arguments, FusionName};
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
@@ -12,7 +12,6 @@ use sam_lst::model::{
     Baseline, BaselineConfig, EncoderTuning, SamTuningConfig, TunedSam, UNetLadder,
     UNetLadderConfig,
 };
-use sam_lst::training::OptimizationConfig;
 use sam_lst::{
     Fusion, Ladder, SamLst, SamLstConfig, SegmentationModel, SegmentationNetwork, TrainingConfig,
 };
@@ -25,6 +24,7 @@ pub enum MethodName {
     Ladder,
     TrueLadder,
     UnetLadder,
+    FastUnetLadder,
     Decoder,
     Prompts,
     Lora,
@@ -56,7 +56,7 @@ macro_rules! of_method {
                 type $method = LadderMethod;
                 $value
             }
-            MethodName::UnetLadder => {
+            MethodName::UnetLadder | MethodName::FastUnetLadder => {
                 type $method = UNetLadderMethod;
                 $value
             }
@@ -221,22 +221,20 @@ impl Method for LadderMethod {
                 (arguments.side.is_some(), "--side"),
                 (arguments.pretrained.is_some(), "--pretrained"),
             ];
-            let method = arguments.method.name();
+            let method = arguments.method().name();
             check_unused(&method, "has no side network with --fusion sam-only", &unused)?;
         }
         arguments.data.check_foundation()
     }
 
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig> {
-        let preset = match arguments.preset {
-            Preset::Released => TrainingConfig::released(classes),
-            Preset::Paper => TrainingConfig::paper(classes),
-        };
-        let mut preset = arguments.data.over_foundation(preset, classes)?;
+        let released =
+            arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
+        let mut preset = arguments.with_preset(released);
         if let Some(side) = arguments.side {
             side.choose(&mut preset.model);
         }
-        if arguments.method == MethodName::TrueLadder {
+        if arguments.method() == MethodName::TrueLadder {
             preset.model = preset.model.with_true_ladder();
         }
         let mut config = arguments.settings.apply(preset)?;
@@ -277,7 +275,7 @@ impl Method for TuningMethod {
     type Network = TunedSam;
 
     fn check(arguments: &Arguments) -> Result<()> {
-        let method = arguments.method.name();
+        let method = arguments.method().name();
         if arguments.data.sam.is_none() {
             bail!(WrongUsage(format!(
                 "the method {method} needs the checkpoint that it fine-tunes: give --sam FILE \
@@ -295,7 +293,7 @@ impl Method for TuningMethod {
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<SamTuningConfig>> {
         let ladder = arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
         let encoder = &ladder.model.encoder;
-        let tuning = match arguments.method {
+        let tuning = match arguments.method() {
             MethodName::Decoder => EncoderTuning::Decoder,
             MethodName::Prompts => EncoderTuning::Prompts { tokens: PROMPT_TOKENS },
             MethodName::Lora => EncoderTuning::samed(),
@@ -307,11 +305,7 @@ impl Method for TuningMethod {
             _ => unreachable!("`of_method` chooses the method's type"),
         };
         let model = SamTuningConfig::from_ladder(&ladder.model, tuning);
-        let mut preset = TrainingConfig::sam_tuning(model);
-        if arguments.preset == Preset::Paper {
-            preset.optimization.optimizer = OptimizationConfig::paper().optimizer;
-        }
-        arguments.settings.apply(preset)
+        arguments.settings.apply(arguments.with_preset(TrainingConfig::sam_tuning(model)))
     }
 
     fn load(
@@ -343,18 +337,21 @@ impl Method for UNetLadderMethod {
             (arguments.side.is_some(), "--side"),
             (arguments.pretrained.is_some(), "--pretrained"),
         ];
-        check_unused("unet-ladder", "has no side network but its U-Net", &unused)?;
+        check_unused(&arguments.method().name(), "has no side network but its U-Net", &unused)?;
         arguments.data.check_foundation()
     }
 
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<UNetLadderConfig>> {
         let ladder = arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
-        let model = UNetLadderConfig::from_ladder(&ladder.model);
-        let mut preset = ladder.with_model(model);
-        if arguments.preset == Preset::Paper {
-            preset.optimization.optimizer = OptimizationConfig::paper().optimizer;
+        let mut model = UNetLadderConfig::from_ladder(&ladder.model);
+        if arguments.method() == MethodName::FastUnetLadder {
+            model = model.fast();
         }
-        arguments.settings.apply(preset)
+        let mut preset = ladder.with_model(model);
+        if arguments.preset.is_none() {
+            preset = preset.with_accurate_training();
+        }
+        arguments.settings.apply(arguments.with_preset(preset))
     }
 
     fn load(
@@ -390,7 +387,7 @@ impl<C: NamedBaseline> Method for BaselineMethod<C> {
     type Network = C::Network;
 
     fn check(arguments: &Arguments) -> Result<()> {
-        let method = arguments.method.name();
+        let method = arguments.method().name();
         let DataArguments { sam, variant, foundation, .. } = &arguments.data;
         let unused = [
             (sam.is_some(), "--sam"),
@@ -403,17 +400,14 @@ impl<C: NamedBaseline> Method for BaselineMethod<C> {
         ];
         check_unused(&method, "has no foundation", &unused)?;
         check_unused(&method, "has no side network", &[(arguments.side.is_some(), "--side")])?;
-        let is_superfluous = arguments.pretrained.is_some() && !arguments.method.takes_pretrained();
+        let is_superfluous =
+            arguments.pretrained.is_some() && !arguments.method().takes_pretrained();
         check_unused(&method, "starts from random weights", &[(is_superfluous, "--pretrained")])
     }
 
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<BaselineConfig<C>>> {
-        let mut preset = TrainingConfig::baseline(C::of(arguments.method, classes));
-        match arguments.preset {
-            Preset::Released => {}
-            Preset::Paper => preset.optimization = OptimizationConfig::paper(),
-        }
-        arguments.settings.apply(preset)
+        let own = TrainingConfig::baseline(C::of(arguments.method(), classes));
+        arguments.settings.apply(arguments.with_preset(own))
     }
 
     fn load(

@@ -6,11 +6,12 @@ use crate::{WrongUsage, output};
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use sam_lst::datasets::Pose;
 use sam_lst::inference::OutputResampling;
 use sam_lst::model::{EmbeddingPrecision, ModelError, NetworkMetadata, Task};
 use sam_lst::{
     DatasetDescription, EmbeddingCache, FoundationPrecision, Fusion, PretrainedModel, SamLst,
-    SamLstConfig, SegmentationConfig, SliceGeometry,
+    SamLstConfig, SegmentationConfig, Segmenter, SliceGeometry,
 };
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,9 @@ pub struct ModelOptions {
     /// Resampling of the output
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Resampling::Reference)]
     resampling: Resampling,
+    /// Small poses of each slice whose predictions are averaged, besides the slice as it is: 0 to 8
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = poses)]
+    poses: usize,
     /// Slices in a batch
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     batch_size: usize,
@@ -38,6 +42,45 @@ pub struct ModelOptions {
 enum Resampling {
     Reference,
     Logits,
+}
+
+fn poses(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 0..=Pose::MAX_AT_INFERENCE) => Ok(count),
+        _ => Err("expected a whole number from 0 to 8".to_owned()),
+    }
+}
+
+/// The common task of several networks, as [`read_task`].
+pub fn read_common_task(
+    networks: &[PathBuf],
+    sam: Option<&Path>,
+    description: Option<DatasetDescription>,
+) -> Result<Task> {
+    let [first, others @ ..] = networks else { bail!("no network; give --network") };
+    let task = read_task(first, sam, description.clone())?;
+    for other in others {
+        let of_other = read_task(other, sam, description.clone())?;
+        let organs = |task: &Task| task.dataset.organs.clone();
+        if organs(&of_other) != organs(&task) {
+            bail!(
+                "cannot combine {} with {}: it is trained for other organs",
+                other.display(),
+                first.display()
+            );
+        }
+        let preprocessing =
+            |task: &Task| (task.dataset.intensity, task.dataset.orientation, task.geometry);
+        if preprocessing(&of_other) != preprocessing(&task) {
+            bail!(
+                "cannot combine {} with {}: it is trained on slices with another orientation, \
+                 intensities or sizes",
+                other.display(),
+                first.display()
+            );
+        }
+    }
+    Ok(task)
 }
 
 /// The task of a trained network, with another description of the dataset if one is given. Reads only
@@ -103,6 +146,38 @@ impl ModelOptions {
         self.with_precision(PretrainedModel::load(network, sam, device)?)
     }
 
+    /// Loads trained models, which share their foundation.
+    pub fn load_all(
+        &self,
+        sam: Option<&Path>,
+        networks: &[PathBuf],
+        device: &Device,
+    ) -> Result<Vec<PretrainedModel>> {
+        let mut models: Vec<PretrainedModel> = Vec::with_capacity(networks.len());
+        for network in networks {
+            let mut model = self.load(sam, network, device)?;
+            if let Some(first) = models.first() {
+                model.share_foundation(first);
+            }
+            models.push(model);
+        }
+        Ok(models)
+    }
+
+    /// A segmenter of one model, or of an ensemble.
+    pub fn segmenter<'a>(
+        &self,
+        models: &'a [PretrainedModel],
+        task: &Task,
+    ) -> Result<Segmenter<'a>> {
+        let [first, others @ ..] = models else { bail!("no network; give --network") };
+        let mut segmenter = first.segmenter(self.segmentation(task));
+        for other in others {
+            segmenter = other.join(segmenter)?;
+        }
+        Ok(segmenter)
+    }
+
     /// Loads SAM without a ladder: [`Fusion::Untrained`].
     pub fn load_untrained(
         &self,
@@ -137,6 +212,7 @@ impl ModelOptions {
                 Resampling::Logits => OutputResampling::Logits,
             },
             batch_size: self.batch_size,
+            poses: self.poses,
             ..SegmentationConfig::of_task(task)
         }
     }
@@ -144,9 +220,12 @@ impl ModelOptions {
     /// The cache of the model's embeddings, if there is to be one.
     pub fn open_cache(
         &self,
-        model: &PretrainedModel,
+        models: &[PretrainedModel],
         task: &Task,
     ) -> Result<Option<EmbeddingCache>> {
+        let Some(model) = models.iter().find(|model| model.foundation().is_some()) else {
+            return Ok(None);
+        };
         let open = |cache: &PathBuf| {
             // The same folder as in training.
             model.embedding_cache(cache.join("embeddings"), task.embedding_precision, None)

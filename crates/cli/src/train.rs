@@ -5,13 +5,15 @@ use crate::display::{Display, Mode};
 use crate::method::{Method, MethodName, of_method};
 use crate::settings::{DataArguments, SettingsArguments, check};
 use crate::training::{check_cases, check_folders, show_cases, train, write_paths, write_report};
-use crate::{Status, interrupt, output};
-use anyhow::Result;
+use crate::{Status, WrongUsage, interrupt, output};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use sam_lst::model::SideConfig;
 use sam_lst::resnet_side::ResNetSideConfig;
+use sam_lst::training::OptimizationConfig;
 use sam_lst::{
-    Dataset, SamLstConfig, SegmentationNetwork, Split, Training, TrainingConfig, TrainingFolders,
+    Dataset, NetworkConfig, SamLstConfig, SegmentationNetwork, Split, Training, TrainingConfig,
+    TrainingFolders,
 };
 use std::path::{Path, PathBuf};
 
@@ -29,10 +31,9 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// What is trained: one of the methods below
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = MethodName::Ladder)]
-    #[arg(hide_possible_values = true)]
-    pub method: MethodName,
+    /// What is trained: one of the methods below [default: ladder, or that of --preset]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    method: Option<MethodName>,
     #[command(flatten)]
     pub data: DataArguments,
     /// ImageNet weights for the side network or a network's encoder
@@ -41,11 +42,9 @@ pub struct Arguments {
     /// Side network: resnet18 (default), resnet34, resnet50, swin-tiny, vit-tiny
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub side: Option<SideName>,
-    /// Published settings: released or paper
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Preset::Released)]
-    #[arg(hide_possible_values = true)]
-    #[arg(conflicts_with = "foundation")]
-    pub preset: Preset,
+    /// Settings: accurate, fast, released or paper [default: those of the method]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub preset: Option<Preset>,
     /// Embedding for the decoder: gated (default), side-only or sam-only
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub fusion: Option<FusionName>,
@@ -67,6 +66,8 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
+    Accurate,
+    Fast,
     Released,
     Paper,
 }
@@ -116,11 +117,12 @@ pub enum FusionName {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
-    of_method!(arguments.method, M => run_method::<M>(arguments))
+    of_method!(arguments.method(), M => run_method::<M>(arguments))
 }
 
 fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
     interrupt::set_resumable();
+    arguments.check_preset()?;
     M::check(arguments)?;
     arguments.data.check_inputs()?;
     arguments.pretrained.as_deref().map_or(Ok(()), output::check_checkpoint)?;
@@ -162,7 +164,7 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
 fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigOf<M>> {
     let config = M::config(arguments, dataset.description().classes())?;
     check(&config, dataset)?;
-    if !arguments.method.has_foundation() {
+    if !arguments.method().has_foundation() {
         config.check_without_foundation()?;
     }
     Ok(config.split_across(arguments.settings.device.len())?)
@@ -178,6 +180,7 @@ type ConfigOf<M> = TrainingConfig<NetworkConfigOf<M>>;
 /// the run that may be in the folder.
 pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
     fn checked<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
+        arguments.check_preset()?;
         M::check(arguments)?;
         open_devices(&arguments.settings.device)?;
         let config = config::<M>(arguments, dataset)?;
@@ -188,7 +191,7 @@ pub fn config_toml(arguments: &Arguments, dataset: &Dataset) -> Result<String> {
         }
         Ok(text)
     }
-    of_method!(arguments.method, M => checked::<M>(arguments, dataset))
+    of_method!(arguments.method(), M => checked::<M>(arguments, dataset))
 }
 
 /// Checks that the file of `--pretrained` fits the network, by loading it.
@@ -198,7 +201,7 @@ pub fn check_pretrained(arguments: &Arguments, dataset: &Dataset) -> Result<()> 
         M::load(arguments, &config::<M>(arguments, dataset)?, &devices[0])?;
         Ok(())
     }
-    of_method!(arguments.method, M => load::<M>(arguments, dataset))
+    of_method!(arguments.method(), M => load::<M>(arguments, dataset))
 }
 
 /// A folder that is named after the dataset.
@@ -209,9 +212,45 @@ pub fn default_run(prefix: &str, dataset: &Dataset, suffix: &str) -> PathBuf {
 }
 
 impl Arguments {
+    /// The method that is given, or that of the preset.
+    pub fn method(&self) -> MethodName {
+        self.method.unwrap_or(match self.preset {
+            Some(Preset::Accurate) => MethodName::UnetLadder,
+            Some(Preset::Fast) => MethodName::FastUnetLadder,
+            Some(Preset::Released | Preset::Paper) | None => MethodName::Ladder,
+        })
+    }
+
+    /// Published settings are those over a published checkpoint.
+    fn check_preset(&self) -> Result<()> {
+        if self.data.foundation.is_some()
+            && matches!(self.preset, Some(Preset::Released | Preset::Paper))
+        {
+            bail!(WrongUsage(
+                "--foundation demo has settings of its own; remove --preset, or choose accurate or \
+                 fast"
+                    .to_owned()
+            ));
+        }
+        Ok(())
+    }
+
+    /// A method's own settings with those of training that the preset has.
+    pub fn with_preset<C: NetworkConfig>(&self, of_method: TrainingConfig<C>) -> TrainingConfig<C> {
+        match self.preset {
+            Some(Preset::Accurate | Preset::Fast) => of_method.with_accurate_training(),
+            Some(Preset::Released) | None => of_method,
+            Some(Preset::Paper) => {
+                let mut config = of_method;
+                config.optimization.optimizer = OptimizationConfig::paper().optimizer;
+                config
+            }
+        }
+    }
+
     /// What distinguishes the default folder of a method from the ladder's.
     fn suffix(&self) -> String {
-        match self.method {
+        match self.method() {
             MethodName::Ladder => String::new(),
             method => format!("-{}", method.name()),
         }

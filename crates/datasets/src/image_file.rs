@@ -8,13 +8,14 @@ use crate::nifti_file::{
 use crate::nifti_header;
 use crate::picture::{
     MaskLevels, check_picture, picture_format, read_mask_levels, read_picture, read_picture_labels,
-    read_picture_mask, read_picture_numbers, write_picture_labels,
+    read_picture_mask, read_picture_numbers, write_picture_labels, write_picture_map,
 };
 use crate::raw::{Intensities, LabelNumbers, Scaling};
 use crate::text_header::{TextFormat, TextHeaderReader};
 use crate::{
     Color, DatasetDescription, Geometry, Image, LabelMap, Orientation, ReadError, Volume,
-    WriteError, read_dicom_geometry, read_dicom_image, read_nifti_geometry, write_nifti_labels,
+    WriteError, read_dicom_geometry, read_dicom_image, read_nifti_geometry, write_nifti,
+    write_nifti_labels,
 };
 use image::ImageFormat;
 use ndarray::{ArrayView3, Axis, stack};
@@ -275,20 +276,49 @@ pub fn write_labels(
     description: &DatasetDescription,
 ) -> Result<(), WriteError> {
     let file = file.as_ref();
+    let map = description.label_map();
+    match check_kind(file, classes)? {
+        Kind::Picture => write_picture_labels(file, classes, &map, description.label_colors()),
+        Kind::Volume => write_nifti_labels(file, classes, &map),
+    }
+}
+
+/// Writes a map of values from 0 to 1: of a volume with a geometry as NIfTI in 32-bit floats, of a
+/// picture as grey pixels from 0 to 255, PNG or TIFF.
+///
+/// # Errors
+///
+/// [`WriteError`] if the name's extension does not fit the volume, or the file cannot be written; an
+/// existing file is then unchanged.
+pub fn write_map(file: impl AsRef<Path>, map: &Volume<f32>) -> Result<(), WriteError> {
+    let file = file.as_ref();
+    match check_kind(file, map)? {
+        Kind::Picture => write_picture_map(file, map),
+        Kind::Volume => write_nifti(file, map),
+    }
+}
+
+/// What a file holds.
+enum Kind {
+    Picture,
+    Volume,
+}
+
+/// Checks that a volume can be written to a file of this name.
+fn check_kind<T>(file: &Path, volume: &Volume<T>) -> Result<Kind, WriteError> {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_picture = matches!(ending.as_str(), "png" | "tif" | "tiff");
     let unsupported =
         |reason: &str| WriteError::Unsupported { file: file.to_owned(), reason: reason.to_owned() };
-    let map = description.label_map();
-    match (is_picture, classes.geometry()) {
-        (true, None) => write_picture_labels(file, classes, &map, description.label_colors()),
+    match (is_picture, volume.geometry()) {
+        (true, None) => Ok(Kind::Picture),
         (true, Some(_)) => Err(unsupported(
             "a picture cannot hold the position of its voxels in the patient; use a name in .nii.gz",
         )),
         (false, None) => Err(unsupported(
             "the image is a picture without a position in the patient; use a name in .png or .tif",
         )),
-        (false, Some(_)) => write_nifti_labels(file, classes, &map),
+        (false, Some(_)) => Ok(Kind::Volume),
     }
 }
 

@@ -63,7 +63,9 @@ pub use dicom::{
 pub use error::{DatasetError, DescriptionError, ReadError, WriteError};
 pub use hdf5::{read_h5_volume, write_h5_volume};
 pub use image::{Image, map_channels};
-pub use image_file::{read_geometry, read_image, read_label_numbers, read_labels, write_labels};
+pub use image_file::{
+    read_geometry, read_image, read_label_numbers, read_labels, write_labels, write_map,
+};
 pub use inspection::{InspectedCase, Inspection, InspectionError, inspect};
 pub use intensity::Intensity;
 pub use labels::{IgnoredLabels, LabelMap, label_ranges};

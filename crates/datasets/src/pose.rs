@@ -60,8 +60,33 @@ impl Pose {
     pub const MAX_DEGREES: i8 = 15;
     /// Smallest and largest scale in percent.
     pub const SCALE_PERCENT: [u8; 2] = [80, 125];
+    /// Poses of [`at_inference`](Self::at_inference).
+    pub const MAX_AT_INFERENCE: usize = 8;
     /// Largest shift in percent of the slice's side.
     pub const MAX_SHIFT_PERCENT: i8 = 10;
+
+    /// The first `count` of eight small poses in which a trained network may see a slice besides the
+    /// slice as it is: pairs that turn, scale and shift in opposite directions.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is more than [`MAX_AT_INFERENCE`](Self::MAX_AT_INFERENCE).
+    pub fn at_inference(count: usize) -> Vec<Self> {
+        assert!(count <= Self::MAX_AT_INFERENCE, "at most eight poses");
+        let pose =
+            |degrees, scale_percent, shift_percent| Self { degrees, scale_percent, shift_percent };
+        let poses = [
+            pose(5, 106, [0, 0]),
+            pose(-5, 94, [0, 0]),
+            pose(5, 94, [0, 0]),
+            pose(-5, 106, [0, 0]),
+            pose(0, 112, [2, 0]),
+            pose(0, 90, [-2, 0]),
+            pose(10, 100, [0, 2]),
+            pose(-10, 100, [0, -2]),
+        ];
+        poses[..count].to_vec()
+    }
 
     /// Samples a pose. Each value is equally probable, of the scales their logarithm.
     pub(crate) fn draw(generator: &mut ChaCha8Rng) -> Self {
@@ -86,7 +111,8 @@ impl Pose {
         let pixels = pixels.as_standard_layout();
         let values = pixels.as_slice().expect("in standard layout");
         let (rows, columns) = pixels.dim();
-        let corners = self.corners([rows, columns], Outside::Zero);
+        let sources = self.sources([rows, columns]);
+        let corners = corners(&sources, [rows, columns], Outside::Zero);
         let moved = corners.map(|corners| interpolate(values, &corners)).collect();
         Array2::from_shape_vec((rows, columns), moved).expect("a value for each pixel")
     }
@@ -98,17 +124,42 @@ impl Pose {
     /// - input, output: `[rows, columns]`
     pub fn nearest<T: Copy + Default>(self, pixels: ArrayView2<'_, T>) -> Array2<T> {
         let (rows, columns) = pixels.dim();
+        let sources = self.sources([rows, columns]);
         let inside = |position: f64, side: usize| {
             let index = (position + 0.5).floor();
             (0.0..side as f64).contains(&index).then_some(index as usize)
         };
         Array2::from_shape_fn((rows, columns), |(row, column)| {
-            let [row, column] = self.source([row, column], [rows, columns]);
+            let [row, column] = sources.of(row, column);
             match (inside(row, rows), inside(column, columns)) {
                 (Some(row), Some(column)) => pixels[(row, column)],
                 _ => T::default(),
             }
         })
+    }
+
+    /// Moves back what a network computed from a moved slice, so that it lies on the slice as it was:
+    /// bilinear interpolation, zero where the slice was moved out of the picture.
+    ///
+    /// # Shapes
+    ///
+    /// - values: `[C, rows, columns]`, where `sides` is `[rows, columns]`
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many values as such a number of channels has.
+    pub fn move_back(self, values: &mut [f32], sides: [usize; 2]) {
+        let values_of_channel = sides[0] * sides[1];
+        assert!(values.len().is_multiple_of(values_of_channel), "values of whole channels");
+        let sources = self.sources(sides).inverse();
+        let corners: Vec<Corners> = corners(&sources, sides, Outside::Zero).collect();
+        let mut source = vec![0.0; values_of_channel];
+        for channel in values.chunks_exact_mut(values_of_channel) {
+            source.copy_from_slice(channel);
+            for (value, corners) in channel.iter_mut().zip(&corners) {
+                *value = interpolate(&source, corners);
+            }
+        }
     }
 
     /// Moves features that a network computed from a slice, as [`image`](Self::image) moves the
@@ -133,8 +184,8 @@ impl Pose {
             let within = (row % packed) * packed + column % packed;
             (within * grid + row / packed) * grid + column / packed
         };
-        let corners: Vec<Corners> = self
-            .corners([side, side], Outside::Edge)
+        let sources = self.sources([side, side]);
+        let corners: Vec<Corners> = corners(&sources, [side, side], Outside::Edge)
             .map(|corners| corners.map(|(pixel, weight)| (index(pixel), weight)))
             .collect();
         let mut source = vec![0.0; values_of_channel];
@@ -146,42 +197,78 @@ impl Pose {
         }
     }
 
-    /// For each pixel of a slice, the pixels that it is interpolated from.
-    fn corners(self, sides: [usize; 2], outside: Outside) -> impl Iterator<Item = Corners> {
-        let [rows, columns] = sides;
-        (0..rows * columns).map(move |pixel| {
-            let position = self.source([pixel / columns, pixel % columns], sides);
-            let axis = |axis: usize| {
-                let lower = position[axis].floor();
-                let share = (position[axis] - lower) as f32;
-                [(lower, 1.0 - share), (lower + 1.0, share)].map(|(index, weight)| {
-                    let last = sides[axis] as f64 - 1.0;
-                    let is_inside = (0.0..=last).contains(&index);
-                    let weight = if is_inside || outside == Outside::Edge { weight } else { 0.0 };
-                    (index.clamp(0.0, last) as usize, weight)
-                })
-            };
-            let [rows, others] = [axis(0), axis(1)];
-            [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(row, column)| {
-                let (row, row_weight) = rows[row];
-                let (column, weight) = others[column];
-                (row * columns + column, row_weight * weight)
-            })
-        })
+    /// Where the content of each pixel comes from.
+    fn sources(self, sides: [usize; 2]) -> Sources {
+        let scale = f64::from(self.scale_percent) / 100.0;
+        let (sin, cos) = f64::from(self.degrees).to_radians().sin_cos();
+        let [rows, columns] = sides.map(|side| side as f64);
+        let axis = |[down, right]: [f64; 2], side: f64| {
+            let step = [down / scale / rows, right / scale / columns].map(|step| step * side);
+            // From the centre of the first pixel, in sides of the slice.
+            let first = [0.5 / rows, 0.5 / columns];
+            let from_centre =
+                [0, 1].map(|axis| first[axis] - 0.5 - f64::from(self.shift_percent[axis]) / 100.0);
+            let first = (down * from_centre[0] + right * from_centre[1]) / scale + 0.5;
+            (step, first * side - 0.5)
+        };
+        let (row, first_row) = axis([cos, sin], rows);
+        let (column, first_column) = axis([-sin, cos], columns);
+        Sources { steps: [row, column], first: [first_row, first_column] }
+    }
+}
+
+/// An affine map from the pixels of a moved slice to positions in the slice, in pixels.
+struct Sources {
+    /// For rows and columns of the position: its change from row to row and from column to column.
+    steps: [[f64; 2]; 2],
+    /// The position of the first pixel.
+    first: [f64; 2],
+}
+
+impl Sources {
+    /// The map from positions in the slice to pixels of the moved slice.
+    fn inverse(&self) -> Self {
+        let [[a, b], [c, d]] = self.steps;
+        let determinant = a * d - b * c;
+        let steps = [[d, -b], [-c, a]].map(|row| row.map(|value| value / determinant));
+        let first = steps.map(|[row, column]| -row * self.first[0] - column * self.first[1]);
+        Self { steps, first }
     }
 
-    /// Where the content of a pixel comes from, in pixels.
-    fn source(self, pixel: [usize; 2], sides: [usize; 2]) -> [f64; 2] {
-        let from_centre = |axis: usize| {
-            let shift = f64::from(self.shift_percent[axis]) / 100.0;
-            (pixel[axis] as f64 + 0.5) / sides[axis] as f64 - 0.5 - shift
-        };
-        let scale = f64::from(self.scale_percent) / 100.0;
-        let [row, column] = [from_centre(0) / scale, from_centre(1) / scale];
-        let (sin, cos) = f64::from(self.degrees).to_radians().sin_cos();
-        let turned = [cos * row + sin * column, -sin * row + cos * column];
-        [0, 1].map(|axis| (turned[axis] + 0.5) * sides[axis] as f64 - 0.5)
+    fn of(&self, row: usize, column: usize) -> [f64; 2] {
+        [0, 1].map(|axis| {
+            let [of_row, of_column] = self.steps[axis];
+            self.first[axis] + of_row * row as f64 + of_column * column as f64
+        })
     }
+}
+
+/// For each pixel of a moved slice, the pixels that it is interpolated from.
+fn corners(
+    sources: &Sources,
+    sides: [usize; 2],
+    outside: Outside,
+) -> impl Iterator<Item = Corners> + '_ {
+    let [rows, columns] = sides;
+    (0..rows * columns).map(move |pixel| {
+        let position = sources.of(pixel / columns, pixel % columns);
+        let axis = |axis: usize| {
+            let lower = position[axis].floor();
+            let share = (position[axis] - lower) as f32;
+            [(lower, 1.0 - share), (lower + 1.0, share)].map(|(index, weight)| {
+                let last = sides[axis] as f64 - 1.0;
+                let is_inside = (0.0..=last).contains(&index);
+                let weight = if is_inside || outside == Outside::Edge { weight } else { 0.0 };
+                (index.clamp(0.0, last) as usize, weight)
+            })
+        };
+        let [rows, others] = [axis(0), axis(1)];
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(row, column)| {
+            let (row, row_weight) = rows[row];
+            let (column, weight) = others[column];
+            (row * columns + column, row_weight * weight)
+        })
+    })
 }
 
 fn interpolate(values: &[f32], corners: &Corners) -> f32 {

@@ -90,6 +90,14 @@ impl View {
         }
     }
 
+    /// The pose, if this is one.
+    pub fn pose(self) -> Option<Pose> {
+        match self {
+            Self::Pose(pose) => Some(pose),
+            _ => None,
+        }
+    }
+
     /// Applies the view to an image. Rotations take the nearest neighbour, poses interpolate; both
     /// have zero outside the slice.
     ///

@@ -3,7 +3,7 @@
 mod images;
 
 use crate::arguments::open_device;
-use crate::model::{ModelOptions, read_task};
+use crate::model::{ModelOptions, read_common_task};
 use crate::overlays::{remove_overlays, write_overlays};
 use crate::progress::{CaseProgress, Progress, note};
 use crate::report::LabelVolume;
@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use images::{Cases, Images, Input, is_single};
 use sam_lst::datasets::{
     SegmentationType, read_geometry, replace_file, write_dicom_segmentation, write_labels,
+    write_map,
 };
 use sam_lst::embeddings::Embedder;
 use sam_lst::model::Task;
@@ -42,15 +43,18 @@ pub struct Arguments {
     /// SAM's checkpoint, as in training, unless the method has none: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     sam: Option<PathBuf>,
-    /// The trained network: .safetensors
-    #[arg(long, value_name = "FILE", alias = "ladder")]
-    network: PathBuf,
+    /// The trained network: .safetensors; several are averaged
+    #[arg(long, value_name = "FILE", alias = "ladder", required = true)]
+    network: Vec<PathBuf>,
     /// Segment these cases of the dataset in INPUT
     #[arg(long, value_name = "CASES")]
     cases: Option<Cases>,
     /// Folder for pictures of slices with organs [default: none]
     #[arg(long, value_name = "DIR")]
     overlays: Option<PathBuf>,
+    /// File, or folder for several images, of the uncertainty of each voxel, 0 to 1 [default: none]
+    #[arg(long, value_name = "PATH")]
+    uncertainty: Option<PathBuf>,
     /// Dataset description, TOML [default: that in the network's file]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
@@ -91,6 +95,7 @@ struct Job {
     input: Input,
     output: PathBuf,
     overlays: Option<PathBuf>,
+    uncertainty: Option<PathBuf>,
 }
 
 /// A segmented image.
@@ -104,11 +109,15 @@ struct Staged {
     segmented: Segmented,
     labels: Staging,
     overlays: Option<(PathBuf, Staging)>,
+    uncertainty: Option<Staging>,
 }
 
 impl Staged {
     fn publish(self) -> Result<Segmented> {
         self.labels.publish()?;
+        if let Some(uncertainty) = self.uncertainty {
+            uncertainty.publish()?;
+        }
         if let Some((folder, staging)) = self.overlays {
             remove_overlays(&folder)?;
             staging.publish()?;
@@ -125,11 +134,13 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         arguments.check_single()?;
     }
     sam.map_or(Ok(()), output::check_checkpoint)?;
-    output::check_checkpoint(network)?;
+    for network in network {
+        output::check_checkpoint(network)?;
+    }
     options.check()?;
     let device = open_device(&options.device)?;
     let description = arguments.dataset.as_ref().map(DatasetDescription::from_file).transpose()?;
-    let task = read_task(network, sam, description)?;
+    let task = read_common_task(network, sam, description)?;
     let images = Images::find(input, arguments.cases, &task.dataset)?;
     let (jobs, _staging) = match &images {
         Images::One(image) => (vec![arguments.single_job(image, &task)?], None),
@@ -143,9 +154,9 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         note(&format!("all labels exist in {}", output.display()));
         return Ok(Status::Done);
     }
-    let model = options.load(sam, network, &device)?;
-    let cache = options.open_cache(&model, &task)?;
-    let mut segmenter = model.segmenter(options.segmentation(&task));
+    let models = options.load_all(sam, network, &device)?;
+    let cache = options.open_cache(&models, &task)?;
+    let mut segmenter = options.segmenter(&models, &task)?;
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }
@@ -171,7 +182,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
 impl Arguments {
     /// Files that are read besides the images.
     fn inputs(&self) -> Vec<&Path> {
-        let files = self.sam.iter().chain([&self.network]).chain(&self.dataset);
+        let files = self.sam.iter().chain(&self.network).chain(&self.dataset);
         files.map(PathBuf::as_path).collect()
     }
 
@@ -198,6 +209,12 @@ impl Arguments {
         output::check_file(&self.output, &inputs, self.force)?;
         // Created and removed, which shows that they can be written.
         Staging::for_file(&self.output)?;
+        if let Some(file) = &self.uncertainty {
+            inputs.push(&self.output);
+            output::check_ending(file, &[".nii", ".nii.gz", ".png", ".tif", ".tiff"])?;
+            output::check_file(file, &inputs, self.force)?;
+            Staging::for_file(file)?;
+        }
         if let Some(folder) = &self.overlays {
             output::check_folder(folder, &inputs, self.force)?;
             check_overlays(folder, &self.input)?;
@@ -212,18 +229,34 @@ impl Arguments {
         read_geometry(image, task.dataset.orientation)?;
         let is_nifti =
             self.labels_ending(image, task)? == ".nii.gz" && !is_dicom_name(&self.output);
-        let name = self.output.to_string_lossy();
-        if is_nifti != (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
+        let check_name = |file: &Path, what: &str, is_nifti: bool| {
+            let name = file.to_string_lossy();
+            if is_nifti == (name.ends_with(".nii") || name.ends_with(".nii.gz")) {
+                return Ok(());
+            }
             let kind = if is_nifti { "a volume in the patient" } else { "a picture" };
             bail!(WrongUsage(format!(
-                "cannot write {}: {} is {kind}, so its labels need a name in {}",
-                self.output.display(),
+                "cannot write {}: {} is {kind}, so its {what} a name in {}",
+                file.display(),
                 image.display(),
                 if is_nifti { ".nii.gz or .nii" } else { ".png or .tif" }
             )));
+        };
+        check_name(&self.output, "labels need", is_nifti)?;
+        if let Some(file) = &self.uncertainty {
+            check_name(
+                file,
+                "uncertainty needs",
+                map_ending(self.labels_ending(image, task)?) == ".nii.gz",
+            )?;
         }
         let input = Input::new(String::new(), image.to_owned());
-        Ok(Job { input, output: self.output.clone(), overlays: self.overlays.clone() })
+        Ok(Job {
+            input,
+            output: self.output.clone(),
+            overlays: self.overlays.clone(),
+            uncertainty: self.uncertainty.clone(),
+        })
     }
 
     /// The jobs of several images, without those whose labels exist if these are to be left out.
@@ -250,12 +283,20 @@ impl Arguments {
             let mut inputs = self.inputs();
             inputs.extend(&files);
             output::check_file(&output, &inputs, self.force)?;
+            let uncertainty = self
+                .uncertainty
+                .as_ref()
+                .map(|folder| folder.join(format!("{}{}", input.name, map_ending(ending))));
+            if let Some(file) = &uncertainty {
+                inputs.push(&output);
+                output::check_file(file, &inputs, self.force || self.skip_existing)?;
+            }
             let overlays = self.overlays.as_ref().map(|folder| folder.join(&input.name));
             if let Some(folder) = &overlays {
                 output::check_folder(folder, &inputs, self.force)?;
                 check_overlays(folder, &input.image)?;
             }
-            jobs.push(Job { input: input.clone(), output, overlays });
+            jobs.push(Job { input: input.clone(), output, overlays, uncertainty });
         }
         if !self.skip_existing {
             output::check_file(&self.output.join(VOLUMES), &[], self.force)?;
@@ -302,6 +343,11 @@ fn check_overlays(folder: &Path, image: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The ending of a map beside labels with an ending.
+fn map_ending(ending: &'static str) -> &'static str {
+    if ending == ".dcm" { ".nii.gz" } else { ending }
+}
+
 /// Whether a name is that of a DICOM file.
 fn is_dicom_name(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "dcm")
@@ -319,7 +365,17 @@ fn segment(
     let image = task.dataset.read_image(&job.input.image)?;
     let slices = image.shape()[0];
     progress("segmenting", 0, slices);
-    let classes = segmenter.segment(&image, |done| progress("segmenting", done, slices))?;
+    let count = |done| progress("segmenting", done, slices);
+    let (classes, uncertainty) = match &job.uncertainty {
+        None => (segmenter.segment(&image, count)?, None),
+        Some(file) => {
+            let (classes, map) = segmenter.segment_with_uncertainty(&image, count)?;
+            let staging = Staging::for_file(file)?;
+            write_map(staging.file(file), &map)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            (classes, Some(staging))
+        }
+    };
     let overlays = job.overlays.as_deref().map(Staging::new).transpose()?;
     let mut pictures = 0;
     if let Some(staging) = &overlays {
@@ -333,7 +389,8 @@ fn segment(
         .write(&labels.file(&job.output), job, &classes, task)
         .with_context(|| format!("cannot write {}", job.output.display()))?;
     let segmented = Segmented { organs: organ_volumes(&classes, task), pictures };
-    Ok(Staged { segmented, labels, overlays: job.overlays.clone().zip(overlays) })
+    let overlays = job.overlays.clone().zip(overlays);
+    Ok(Staged { segmented, labels, overlays, uncertainty })
 }
 
 /// Segments several images. One that cannot be read is reported, and the others are segmented.

@@ -7,7 +7,7 @@ pub(crate) use masks::{
     MaskLevels, drawn_colors, drawn_numbers, levels_are_apart, nearest, read_mask_levels,
     read_picture_labels, read_picture_mask, read_picture_numbers,
 };
-pub(crate) use write::write_picture_labels;
+pub(crate) use write::{write_picture_labels, write_picture_map};
 
 use crate::{Color, Image, MAX_VOXELS, ReadError};
 use image::metadata::Orientation;

@@ -2,7 +2,6 @@
 
 use crate::write::write_file;
 use crate::{Color, LabelMap, Volume, WriteError};
-use image::ImageFormat;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
@@ -19,14 +18,9 @@ pub(crate) fn write_picture_labels(
     colors: &BTreeMap<Color, u16>,
 ) -> Result<(), WriteError> {
     let unsupported = |reason: String| WriteError::Unsupported { file: file.to_owned(), reason };
-    let [slices, rows, columns] = classes.shape();
-    let is_png = ending_of(file) == "png";
-    if is_png && slices != 1 {
-        return Err(unsupported(format!("PNG has one slice, not {slices}; use a name in .tif")));
-    }
+    let [_, rows, columns] = check_slices(file, classes)?;
     let labels: Vec<u16> = (0..map.classes()).map(|class| map.label_of(class as u8)).collect();
     let pixels = classes.voxels().iter().map(|&class| labels[usize::from(class)]);
-    let format = if is_png { ImageFormat::Png } else { ImageFormat::Tiff };
     let pages = if colors.is_empty() {
         if labels.iter().all(|&label| label <= u8::MAX.into()) {
             Pages::Gray8(pixels.map(|label| label as u8).collect())
@@ -50,11 +44,35 @@ pub(crate) fn write_picture_labels(
             classes.flat_map(|&class| known[usize::from(class)].map_or([0; 3], |c| c.0)).collect(),
         )
     };
+    write_pages(file, &pages, [rows, columns])
+}
+
+/// Writes values in `[0, 1]` as grey pixels from 0 to 255: PNG for one slice, TIFF with a page for each
+/// slice.
+pub(crate) fn write_picture_map(file: &Path, map: &Volume<f32>) -> Result<(), WriteError> {
+    let [_, rows, columns] = check_slices(file, map)?;
+    let grey = map.voxels().iter().map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8);
+    write_pages(file, &Pages::Gray8(grey.collect()), [rows, columns])
+}
+
+/// The shape of a volume that a picture of this name can hold.
+fn check_slices<T>(file: &Path, volume: &Volume<T>) -> Result<[usize; 3], WriteError> {
+    let [slices, ..] = volume.shape();
+    if ending_of(file) == "png" && slices != 1 {
+        return Err(WriteError::Unsupported {
+            file: file.to_owned(),
+            reason: format!("PNG has one slice, not {slices}; use a name in .tif"),
+        });
+    }
+    Ok(volume.shape())
+}
+
+fn write_pages(file: &Path, pages: &Pages, [rows, columns]: [usize; 2]) -> Result<(), WriteError> {
     write_file(file, "mask", |temporary| {
         let mut out = BufWriter::new(File::create(temporary)?);
         let (width, height) = (columns as u32, rows as u32); // at most 2^30 voxels
-        match format {
-            ImageFormat::Png => pages.write_png(&mut out, width, height)?,
+        match ending_of(file).as_str() {
+            "png" => pages.write_png(&mut out, width, height)?,
             _ => pages.write_tiff(&mut out, width, height)?,
         }
         out.into_inner()?.sync_all()

@@ -123,3 +123,32 @@ fn intensities_change_only_upright_and_stay_between_0_and_1() {
     assert!(mean.abs() < 0.03, "neither brighter nor darker on average: {mean}");
     assert!(differences.iter().any(|difference| difference.abs() > 0.03));
 }
+
+#[test]
+fn what_is_moved_back_lies_where_it_was() {
+    let size = [40, 56];
+    let image = Array2::from_shape_fn(size, |(row, column)| {
+        (row as f32 / 9.0).sin() + (column as f32 / 11.0).cos()
+    });
+    for pose in Pose::at_inference(Pose::MAX_AT_INFERENCE) {
+        let moved = pose.image(image.view());
+        let distance = |other: &[f32]| {
+            let inner = image.indexed_iter().zip(other).filter(|(((row, column), _), _)| {
+                (10..30).contains(row) && (12..44).contains(column)
+            });
+            let differences = inner.map(|((_, ours), theirs)| (ours - theirs).abs());
+            differences.fold(0.0, f32::max)
+        };
+        let mut back = moved.into_raw_vec_and_offset().0;
+        assert!(distance(&back) > 0.1, "{pose} moves");
+        pose.move_back(&mut back, size);
+        assert!(distance(&back) < 0.02, "{pose}: {}", distance(&back));
+        // Two channels are moved alike.
+        let mut ones = vec![1.0; 2 * 40 * 56];
+        pose.move_back(&mut ones, size);
+        let (first, second) = ones.split_at(40 * 56);
+        assert_eq!(first, second);
+        assert!(first.iter().all(|value| (0.0..=1.0 + 1e-6).contains(value)));
+        assert!(first[20 * 56 + 28] > 0.999, "the centre stays in the picture");
+    }
+}

@@ -1,7 +1,7 @@
 use super::{CacheError, CachedViews, EmbeddingCache, EmbeddingKey, Insertion, SliceView};
 use crate::model::{EmbeddingPrecision, Foundation};
 use burn::tensor::{Tensor, TensorData};
-use sam_lst_datasets::View;
+use sam_lst_datasets::Pose;
 use std::sync::Arc;
 
 /// Provides embeddings: read from a cache where present, computed by the foundation otherwise.
@@ -36,6 +36,10 @@ impl<'a> Embedder<'a> {
         Self { cache: Some((cache, views)), ..self }
     }
 
+    pub(crate) fn foundation(&self) -> &'a Foundation {
+        self.foundation
+    }
+
     /// Number of embeddings that were computed rather than read.
     pub fn computed(&self) -> usize {
         self.computed
@@ -51,7 +55,7 @@ impl<'a> Embedder<'a> {
     }
 
     /// Embeds images; `views` identifies each of them. For a pose, the image is that without it
-    /// ([`View::encoded`]), and its features are moved.
+    /// ([`View::encoded`](sam_lst_datasets::View::encoded)), and its features are moved.
     ///
     /// # Shapes
     ///
@@ -102,7 +106,7 @@ impl<'a> Embedder<'a> {
         let [channels, rows, columns] = cache.shape();
         let mut values = Vec::with_capacity(batch * channels * rows * columns);
         for (mut features, view) in found.into_iter().flatten().zip(views) {
-            if let View::Pose(pose) = view.view() {
+            if let Some(pose) = view.view().pose() {
                 self.foundation.move_features(&mut features, rows, pose);
             }
             values.extend(features);
@@ -111,17 +115,23 @@ impl<'a> Embedder<'a> {
         Ok(Tensor::from_data(data, &device))
     }
 
-    /// Moves the features of each image that is seen in a pose.
+    /// Embeddings, each moved as its view.
     fn moved(&self, embeddings: Tensor<4>, views: &[SliceView]) -> Tensor<4> {
-        if !views.iter().any(|view| matches!(view.view(), View::Pose(_))) {
+        let poses: Vec<Option<Pose>> = views.iter().map(|view| view.view().pose()).collect();
+        self.in_poses(embeddings, &poses)
+    }
+
+    /// Embeddings of images, each moved as a pose moves its image.
+    pub(crate) fn in_poses(&self, embeddings: Tensor<4>, poses: &[Option<Pose>]) -> Tensor<4> {
+        if poses.iter().all(Option::is_none) {
             return embeddings;
         }
         let (shape, device) = (embeddings.dims(), embeddings.device());
         let mut values = values(embeddings);
         let [batch, _, grid, _] = shape;
         let size = values.len() / batch;
-        for (features, view) in values.chunks_exact_mut(size).zip(views) {
-            if let View::Pose(pose) = view.view() {
+        for (features, pose) in values.chunks_exact_mut(size).zip(poses) {
+            if let &Some(pose) = pose {
                 self.foundation.move_features(features, grid, pose);
             }
         }

@@ -9,5 +9,5 @@ mod volume_boxes;
 
 pub use predictor::{ImagePrompts, Masks, Predictor, PredictorError};
 pub use pretrained::PretrainedModel;
-pub use segmenter::{OutputResampling, SegmentationConfig, Segmenter};
+pub use segmenter::{EnsembleError, OutputResampling, SegmentationConfig, Segmenter};
 pub use volume_boxes::{VolumeBox, VolumeObject, VolumeObjects};

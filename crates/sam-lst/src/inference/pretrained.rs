@@ -1,4 +1,4 @@
-use super::{SegmentationConfig, Segmenter};
+use super::{EnsembleError, SegmentationConfig, Segmenter};
 use crate::embeddings::{CacheError, EmbeddingCache};
 use crate::model::{
     BaselineConfig, EmbeddingPrecision, Foundation, ModelError, NetworkConfig, NetworkMetadata,
@@ -191,6 +191,25 @@ impl PretrainedModel {
         }
     }
 
+    /// The foundation; `None` for a method without one.
+    pub fn foundation(&self) -> Option<&Foundation> {
+        match self {
+            Self::Ladder(model) => Some(&model.foundation),
+            Self::Tuned(model) => model.foundation.as_ref(),
+            Self::UNetLadder(model) => Some(&model.foundation),
+            _ => None,
+        }
+    }
+
+    /// Frees this model's foundation if another model has the same one, and uses that.
+    pub fn share_foundation(&mut self, other: &Self) {
+        if let (Some(own), Some(other)) = (self.foundation_mut(), other.foundation())
+            && own.cache_name() == other.cache_name()
+        {
+            *own = other.clone();
+        }
+    }
+
     /// As [`SegmentationModel::embedding_cache`].
     ///
     /// # Errors
@@ -205,11 +224,20 @@ impl PretrainedModel {
         of_any!(self, model => model.embedding_cache(folder, precision, limit_bytes))
     }
 
+    /// Adds this model to the ensemble of a segmenter, as [`Segmenter::with_model`].
+    ///
+    /// # Errors
+    ///
+    /// [`EnsembleError`] if it does not fit the others.
+    pub fn join<'a>(&'a self, segmenter: Segmenter<'a>) -> Result<Segmenter<'a>, EnsembleError> {
+        of_any!(self, model => segmenter.with_model(model))
+    }
+
     /// A segmenter of this model, as [`Segmenter::new`].
     ///
     /// # Panics
     ///
-    /// If the batch size is zero.
+    /// As [`Segmenter::new`].
     pub fn segmenter(&self, config: SegmentationConfig) -> Segmenter<'_> {
         of_any!(self, model => Segmenter::new(model, config))
     }

@@ -3,9 +3,12 @@ use crate::model::{
     EmbeddingPrecision, NetworkConfig, SegmentationModel, SegmentationNetwork, SliceGeometry, Task,
     device_of, images,
 };
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 use sam_lst_datasets::ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis};
-use sam_lst_datasets::{Image, Interpolation, View, Volume, resample};
+use sam_lst_datasets::{
+    Grid, Image, Interpolation, Pixel, Pose, View, Volume, map_channels, resample,
+};
 use sam_lst_sam_nn::resize_bilinear;
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
@@ -33,6 +36,11 @@ pub struct SegmentationConfig {
     pub batch_size: usize,
     /// Precision to which embeddings are rounded: the same as in training.
     pub embedding_precision: EmbeddingPrecision,
+    /// Small poses in which each slice is seen besides the slice as it is, from 0 to
+    /// [`Pose::MAX_AT_INFERENCE`]; the class of a pixel is that of the largest mean probability. The
+    /// foundation sees the slice once, and its features are moved with the slice.
+    #[serde(default)]
+    pub poses: usize,
 }
 
 impl SegmentationConfig {
@@ -43,6 +51,7 @@ impl SegmentationConfig {
             output: OutputResampling::Reference,
             batch_size: 4,
             embedding_precision: EmbeddingPrecision::F32,
+            poses: 0,
         }
     }
 
@@ -71,12 +80,54 @@ impl SegmentationConfig {
 /// ```
 #[derive(Debug)]
 pub struct Segmenter<'a> {
-    network: Box<dyn LogitsPredictor>,
+    networks: Vec<Member>,
+    classes: usize,
     device: Device,
     input_size: usize,
     config: SegmentationConfig,
-    /// `None` if the network uses no embedding.
+    /// `None` if no network uses an embedding.
     embedder: Option<Embedder<'a>>,
+}
+
+/// A network whose probabilities are averaged with those of the others.
+#[derive(Debug)]
+struct Member {
+    network: Box<dyn LogitsPredictor>,
+    uses_embedding: bool,
+}
+
+/// Why a model cannot join an ensemble.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnsembleError {
+    /// Another number of classes.
+    #[error("networks of {expected} and of {found} classes cannot be combined")]
+    Classes {
+        /// Classes of the first model.
+        expected: usize,
+        /// Classes of this model.
+        found: usize,
+    },
+    /// Another size of the input.
+    #[error(
+        "networks for inputs of {expected} x {expected} and of {found} x {found} pixels cannot be \
+         combined"
+    )]
+    InputSize {
+        /// Side of the first model's input in pixels.
+        expected: usize,
+        /// Side of this model's input in pixels.
+        found: usize,
+    },
+    /// Another foundation, or other features of it.
+    #[error("networks over different foundations, or over different features, cannot be combined")]
+    Foundation,
+}
+
+/// The result of a slice.
+struct SliceMaps {
+    classes: Array2<u8>,
+    uncertainty: Option<Array2<f32>>,
 }
 
 /// A network whose type is not part of the segmenter's.
@@ -95,21 +146,59 @@ impl<'a> Segmenter<'a> {
     ///
     /// # Panics
     ///
-    /// If the batch size is zero.
+    /// If the batch size is zero, or there are more poses than [`Pose::MAX_AT_INFERENCE`].
     pub fn new<N: SegmentationNetwork>(
         model: &'a SegmentationModel<N>,
         config: SegmentationConfig,
     ) -> Self {
         assert!(config.batch_size > 0, "at least one slice in a batch");
-        let network = model.network.valid();
-        Self {
-            device: device_of(&network),
-            network: Box::new(network),
+        assert!(config.poses <= Pose::MAX_AT_INFERENCE, "at most eight poses");
+        let mut segmenter = Self {
+            networks: Vec::new(),
+            classes: model.config().num_classes(),
+            device: device_of(&model.network),
             input_size: model.config().input_size(),
             config,
-            embedder: model
-                .embedding_foundation()
-                .map(|foundation| Embedder::new(foundation, config.embedding_precision)),
+            embedder: None,
+        };
+        segmenter.add(model);
+        segmenter
+    }
+
+    /// Adds a model to an ensemble, whose mean probabilities decide the classes. All models with a
+    /// foundation must have the same one, which sees each slice once for all.
+    ///
+    /// Call it before [`with_cache`](Self::with_cache).
+    ///
+    /// # Errors
+    ///
+    /// [`EnsembleError`] if the model does not fit the others.
+    pub fn with_model<N: SegmentationNetwork>(
+        mut self,
+        model: &'a SegmentationModel<N>,
+    ) -> Result<Self, EnsembleError> {
+        let (classes, size) = (model.config().num_classes(), model.config().input_size());
+        if classes != self.classes {
+            return Err(EnsembleError::Classes { expected: self.classes, found: classes });
+        }
+        if size != self.input_size {
+            return Err(EnsembleError::InputSize { expected: self.input_size, found: size });
+        }
+        if let (Some(embedder), Some(foundation)) = (&self.embedder, model.embedding_foundation())
+            && embedder.foundation().cache_name() != foundation.cache_name()
+        {
+            return Err(EnsembleError::Foundation);
+        }
+        self.add(model);
+        Ok(self)
+    }
+
+    fn add<N: SegmentationNetwork>(&mut self, model: &'a SegmentationModel<N>) {
+        let foundation = model.embedding_foundation();
+        let network = Box::new(model.network.valid());
+        self.networks.push(Member { network, uses_embedding: foundation.is_some() });
+        if let (None, Some(foundation)) = (&self.embedder, foundation) {
+            self.embedder = Some(Embedder::new(foundation, self.config.embedding_precision));
         }
     }
 
@@ -140,6 +229,33 @@ impl<'a> Segmenter<'a> {
     pub fn segment(
         &mut self,
         image: &Image,
+        progress: impl FnMut(usize),
+    ) -> Result<Volume<u8>, CacheError> {
+        self.segment_volume(image, None, progress)
+    }
+
+    /// Segments a volume as [`segment`](Self::segment) and says how uncertain each pixel is: the
+    /// entropy of the mean probabilities over poses and networks, divided by that of equal
+    /// probabilities, so that it lies in `[0, 1]`.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the cache cannot be read.
+    pub fn segment_with_uncertainty(
+        &mut self,
+        image: &Image,
+        progress: impl FnMut(usize),
+    ) -> Result<(Volume<u8>, Volume<f32>), CacheError> {
+        let [slices, rows, columns] = image.shape();
+        let mut uncertainty = Array3::zeros((slices, rows, columns));
+        let classes = self.segment_volume(image, Some(&mut uncertainty), progress)?;
+        Ok((classes, image.with_voxels(uncertainty)))
+    }
+
+    fn segment_volume(
+        &mut self,
+        image: &Image,
+        mut uncertainty: Option<&mut Array3<f32>>,
         mut progress: impl FnMut(usize),
     ) -> Result<Volume<u8>, CacheError> {
         let [slices, rows, columns] = image.shape();
@@ -148,49 +264,130 @@ impl<'a> Segmenter<'a> {
             let end = slices.min(start + self.config.batch_size);
             let batch: Vec<ArrayView3<'_, f32>> =
                 (start..end).map(|slice| image.slice(slice)).collect();
-            for (slice, map) in (start..end).zip(self.class_maps(&batch)?) {
-                classes.index_axis_mut(Axis(0), slice).assign(&map);
+            let maps = self.maps(&batch, uncertainty.is_some())?;
+            for (slice, maps) in (start..end).zip(maps) {
+                classes.index_axis_mut(Axis(0), slice).assign(&maps.classes);
+                if let (Some(all), Some(map)) = (&mut uncertainty, maps.uncertainty) {
+                    all.index_axis_mut(Axis(0), slice).assign(&map);
+                }
             }
             progress(end);
         }
         Ok(image.with_voxels(classes))
     }
 
-    /// The class map of each slice of a batch, at the slice's own size.
-    fn class_maps(&mut self, batch: &[ArrayView3<'_, f32>]) -> Result<Vec<Array2<u8>>, CacheError> {
-        let SegmentationConfig { geometry, output, .. } = self.config;
+    /// The results of each slice of a batch, at the slice's own size.
+    fn maps(
+        &mut self,
+        batch: &[ArrayView3<'_, f32>],
+        with_uncertainty: bool,
+    ) -> Result<Vec<SliceMaps>, CacheError> {
+        let SegmentationConfig { geometry, output, poses, .. } = self.config;
         let size = self.input_size;
         let slice_size = batch.first().map_or([0, 0], |slice| [slice.dim().1, slice.dim().2]);
-        let inputs: Vec<Array3<f32>> =
-            batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
-        let images = images(&inputs, size, &self.device);
-        let embedding = self.embedding(batch, &images)?;
-        let logits = self.network.logits(images, embedding);
         let map_size = match output {
             OutputResampling::Reference => [size, size],
             OutputResampling::Logits => slice_size,
         };
-        let logits = resize_bilinear(logits, map_size);
-        let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
-        let classes: Vec<u8> = classes.iter::<i64>().map(|class| class as u8).collect();
-        let maps = classes.chunks_exact(map_size[0] * map_size[1]).map(|map| {
-            let map = ArrayView2::from_shape((map_size[0], map_size[1]), map)
-                .expect("a chunk has the map's size");
-            match output {
-                OutputResampling::Reference => {
-                    resample(map, slice_size, Interpolation::Nearest, geometry.grid)
-                }
-                OutputResampling::Logits => map.to_owned(),
+        let inputs: Vec<Array3<f32>> =
+            batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
+        let embedding = self.embedding(batch, &inputs)?;
+        let (classes, uncertainty) = if poses == 0 && self.networks.len() == 1 && !with_uncertainty
+        {
+            let logits = self.logits(&self.networks[0], &inputs, embedding, map_size);
+            let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
+            (classes.iter::<i64>().map(|class| class as u8).collect(), None)
+        } else {
+            let probabilities = self.mean_probabilities(&inputs, embedding, map_size);
+            let pixels = map_size[0] * map_size[1];
+            let (classes, uncertainty) = most_probable(&probabilities, self.classes, pixels);
+            (classes, with_uncertainty.then_some(uncertainty))
+        };
+        let plane = |pixels: usize| pixels * map_size[0] * map_size[1];
+        let maps = (0..batch.len()).map(|slice| {
+            let range = plane(slice)..plane(slice + 1);
+            let at_slice_size = |interpolation| match output {
+                OutputResampling::Reference => Some((interpolation, geometry.grid)),
+                OutputResampling::Logits => None,
+            };
+            SliceMaps {
+                classes: resized(
+                    &classes[range.clone()],
+                    map_size,
+                    slice_size,
+                    at_slice_size(Interpolation::Nearest),
+                ),
+                uncertainty: uncertainty.as_ref().map(|uncertainty: &Vec<f32>| {
+                    let linear = at_slice_size(Interpolation::Linear);
+                    resized(&uncertainty[range], map_size, slice_size, linear)
+                }),
             }
         });
         Ok(maps.collect())
     }
 
-    /// The foundation's embedding of a batch, where the network uses one.
+    /// A network's logits at the size of the maps.
+    fn logits(
+        &self,
+        member: &Member,
+        inputs: &[Array3<f32>],
+        embedding: Option<Tensor<4>>,
+        map_size: [usize; 2],
+    ) -> Tensor<4> {
+        let images = images(inputs, self.input_size, &self.device);
+        let embedding = embedding.filter(|_| member.uses_embedding);
+        resize_bilinear(member.network.logits(images, embedding), map_size)
+    }
+
+    /// The sums of probabilities over poses and networks, `[B, K, height, width]`. Where a pose moves
+    /// a pixel out of the picture, it adds nothing.
+    fn mean_probabilities(
+        &self,
+        inputs: &[Array3<f32>],
+        embedding: Option<Tensor<4>>,
+        map_size: [usize; 2],
+    ) -> Vec<f32> {
+        let poses = Pose::at_inference(self.config.poses);
+        let poses = std::iter::once(None).chain(poses.into_iter().map(Some));
+        let mut sum: Vec<f32> = Vec::new();
+        for pose in poses {
+            let (moved, embedding) = match (pose, &embedding) {
+                (None, embedding) => (inputs.to_vec(), embedding.clone()),
+                (Some(pose), embedding) => {
+                    let moved = |input: &Array3<f32>| {
+                        map_channels(input.view(), |channel| pose.image(channel))
+                    };
+                    let features = embedding.clone().zip(self.embedder.as_ref());
+                    let features = features.map(|(embedding, embedder)| {
+                        embedder.in_poses(embedding, &vec![Some(pose); inputs.len()])
+                    });
+                    (inputs.iter().map(moved).collect(), features)
+                }
+            };
+            let of_networks = self
+                .networks
+                .iter()
+                .map(|member| softmax(self.logits(member, &moved, embedding.clone(), map_size), 1));
+            let of_networks = of_networks.reduce(|sum, other| sum + other);
+            let values = of_networks.expect("at least one network").into_data();
+            let mut values: Vec<f32> = values.iter::<f32>().collect();
+            if let Some(pose) = pose {
+                pose.move_back(&mut values, map_size);
+            }
+            if sum.is_empty() {
+                sum = values;
+            } else {
+                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        sum
+    }
+
+    /// The foundation's embedding of a batch, where a network uses one.
     fn embedding(
         &mut self,
         batch: &[ArrayView3<'_, f32>],
-        images: &Tensor<4>,
+        inputs: &[Array3<f32>],
     ) -> Result<Option<Tensor<4>>, CacheError> {
         let Some(embedder) = &mut self.embedder else { return Ok(None) };
         let size = self.input_size;
@@ -199,6 +396,47 @@ impl<'a> Segmenter<'a> {
             SliceView::new(hash, View::Identity, self.config.geometry, size)
         };
         let views: Vec<SliceView> = batch.iter().map(view).collect();
-        embedder.embed(images.clone(), &views).map(Some)
+        embedder.embed(images(inputs, size, &self.device), &views).map(Some)
+    }
+}
+
+/// The class with the largest probability of each pixel of each slice, and the entropy of the
+/// probabilities, divided by that of equal ones. `probabilities` are `[B, K, pixels]`, up to a factor
+/// of each pixel.
+fn most_probable(probabilities: &[f32], classes: usize, pixels: usize) -> (Vec<u8>, Vec<f32>) {
+    let largest_entropy = (classes.max(2) as f32).ln();
+    let of_slices = probabilities.chunks_exact(classes * pixels);
+    let of_pixels = of_slices.flat_map(|slice| {
+        (0..pixels).map(move |pixel| {
+            let of_class = |class: usize| slice[class * pixels + pixel];
+            let sum: f32 = (0..classes).map(of_class).sum();
+            let mut best = 0;
+            let mut entropy = 0.0;
+            for class in 0..classes {
+                if of_class(class) > of_class(best) {
+                    best = class;
+                }
+                let probability = of_class(class) / sum;
+                if probability > 0.0 {
+                    entropy -= probability * probability.ln();
+                }
+            }
+            (best as u8, (entropy / largest_entropy).clamp(0.0, 1.0))
+        })
+    });
+    of_pixels.unzip()
+}
+
+/// A map at the size of the slice.
+fn resized<T: Pixel>(
+    map: &[T],
+    map_size: [usize; 2],
+    slice_size: [usize; 2],
+    how: Option<(Interpolation, Grid)>,
+) -> Array2<T> {
+    let map = ArrayView2::from_shape(map_size, map).expect("as many pixels as the map has");
+    match how {
+        Some((interpolation, grid)) => resample(map, slice_size, interpolation, grid),
+        None => map.to_owned(),
     }
 }

@@ -172,9 +172,11 @@ impl TrainingConfig {
         TrainingConfig { optimization, cache, ..released.with_model(model) }
     }
 
-    /// The settings of [`released`](Self::released) for a U-Net beside the foundation.
+    /// The preset `accurate`, or `fast` if the model is [`UNetLadderConfig::fast`]: a U-Net that
+    /// receives the foundation's features, with the settings of
+    /// [`with_accurate_training`](Self::with_accurate_training).
     pub fn unet_ladder(model: UNetLadderConfig) -> TrainingConfig<UNetLadderConfig> {
-        Self::released(model.num_classes).with_model(model)
+        Self::released(model.num_classes).with_model(model).with_accurate_training()
     }
 
     /// A tiny model over a random foundation, for synthetic phantoms at 256 x 256: minutes on a
@@ -245,6 +247,24 @@ impl<C: NetworkConfig> TrainingConfig<C> {
             cache: self.cache,
             model,
         }
+    }
+
+    /// This configuration with the slices, views and steps of the preset `accurate`, which were
+    /// chosen on validation patients: small batches and therefore many steps, views that keep a slice
+    /// upright, slices resampled directly to the network's size, and logits enlarged before they
+    /// become classes.
+    pub fn with_accurate_training(self) -> Self {
+        let mut config = self;
+        config.batch_size = 2;
+        config.augmentation = Augmentation::Upright;
+        config.output = OutputResampling::Logits;
+        config.geometry = SliceGeometry::direct();
+        config.optimization.schedule.warmup_steps = 100;
+        if config.cache.views.count() > 0 {
+            // The only view that is embedded.
+            config.cache.views = CachedViews::IDENTITY;
+        }
+        config
     }
 
     /// This configuration with the batches of each step split, so that several devices share a step:
