@@ -15,7 +15,7 @@ use sam_lst::embeddings::Embedder;
 use sam_lst::evaluation::{
     CasePairs, EvaluatedCase, FolderPairs, HtmlReport, LabelNumbers, write_reports,
 };
-use sam_lst::metrics::{DirectedDistances, StrictOptions};
+use sam_lst::metrics::{DirectedDistances, ErrorDetection, StrictOptions};
 use sam_lst::{Dataset, DatasetDescription, Protocol, Report, Split};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -61,11 +61,13 @@ pub struct Arguments {
     /// Dataset description, TOML, or `synapse` [default: the network's, or numbers]
     #[arg(long, value_name = "FILE")]
     dataset: Option<PathBuf>,
-    /// How cases are scored
+    /// How cases are scored: reference, strict or both
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Scoring::Both)]
+    #[arg(hide_possible_values = true)]
     protocol: Scoring,
-    /// Strict HD95 of the two directions
+    /// Strict HD95 of the two directions: larger or pooled
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Hd95::Larger)]
+    #[arg(hide_possible_values = true)]
     hd95: Hd95,
     /// Tolerance of the strict surface Dice in mm
     #[arg(long, value_name = "MM", default_value_t = 1.0, value_parser = not_negative)]
@@ -73,6 +75,9 @@ pub struct Arguments {
     /// Also write PREFIX.html and PREFIX-reference and -strict.csv, .json, .md
     #[arg(long, value_name = "PREFIX")]
     output: Option<PathBuf>,
+    /// Of a model, also say how well its uncertainty finds errors
+    #[arg(long, conflicts_with = "pred")]
+    uncertainty: bool,
     #[command(flatten)]
     model: ModelOptions,
     /// Overwrite existing outputs
@@ -101,6 +106,8 @@ struct Evaluation {
     reports: Vec<Report>,
     page: HtmlReport,
     unpredicted: Vec<String>,
+    /// With `--uncertainty`.
+    error_detection: Option<ErrorDetection>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Status> {
@@ -252,7 +259,7 @@ fn score_folders(
     })?;
     let unpredicted = folders.unpredicted().iter().map(|file| file.display().to_string());
     let page = arguments.page("Scores of predictions", &description);
-    Ok(Evaluation { reports, page, unpredicted: unpredicted.collect() })
+    Ok(Evaluation { reports, page, unpredicted: unpredicted.collect(), error_detection: None })
 }
 
 /// Scores predictions for the test cases of a dataset.
@@ -293,7 +300,7 @@ fn score_cases(
     let count = |done, total| progress.count("scoring", done, total, "cases");
     let reports = pairs.evaluate_each(&protocols, count, |case| add_case(&mut page, case))?;
     let unpredicted = pairs.unpredicted().iter().map(|case| case.name.clone()).collect();
-    Ok(Evaluation { reports, page, unpredicted })
+    Ok(Evaluation { reports, page, unpredicted, error_detection: None })
 }
 
 /// Checks the test cases, and measures in voxels where they have no voxel spacing.
@@ -387,6 +394,10 @@ fn score_model(
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }
+    if arguments.uncertainty {
+        segmenter = segmenter.with_uncertainty();
+    }
+    let mut error_detection = ErrorDetection::new();
     let mut progress = CaseProgress::new("scoring", cases.len());
     let mut page = arguments.page("Scores of a model", dataset.description());
     let reports = segmenter.evaluate_each(
@@ -394,17 +405,37 @@ fn score_model(
         &cases,
         &protocols,
         |case, done, slices| progress.update(case, done, slices),
-        |case| add_case(&mut page, case),
+        |case| {
+            case.count_errors(&mut error_detection);
+            add_case(&mut page, case);
+        },
     )?;
     drop(progress);
     if let Some(error) = segmenter.embedder().and_then(Embedder::cache_write_error) {
         note(&error.to_string());
     }
-    Ok(Evaluation { reports, page, unpredicted: Vec::new() })
+    let error_detection = arguments.uncertainty.then_some(error_detection);
+    if let Some(detection) = &error_detection {
+        page.add_fact("Uncertainty", describe_detection(detection));
+    }
+    Ok(Evaluation { reports, page, unpredicted: Vec::new(), error_detection })
+}
+
+/// How well the uncertainty finds errors.
+fn describe_detection(detection: &ErrorDetection) -> String {
+    let [right, wrong] = detection.voxels();
+    let share = 100.0 * wrong as f64 / (right + wrong).max(1) as f64;
+    match detection.auroc() {
+        Some(area) => format!(
+            "a wrong voxel is more uncertain than a right one with probability {area:.3} (AUROC), among \
+             voxels with an organ in prediction or truth, of which {share:.1} % are wrong"
+        ),
+        None => "there are no right or no wrong voxels with an organ".to_owned(),
+    }
 }
 
 fn print_result(evaluation: &Evaluation, files: &[PathBuf], json: bool) -> Result<()> {
-    let Evaluation { reports, unpredicted, .. } = evaluation;
+    let Evaluation { reports, unpredicted, error_detection, .. } = evaluation;
     let names = |files: &[PathBuf]| -> Vec<String> {
         files.iter().map(|file| file.display().to_string()).collect()
     };
@@ -420,9 +451,13 @@ fn print_result(evaluation: &Evaluation, files: &[PathBuf], json: bool) -> Resul
             "reports": report::json(reports)?,
             "files": names(files),
             "unpredicted": unpredicted,
+            "uncertainty_auroc": error_detection.as_ref().and_then(ErrorDetection::auroc),
         }));
     }
     let mut text = report::tables(reports);
+    if let Some(detection) = error_detection {
+        text.push_str(&format!("\nuncertainty: {}\n\n", describe_detection(detection)));
+    }
     for file in files {
         report::file_line(&mut text, "scores", file);
     }

@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 /// How a trained model is run.
 #[derive(Args)]
 pub struct ModelOptions {
-    /// Resampling of the output
+    /// Resampling of the output: reference or logits
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Resampling::Reference)]
+    #[arg(hide_possible_values = true)]
     resampling: Resampling,
-    /// Small poses of each slice whose predictions are averaged, besides the slice as it is: 0 to 8
+    /// Average N small poses of each slice too, at most 8
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = poses)]
     poses: usize,
     /// Slices in a batch
@@ -30,8 +31,9 @@ pub struct ModelOptions {
     /// Device, as `sam-lst devices` lists them
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub device: String,
-    /// Precision of the foundation
+    /// Precision of the foundation: f32, f16 or bf16
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Precision::F32)]
+    #[arg(hide_possible_values = true)]
     precision: Precision,
     /// Folder of cached embeddings, such as that of `train` [default: none]
     #[arg(long, value_name = "DIR")]

@@ -21,17 +21,17 @@ const EXAMPLES: &str = "\
 Methods: ladder; true-ladder (features of SAM's blocks enter it); unet-ladder (they enter a U-Net);
 decoder; prompts; lora (SAMed); late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full.
 Without SAM: unet, attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit.
-Presets: `released` (the authors' code), `paper`. Ctrl-C saves and stops; the same command resumes.
+Presets: accurate or fast (unet-ladder), released, paper. Ctrl-C saves; the same command resumes.
 
 Examples:
   sam-lst train --data Synapse --sam sam_vit_b_01ec64.pth --pretrained resnet18-f37072fd.pth
-  sam-lst train --data mri --dataset mri.toml --validation 0.1 --method unet --device cuda:0";
+  sam-lst train --data mri --dataset mri.toml --preset accurate --sam lite_medsam.pth";
 
 /// Train a network on a dataset, score it on the test cases, and draw pictures
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// What is trained: one of the methods below [default: ladder, or that of --preset]
+    /// What is trained: one of the methods below [default: ladder]
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     method: Option<MethodName>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Side network: resnet18 (default), resnet34, resnet50, swin-tiny, vit-tiny
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub side: Option<SideName>,
-    /// Settings: accurate, fast, released or paper [default: those of the method]
+    /// Settings: accurate, fast, released or paper [default: the method's]
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub preset: Option<Preset>,
     /// Embedding for the decoder: gated (default), side-only or sam-only

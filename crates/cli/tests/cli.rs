@@ -3,7 +3,7 @@
 
 use assert_cmd::Command;
 use burn::tensor::Device;
-use sam_lst::datasets::{Orientation, read_nifti_labels};
+use sam_lst::datasets::{Orientation, read_nifti_image, read_nifti_labels};
 use sam_lst::model::EncoderConfig;
 use sam_lst::{DatasetDescription, PhantomConfig, SamLstConfig, TrainingConfig, Volume};
 use serde_json::Value;
@@ -530,10 +530,13 @@ fn each_method_trains_and_its_network_segments() {
     model.save_sam(at.join("alone.safetensors")).expect("writes");
     let small = "epochs = 1\nbatch_size = 8\nmodel.input_size = 64\n";
     std::fs::write(at.join("small.toml"), small).expect("writes");
+    let half = format!("{small}model.unet_size = 32\n");
+    std::fs::write(at.join("half.toml"), half).expect("writes");
     let image = "phantoms/RawData/Training/img/img0001.nii.gz";
     let methods = [
         "true-ladder",
         "unet-ladder",
+        "fast-unet-ladder",
         "decoder",
         "prompts",
         "lora",
@@ -547,11 +550,13 @@ fn each_method_trains_and_its_network_segments() {
     for method in methods {
         let run_folder = format!("runs/{method}");
         let sam: &[&str] = if method == "unet" { &[] } else { &["--sam", "alone.safetensors"] };
-        let train = ["train", "--data", "phantoms", "--method", method, "--config", "small.toml"];
+        let settings = if method == "fast-unet-ladder" { "half.toml" } else { "small.toml" };
+        let train = ["train", "--data", "phantoms", "--method", method, "--config", settings];
         let trained = run_json(at, &[&train[..], &["--run", &run_folder], sam].concat());
         let name = match method {
             "true-ladder" => "ladder",
             "unet-ladder" | "unet" => method,
+            "fast-unet-ladder" => "unet-ladder",
             _ => "sam-tuning",
         };
         assert_eq!(trained["method"], name, "{method}");
@@ -564,6 +569,29 @@ fn each_method_trains_and_its_network_segments() {
         let evaluated = run_json(at, &[&evaluate[..], sam].concat());
         assert_eq!(evaluated["reports"].as_array().map(Vec::len), Some(2));
     }
+    let networks = |methods: [&str; 2], file: &str| {
+        methods.map(|method| format!("runs/{method}/{file}.safetensors"))
+    };
+    let members = networks(["decoder", "prompts"], "sam-tuning");
+    let ensemble =
+        ["--sam", "alone.safetensors", "--network", &members[0], "--network", &members[1]];
+    let segment = ["segment", image, "both.nii.gz", "--uncertainty", "uncertainty.nii.gz"];
+    run(at, &[&segment[..], &ensemble, &["--poses", "1"]].concat(), 0);
+    let (labels, map) = (at.join("both.nii.gz"), at.join("uncertainty.nii.gz"));
+    let map = read_nifti_image(map, Orientation::Stored).expect("a map");
+    let map = map.voxels().iter().copied().collect::<Vec<f32>>();
+    assert_eq!(map.len(), classes(&labels).voxels().len());
+    assert!(map.iter().all(|value| (0.0..=1.0).contains(value)));
+    assert!(map.iter().any(|value| *value > 0.1) && map.iter().any(|value| *value != map[0]));
+    fails(at, &[&segment[..], &ensemble].concat(), &["both.nii.gz", "--force"]);
+    let evaluate = ["evaluate", "--data", "phantoms", "--uncertainty"];
+    let evaluated = run_json(at, &[&evaluate[..], &ensemble].concat());
+    let area = evaluated["uncertainty_auroc"].as_f64().expect("a number");
+    assert!((0.0..=1.0).contains(&area), "{area}");
+    let (decoder, unet) = (&members[0], "runs/unet-ladder/unet-ladder.safetensors");
+    let unlike = ["segment", image, "c.nii.gz", "--network", decoder, "--network", unet];
+    let parts = ["cannot combine", "orientation, intensities or sizes"];
+    fails(at, &[&unlike[..], &["--sam", "alone.safetensors"]].concat(), &parts);
     let lora = "runs/lora/sam-tuning.safetensors";
     let segment = ["segment", image, "again.nii.gz", "--network"];
     fails(at, &[&segment[..], &[lora]].concat(), &["`sam-tuning` needs", "--sam FILE"]);

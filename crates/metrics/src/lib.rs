@@ -8,6 +8,8 @@
 //! A [`Protocol`] defines how a comparison becomes a case's [`Score`] and what an absent organ
 //! scores. A [`Report`] holds the scores of cases by organs under one protocol.
 //!
+//! [`ErrorDetection`] says how well the uncertainty of voxels finds the wrong ones.
+//!
 //! # Surfaces
 //!
 //! A voxel of a class lies on its surface if one of its six face neighbours is of another class or
@@ -21,6 +23,7 @@
 
 mod compare;
 mod distance_transform;
+mod error_detection;
 mod protocol;
 mod report;
 mod statistics;
@@ -28,6 +31,7 @@ mod surface;
 mod volume;
 
 pub use compare::{Comparison, Direction, Presence, SurfaceDistances, compare, compare_all, dice};
+pub use error_detection::ErrorDetection;
 pub use protocol::{DirectedDistances, Protocol, Score, ScoreError, StrictOptions};
 pub use report::{CaseScores, Mean, Report};
 pub use statistics::{mean, standard_deviation};

@@ -52,7 +52,7 @@ pub struct Arguments {
     /// Folder for pictures of slices with organs [default: none]
     #[arg(long, value_name = "DIR")]
     overlays: Option<PathBuf>,
-    /// File, or folder for several images, of the uncertainty of each voxel, 0 to 1 [default: none]
+    /// File (folder of several images) for each voxel's uncertainty, 0 to 1
     #[arg(long, value_name = "PATH")]
     uncertainty: Option<PathBuf>,
     /// Dataset description, TOML [default: that in the network's file]

@@ -239,7 +239,8 @@ impl<'a> CasePairs<'a> {
             let predicted = description.read_labels_on_grid(prediction, (label, truth))?;
             score(&mut reports, &case.name, &predicted, truth, &classes)?;
             if let Some(scores) = reports.first().and_then(|report| report.cases().last()) {
-                observe(EvaluatedCase { scores, volumes: &volumes, prediction: &predicted });
+                let (prediction, uncertainty) = (&predicted, None);
+                observe(EvaluatedCase { scores, volumes: &volumes, prediction, uncertainty });
             }
             progress(i + 1, self.pairs.len());
         }

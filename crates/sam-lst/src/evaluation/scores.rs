@@ -4,7 +4,7 @@ use sam_lst_datasets::{
     Case, CaseVolumes, Dataset, DatasetDescription, DatasetError, LabelMap, ReadError, Split,
     Volume, WriteError, label_ranges, replace_file,
 };
-use sam_lst_metrics::{CaseScores, Protocol, Report, ScoreError};
+use sam_lst_metrics::{CaseScores, ErrorDetection, Protocol, Report, ScoreError};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -201,11 +201,17 @@ impl Segmenter<'_> {
             let volumes = dataset.read(case)?;
             let slices = volumes.image.shape()[0];
             progress(&case.name, 0, slices);
-            let predicted =
-                self.segment(&volumes.image, |done| progress(&case.name, done, slices))?;
+            let count = |done| progress(&case.name, done, slices);
+            let (predicted, uncertainty) = if self.evaluates_uncertainty() {
+                let (predicted, map) = self.segment_with_uncertainty(&volumes.image, count)?;
+                (predicted, Some(map))
+            } else {
+                (self.segment(&volumes.image, count)?, None)
+            };
             score(&mut reports, &case.name, &predicted, &volumes.label, &classes)?;
             if let Some(scores) = reports.first().and_then(|report| report.cases().last()) {
-                observe(EvaluatedCase { scores, volumes: &volumes, prediction: &predicted });
+                let (prediction, uncertainty) = (&predicted, uncertainty.as_ref());
+                observe(EvaluatedCase { scores, volumes: &volumes, prediction, uncertainty });
             }
         }
         Ok(reports)
@@ -221,6 +227,23 @@ pub struct EvaluatedCase<'a> {
     pub volumes: &'a CaseVolumes,
     /// The predicted classes.
     pub prediction: &'a Volume<u8>,
+    /// The uncertainty of each voxel, of a segmenter [with
+    /// uncertainty](Segmenter::with_uncertainty).
+    pub uncertainty: Option<&'a Volume<f32>>,
+}
+
+impl EvaluatedCase<'_> {
+    /// Adds the voxels in which the prediction or the truth has an organ, if the uncertainty is known.
+    /// The background around the patient would only make the task look easy.
+    pub fn count_errors(&self, detection: &mut ErrorDetection) {
+        let Some(uncertainty) = self.uncertainty else { return };
+        let classes = self.prediction.voxels().iter().zip(self.volumes.label.voxels());
+        for ((&predicted, &truth), &uncertainty) in classes.zip(uncertainty.voxels()) {
+            if predicted > 0 || truth > 0 {
+                detection.add(uncertainty, predicted != truth);
+            }
+        }
+    }
 }
 
 /// Names the splits of the cases, so that nobody takes the score of a training case for one of a

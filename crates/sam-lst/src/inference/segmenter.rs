@@ -87,6 +87,7 @@ pub struct Segmenter<'a> {
     config: SegmentationConfig,
     /// `None` if no network uses an embedding.
     embedder: Option<Embedder<'a>>,
+    evaluates_uncertainty: bool,
 }
 
 /// A network whose probabilities are averaged with those of the others.
@@ -160,6 +161,7 @@ impl<'a> Segmenter<'a> {
             input_size: model.config().input_size(),
             config,
             embedder: None,
+            evaluates_uncertainty: false,
         };
         segmenter.add(model);
         segmenter
@@ -213,6 +215,15 @@ impl<'a> Segmenter<'a> {
     pub fn with_cache(self, cache: &'a EmbeddingCache) -> Self {
         let cached = |embedder: Embedder<'a>| embedder.with_cache(cache, CachedViews::IDENTITY);
         Self { embedder: self.embedder.map(cached), ..self }
+    }
+
+    /// Makes [`evaluate_each`](Self::evaluate_each) pass on the uncertainty of each case.
+    pub fn with_uncertainty(self) -> Self {
+        Self { evaluates_uncertainty: true, ..self }
+    }
+
+    pub(crate) fn evaluates_uncertainty(&self) -> bool {
+        self.evaluates_uncertainty
     }
 
     /// The source of embeddings; `None` if the network uses none.
