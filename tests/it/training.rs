@@ -439,6 +439,35 @@ fn training_with_a_cache_equals_training_without() {
     assert_ne!(half, losses);
 }
 
+/// With upright views, each slice is embedded once, and its features are moved.
+#[test]
+fn upright_views_need_one_embedding_of_each_slice() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dataset = dataset(folder.path());
+    let with = |name: &str, views: &str, taps: bool| {
+        let mut config = config().with_accurate_training();
+        config.epochs = 2;
+        config.batch_size = 4;
+        config.cache.views = views.parse().expect("valid views");
+        config.cache.precision = EmbeddingPrecision::F32;
+        if taps {
+            config.model = config.model.with_true_ladder();
+        }
+        let folders = folders(folder.path(), name);
+        let (_, events) = run(&config, &dataset, &folders).expect("the run finishes");
+        (events.losses(), folders, events)
+    };
+    for (taps, plain, cached) in [(false, "a", "b"), (true, "c", "d")] {
+        let (losses, without, events) = with(plain, "0", taps);
+        assert_eq!(events.plan().uncached_embeddings, 36);
+        let (found, folders, events) = with(cached, "identity", taps);
+        assert_eq!(found, losses);
+        assert_same_weights(&folders, &without, "ladder.safetensors");
+        assert_eq!(events.plan().cacheable_embeddings, 18);
+        assert_eq!((events.plan().uncached_embeddings, events.computed_embeddings()), (0, 18));
+    }
+}
+
 #[test]
 fn the_mean_gradient_of_accumulated_batches_equals_that_of_one_large_batch() {
     let folder = tempfile::tempdir().expect("temporary folder");

@@ -519,6 +519,31 @@ layout = { files = { images = "{case}.nii.gz", labels = "labels/{case}.nii.gz" }
 organs = [{ name = "a", labels = [1] }, { name = "b", labels = [2] }]
 "#;
 
+/// Networks over the same foundation are averaged, and their uncertainty is written.
+fn segment_with_several(at: &Path, image: &str) {
+    let of = |method: &str| format!("runs/{method}/sam-tuning.safetensors");
+    let members = ["decoder", "prompts"].map(of);
+    let ensemble =
+        ["--sam", "alone.safetensors", "--network", &members[0], "--network", &members[1]];
+    let segment = ["segment", image, "both.nii.gz", "--uncertainty", "uncertainty.nii.gz"];
+    run(at, &[&segment[..], &ensemble, &["--poses", "1"]].concat(), 0);
+    let (labels, map) = (at.join("both.nii.gz"), at.join("uncertainty.nii.gz"));
+    let map = read_nifti_image(map, Orientation::Stored).expect("a map");
+    let map = map.voxels().iter().copied().collect::<Vec<f32>>();
+    assert_eq!(map.len(), classes(&labels).voxels().len());
+    assert!(map.iter().all(|value| (0.0..=1.0).contains(value)));
+    assert!(map.iter().any(|value| *value > 0.1) && map.iter().any(|value| *value != map[0]));
+    fails(at, &[&segment[..], &ensemble].concat(), &["both.nii.gz", "--force"]);
+    let evaluate = ["evaluate", "--data", "phantoms", "--uncertainty"];
+    let evaluated = run_json(at, &[&evaluate[..], &ensemble].concat());
+    let area = evaluated["uncertainty_auroc"].as_f64().expect("a number");
+    assert!((0.0..=1.0).contains(&area), "{area}");
+    let (decoder, unet) = (&members[0], "runs/unet-ladder/unet-ladder.safetensors");
+    let unlike = ["segment", image, "c.nii.gz", "--network", decoder, "--network", unet];
+    let parts = ["cannot combine", "orientation, intensities or sizes"];
+    fails(at, &[&unlike[..], &["--sam", "alone.safetensors"]].concat(), &parts);
+}
+
 #[test]
 fn each_method_trains_and_its_network_segments() {
     let folder = project();
@@ -569,29 +594,7 @@ fn each_method_trains_and_its_network_segments() {
         let evaluated = run_json(at, &[&evaluate[..], sam].concat());
         assert_eq!(evaluated["reports"].as_array().map(Vec::len), Some(2));
     }
-    let networks = |methods: [&str; 2], file: &str| {
-        methods.map(|method| format!("runs/{method}/{file}.safetensors"))
-    };
-    let members = networks(["decoder", "prompts"], "sam-tuning");
-    let ensemble =
-        ["--sam", "alone.safetensors", "--network", &members[0], "--network", &members[1]];
-    let segment = ["segment", image, "both.nii.gz", "--uncertainty", "uncertainty.nii.gz"];
-    run(at, &[&segment[..], &ensemble, &["--poses", "1"]].concat(), 0);
-    let (labels, map) = (at.join("both.nii.gz"), at.join("uncertainty.nii.gz"));
-    let map = read_nifti_image(map, Orientation::Stored).expect("a map");
-    let map = map.voxels().iter().copied().collect::<Vec<f32>>();
-    assert_eq!(map.len(), classes(&labels).voxels().len());
-    assert!(map.iter().all(|value| (0.0..=1.0).contains(value)));
-    assert!(map.iter().any(|value| *value > 0.1) && map.iter().any(|value| *value != map[0]));
-    fails(at, &[&segment[..], &ensemble].concat(), &["both.nii.gz", "--force"]);
-    let evaluate = ["evaluate", "--data", "phantoms", "--uncertainty"];
-    let evaluated = run_json(at, &[&evaluate[..], &ensemble].concat());
-    let area = evaluated["uncertainty_auroc"].as_f64().expect("a number");
-    assert!((0.0..=1.0).contains(&area), "{area}");
-    let (decoder, unet) = (&members[0], "runs/unet-ladder/unet-ladder.safetensors");
-    let unlike = ["segment", image, "c.nii.gz", "--network", decoder, "--network", unet];
-    let parts = ["cannot combine", "orientation, intensities or sizes"];
-    fails(at, &[&unlike[..], &["--sam", "alone.safetensors"]].concat(), &parts);
+    segment_with_several(at, image);
     let lora = "runs/lora/sam-tuning.safetensors";
     let segment = ["segment", image, "again.nii.gz", "--network"];
     fails(at, &[&segment[..], &[lora]].concat(), &["`sam-tuning` needs", "--sam FILE"]);

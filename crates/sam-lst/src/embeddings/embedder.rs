@@ -1,6 +1,6 @@
 use super::{CacheError, CachedViews, EmbeddingCache, EmbeddingKey, Insertion, SliceView};
 use crate::model::{EmbeddingPrecision, Foundation};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use sam_lst_datasets::Pose;
 use std::sync::Arc;
 
@@ -76,22 +76,37 @@ impl<'a> Embedder<'a> {
         images: Tensor<4>,
         views: &[SliceView],
     ) -> Result<Tensor<4>, CacheError> {
-        let [batch, ..] = images.dims();
-        assert_eq!(batch, views.len(), "a view for each image");
+        let device = images.device();
+        self.embed_with(|| images, views, &device)
+    }
+
+    /// As [`embed`](Self::embed), with images that are only computed if an embedding is missing.
+    pub(crate) fn embed_with(
+        &mut self,
+        images: impl FnOnce() -> Tensor<4>,
+        views: &[SliceView],
+        device: &Device,
+    ) -> Result<Tensor<4>, CacheError> {
+        let batch = views.len();
+        let images = || {
+            let images = images();
+            assert_eq!(batch, images.dims()[0], "a view for each image");
+            images
+        };
         let Some((cache, cached_views)) = self.cache else {
             self.computed += batch;
-            let embeddings = self.rounded(self.foundation.try_embed(images)?);
+            let embeddings = self.rounded(self.foundation.try_embed(images())?);
             return Ok(self.moved(embeddings, views));
         };
-        let device = images.device().inner();
         let mut found = Vec::with_capacity(batch);
         for view in views {
             found.push(cache.get(&view.key())?);
         }
         let missing: Vec<usize> = (0..batch).filter(|&i| found[i].is_none()).collect();
         if !missing.is_empty() {
+            let images = images().inner();
             let inputs: Vec<Tensor<4>> =
-                missing.iter().map(|&i| images.clone().inner().narrow(0, i, 1)).collect();
+                missing.iter().map(|&i| images.clone().narrow(0, i, 1)).collect();
             let embeddings = self.foundation.try_embed(Tensor::cat(inputs, 0))?;
             self.computed += missing.len();
             let values = flat_values(cache, embeddings);
@@ -112,7 +127,7 @@ impl<'a> Embedder<'a> {
             values.extend(features);
         }
         let data = TensorData::new(values, [batch, channels, rows, columns]);
-        Ok(Tensor::from_data(data, &device))
+        Ok(Tensor::from_data(data, &device.clone().inner()))
     }
 
     /// Embeddings, each moved as its view.

@@ -32,8 +32,10 @@ pub struct Batch {
     /// Identity of each input in the embedding cache.
     pub views: Vec<SliceView>,
     inputs: Vec<Array3<f32>>,
-    /// What the foundation sees, if it is not what the network sees.
-    encoded_inputs: Vec<Array3<f32>>,
+    /// The slices as read, if the foundation does not see what the network sees.
+    slices_as_read: Vec<Array3<f32>>,
+    geometry: SliceGeometry,
+    input_size: usize,
     labels: Vec<Array2<u8>>,
 }
 
@@ -118,7 +120,9 @@ impl<'a> Batches<'a> {
             slices: Vec::with_capacity(plan.len()),
             views: Vec::with_capacity(plan.len()),
             inputs: Vec::with_capacity(plan.len()),
-            encoded_inputs: Vec::new(),
+            slices_as_read: Vec::new(),
+            geometry: self.geometry,
+            input_size: self.input_size,
             labels: Vec::with_capacity(plan.len()),
         };
         for &(index, view) in plan {
@@ -126,15 +130,15 @@ impl<'a> Batches<'a> {
             batch.slices.push(index);
             batch.views.push(self.view(SliceHash::new(slice.image.view()), view));
             let mut input = self.input(slice.image.view(), view);
-            if self.augmentation == Augmentation::Upright {
-                batch.encoded_inputs.push(self.input(slice.image.view(), view.encoded()));
-            }
             if let Some(change) = self.augmentation.draw_intensity(self.seed, epoch, index as u64) {
                 change.apply(&mut input);
             }
             batch.inputs.push(input);
             let label = view.apply(slice.label.view());
             batch.labels.push(self.geometry.label(label.view(), self.input_size, self.logits_size));
+            if self.augmentation == Augmentation::Upright {
+                batch.slices_as_read.push(slice.image);
+            }
         }
         Ok(batch)
     }
@@ -240,10 +244,13 @@ impl Batch {
     ///
     /// - output: `[B, 3, S, S]`
     pub fn encoded_images(&self, device: &Device) -> Tensor<4> {
-        match self.encoded_inputs.first() {
-            Some(input) => images(&self.encoded_inputs, input.len_of(Axis(1)), device),
-            None => self.images(device),
+        if self.slices_as_read.is_empty() {
+            return self.images(device);
         }
+        let as_read = self.slices_as_read.iter();
+        let inputs: Vec<Array3<f32>> =
+            as_read.map(|slice| self.geometry.image(slice.view(), self.input_size)).collect();
+        images(&inputs, self.input_size, device)
     }
 
     /// Returns the labels at the size of the logits.

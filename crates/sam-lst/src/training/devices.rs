@@ -76,7 +76,8 @@ impl<'a> DeviceWorker<'a> {
         let images = batch.images(&self.device);
         let embedding = match &mut self.embedder {
             Some(embedder) => {
-                Some(embedder.embed(batch.encoded_images(&self.device), &batch.views)?)
+                let images = || batch.encoded_images(&self.device);
+                Some(embedder.embed_with(images, &batch.views, &self.device)?)
             }
             None => None,
         };
