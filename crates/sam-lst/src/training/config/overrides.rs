@@ -193,6 +193,7 @@ mod tests {
     use super::*;
     use crate::model::{SamLstConfig, SideConfig, SliceGeometry};
     use crate::training::OptimizerConfig;
+    use sam_lst_datasets::Augmentation;
     use sam_lst_gated_fusion::Fusion;
     use sam_lst_resnet_side::ResNetSideConfig;
 
@@ -300,7 +301,6 @@ mod tests {
         assert!(text.contains("`model`: found integer `3`, expected a table"), "{text}");
         let text = message("epochs = 2.5");
         assert!(text.ends_with("found floating point `2.5`, expected a whole number, at least 0"));
-        assert!(message("augmentation = 1").ends_with("expected true or false"));
         assert!(message("[geometry]\ntrain_size = 100000\ngrid = \"half_pixel\"").contains("4096"));
         assert_eq!(message("epochs = 0"), "`epochs` is 0; expected at least 1");
         assert_eq!(message("dice_weight = 1.5"), "`dice_weight` is 1.5; expected between 0 and 1");
@@ -309,5 +309,28 @@ mod tests {
         let both =
             "[optimization.optimizer]\nadam = { betas = [0.9, 0.9], epsilon = 1e-8 }\nsgd = 1";
         assert!(message(both).starts_with("cannot read mine.toml: "));
+    }
+
+    #[test]
+    fn augmentations_have_names_and_earlier_flags_are_read() {
+        let released = TrainingConfig::released(9);
+        let with =
+            |value: &str| released.with_overrides(&format!("augmentation = {value}"), "a.toml");
+        for (value, expected) in [
+            ("false", Augmentation::None),
+            ("true", Augmentation::Released),
+            ("\"none\"", Augmentation::None),
+            ("\"released\"", Augmentation::Released),
+            ("\"upright\"", Augmentation::Upright),
+        ] {
+            let config = with(value).expect("valid");
+            assert_eq!(config.augmentation, expected);
+            let again: TrainingConfig = toml::from_str(&config.to_toml()).expect("just written");
+            assert_eq!(again.augmentation, expected);
+        }
+        for value in ["1", "\"mirrored\""] {
+            let error = with(value).expect_err("invalid").to_string();
+            assert!(error.ends_with("expected \"none\", \"released\" or \"upright\""), "{error}");
+        }
     }
 }
