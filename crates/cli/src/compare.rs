@@ -4,8 +4,9 @@ use crate::arguments::at_least_one;
 use crate::interrupt::EXIT_STATUS;
 use crate::method::MethodName;
 use crate::progress::{Progress, Spinner, note};
-use crate::settings::{DataArguments, SettingsArguments};
+use crate::settings::{DataArguments, SettingsArguments, value_name};
 use crate::staging::Staging;
+use crate::train::Preset;
 use crate::{Cli, Command, Status, WrongUsage, interrupt, output, report, train};
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::{Args, Parser, ValueEnum};
@@ -43,6 +44,9 @@ pub struct Arguments {
     /// Minutes of training steps for each run, instead of equal epochs
     #[arg(long, value_name = "MINUTES", value_parser = minutes, conflicts_with = "epochs")]
     minutes: Option<f64>,
+    /// Preset of `sam-lst train` for all methods [default: their own]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    preset: Option<Preset>,
     /// Settings of the method M, such as lora=lora.toml; may be repeated
     #[arg(long, value_name = "M=FILE", value_parser = method_file)]
     method_config: Vec<(MethodName, PathBuf)>,
@@ -352,6 +356,7 @@ impl Arguments {
             option("--pretrained", &file);
         }
         self.data.pass_on(method.uses_sam(), &mut option);
+        self.preset.iter().for_each(|preset| option("--preset", &value_name(preset)));
         let of_method = self.method_config.iter().filter(|(of, _)| *of == method);
         let of_method: Vec<&Path> = of_method.map(|(_, file)| file.as_path()).collect();
         self.settings.pass_on(method, &of_method, &mut option);

@@ -211,7 +211,7 @@ impl SettingsArguments {
 }
 
 /// The name of an argument's value.
-fn value_name(value: &impl ValueEnum) -> String {
+pub fn value_name(value: &impl ValueEnum) -> String {
     value.to_possible_value().expect("no value is skipped").get_name().to_owned()
 }
 

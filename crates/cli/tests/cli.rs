@@ -707,6 +707,10 @@ fn options_that_do_not_fit_a_method_are_wrong_usage() {
         (&["adapter", "--sam", "sam.safetensors", "--fusion", "gated"], "remove --fusion"),
         (&["ladder"], "no foundation: give --sam FILE"),
         (
+            &["ladder", "--foundation", "demo", "--preset", "paper"],
+            "--foundation demo has settings of its own; remove --preset",
+        ),
+        (
             &["ladder", "--foundation", "demo", "--fusion", "sam-only", "--side", "vit-tiny"],
             "--side",
         ),
@@ -783,6 +787,27 @@ fn methods_are_compared_and_more_can_be_added() {
 }
 
 #[cfg(unix)]
+#[test]
+fn a_preset_names_a_method_or_the_training_of_all() {
+    let folder = project();
+    let at = folder.path();
+    let small = "epochs = 1\nbatch_size = 8\nmodel.input_size = 64\n";
+    std::fs::write(at.join("small.toml"), small).expect("writes");
+    let shared = ["--data", "phantoms", "--config", "small.toml", "--run"];
+    let preset = ["--foundation", "demo", "--preset", "accurate", "--no-scores"];
+    let trained = run_json(at, &[&["train"], &shared[..], &["one"], &preset].concat());
+    assert_eq!(trained["method"], "unet-ladder");
+    let compare = ["all", "--methods", "unet", "--seeds", "1", "--preset", "accurate"];
+    run_json(at, &[&["compare"], &shared[..], &compare].concat());
+    for (run, method) in [("one", "unet-ladder"), ("all/unet-0", "unet")] {
+        let settings = std::fs::read_to_string(at.join(run).join("config.toml")).expect("settings");
+        assert!(settings.contains(&format!("method = \"{method}\"")), "{settings}");
+        assert!(settings.contains("augmentation = \"upright\""), "{settings}");
+        // The file comes after the preset.
+        assert!(settings.contains("batch_size = 8\n"), "{settings}");
+    }
+}
+
 #[test]
 fn a_stopped_comparison_continues() {
     let folder = project();
