@@ -2,6 +2,7 @@
 
 use crate::support::{config, pattern};
 use crate::training::{config as training_config, dataset, folders};
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 use sam_lst::model::{EncoderConfig, UNetLadder, UNetLadderConfig};
 use sam_lst::sam_encoder::SamEncoder;
@@ -15,7 +16,12 @@ use std::ops::ControlFlow;
 /// Over a tiny ViT with an input of 64 pixels, or over a tiny TinyViT of 32.
 fn small(encoder: impl Into<EncoderConfig>, input_size: usize) -> UNetLadderConfig {
     let ladder = SamLstConfig { encoder: encoder.into(), ..config() }.with_input_size(input_size);
-    UNetLadderConfig { channels: vec![4, 6, 8, 10, 12], ..UNetLadderConfig::from_ladder(&ladder) }
+    UNetLadderConfig {
+        channels: vec![4, 6, 8, 10, 12],
+        members: 1,
+        unet_size: Some(input_size),
+        ..UNetLadderConfig::from_ladder(&ladder)
+    }
 }
 
 fn init(config: &UNetLadderConfig) -> SegmentationModel<UNetLadder> {
@@ -33,7 +39,7 @@ fn features_enter_at_the_level_of_their_size() {
     let (embedding, taps) = encoder.forward_with_taps(image.clone(), &[0, 2]);
     let mut features = vec![embedding.permute([0, 2, 3, 1])];
     features.extend(taps);
-    let expected = model.network.unet.forward_with_features(image.clone(), features);
+    let expected = model.network.members[0].forward_with_features(image.clone(), features);
     assert_eq!(expected.dims(), [1, 9, 64, 64]);
     model.logits(image).into_data().assert_eq(&expected.into_data(), true);
 
@@ -57,11 +63,33 @@ fn features_enter_at_the_level_of_their_size() {
             32 => image.clone(),
             _ => half(image.clone()).reshape([1, 3, 16, 16]),
         };
-        let expected = model.network.unet.forward_with_features(input, features).into_data();
+        let expected = model.network.members[0].forward_with_features(input, features).into_data();
         let found = model.logits(image.clone()).into_data();
         let tolerance = burn::tensor::Tolerance::absolute(1e-5);
         found.assert_approx_eq::<f32>(&expected, tolerance);
     }
+}
+
+#[test]
+fn members_have_the_logits_of_their_mean_probabilities() {
+    let model = init(&UNetLadderConfig { members: 3, ..small(config().encoder, 64) });
+    let image = pattern([2, 3, 64, 64], &Device::flex());
+    let embedding = model.foundation.embed(image.clone()).permute([0, 2, 3, 1]);
+    let of_members = model.network.members.iter().map(|unet| {
+        let logits = unet.forward_with_features(image.clone(), vec![embedding.clone()]);
+        softmax(logits, 1)
+    });
+    let probabilities: Vec<Tensor<4>> = of_members.collect();
+    let difference = (probabilities[0].clone() - probabilities[1].clone()).abs().max();
+    assert!(difference.into_scalar::<f32>() > 0.01, "members differ");
+    let mean = Tensor::stack::<5>(probabilities, 0).mean_dim(0).squeeze_dim::<4>(0);
+    let found = softmax(model.logits(image.clone()), 1).into_data();
+    found.assert_approx_eq::<f32>(&mean.into_data(), burn::tensor::Tolerance::absolute(1e-6));
+    let embedding = model.foundation.embed(image.clone());
+    let supervised = model.network.supervised_logits(image, Some(embedding));
+    assert_eq!(supervised.len(), 3 * 3, "three levels of three members");
+    let weights: f64 = supervised.iter().map(|level| level.weight).sum();
+    assert!((weights - 1.0).abs() < 1e-12, "{weights}");
 }
 
 #[test]
@@ -73,6 +101,8 @@ fn settings_that_do_not_fit_are_refused() {
     assert!(text.starts_with("`unet_size` is 64; expected such that a level"), "{text}");
     let text = message(UNetLadderConfig { taps: vec![4], ..over_vit() });
     assert!(text.starts_with("`taps` is [4]; expected indices of the encoder's blocks"), "{text}");
+    let text = message(UNetLadderConfig { members: 0, ..over_vit() });
+    assert_eq!(text, "`members` is 0; expected 1 to 16");
     let text = message(UNetLadderConfig { taps: vec![2, 1], ..over_vit() });
     assert!(text.ends_with("indices in increasing order"), "{text}");
     let text = message(UNetLadderConfig { input_size: 60, ..over_vit() });
