@@ -16,7 +16,9 @@ use sam_lst::devices::{self, AvailableDevice};
 use sam_lst::mask_decoder::{
     MaskDecoder, MaskDecoderConfig, PromptEncoder, PromptEncoderConfig, Prompts,
 };
-use sam_lst::model::{Baseline, EncoderConfig, EncoderTuning, ImageEncoder, SamTuningConfig};
+use sam_lst::model::{
+    Baseline, EncoderConfig, EncoderTuning, ImageEncoder, SamTuningConfig, UNetLadderConfig,
+};
 use sam_lst::resnet_side::ResNetSideConfig;
 use sam_lst::sam_encoder::{SamEncoder, SamEncoderConfig};
 use sam_lst::tiny_vit::TinyVitConfig;
@@ -75,7 +77,7 @@ struct Row {
 /// work whose result is dropped.
 type Run = Box<dyn FnMut() -> Box<dyn Any>>;
 
-const ROWS: [Row; 37] = [
+const ROWS: [Row; 41] = [
     // Close to the highest rate of the machine.
     row("product/4096", 1, product),
     row("encoder/vit_b_512_b1", 1, |device, images| encoder(device, images, 512, FloatDType::F32)),
@@ -119,6 +121,18 @@ const ROWS: [Row; 37] = [
     }),
     row("step/lite_medsam_full_b4", 4, |device, images| {
         step(device, images, SamLstConfig::lite_medsam(9), true)
+    }),
+    row("step/unet_ladder_b4", 4, |device, images| {
+        unet_ladder_step(device, images, &SamLstConfig::vit_b(9), |config| config)
+    }),
+    row("step/fast_unet_ladder_b4", 4, |device, images| {
+        unet_ladder_step(device, images, &SamLstConfig::vit_b(9), UNetLadderConfig::fast)
+    }),
+    row("step/lite_medsam_unet_ladder_b4", 4, |device, images| {
+        unet_ladder_step(device, images, &SamLstConfig::lite_medsam(9), |config| config)
+    }),
+    row("step/lite_medsam_fast_unet_ladder_b4", 4, |device, images| {
+        unet_ladder_step(device, images, &SamLstConfig::lite_medsam(9), UNetLadderConfig::fast)
     }),
     row("step/unet_b8", 8, |device, images| baseline_step(device, images, UNetConfig::new(9))),
     row("step/attention_unet_b4", 4, |device, images| {
@@ -293,6 +307,22 @@ fn network_step<N: SegmentationNetwork>(
         network = Some(after.clone());
         Box::new(after)
     })
+}
+
+/// A training step of a U-Net that receives the foundation's features, which are kept.
+fn unet_ladder_step(
+    device: &Device,
+    images: usize,
+    ladder: &SamLstConfig,
+    preset: fn(UNetLadderConfig) -> UNetLadderConfig,
+) -> Run {
+    let config = preset(UNetLadderConfig::from_ladder(ladder));
+    let model = config.init(&device.clone().autodiff()).expect("a preset is valid");
+    let foundation = &model.foundation;
+    let (size, grid) = (config.input_size, config.input_size / foundation.stride());
+    let image = random([images, 3, size, size], &device.clone().autodiff());
+    let features = random([images, foundation.feature_channels(), grid, grid], &image.device());
+    network_step(Some(model.network), image, Some(features.inner()))
 }
 
 /// A training step of a network without a foundation.

@@ -258,6 +258,38 @@ def rows(device):
             return [(logits, weight / sum(weights)) for logits, weight in zip(levels, weights)]
         return network_step(network.parameters(), forward)
 
+    def unet_ladder_step(batch, members, inputs):
+        """MONAI's DynUNet with the sizes of `UNetLadderConfig`, which receives features of the foundation:
+        `inputs` are the level of the U-Net and the channels of each."""
+        from monai.networks.nets import DynUNet
+
+        size, channels, weights = 128, [16, 32, 64, 128], [2 / 3, 1 / 3]
+        image = random(batch, 3, size, size)
+        features = [random(batch, count, size >> level, size >> level) for level, count in inputs]
+
+        def member():
+            network = DynUNet(
+                2, 3, 9, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=channels, norm_name=("INSTANCE", {"affine": True}),
+                deep_supervision=True, deep_supr_num=1, trans_bias=True,
+            ).to(device).train()
+            blocks = [network.input_block, *network.downsamples]
+            for index, ((level, count), values) in enumerate(zip(inputs, features)):
+                projection = torch.nn.Sequential(
+                    torch.nn.Conv2d(count, channels[level], 1, bias=False), torch.nn.BatchNorm2d(channels[level]),
+                ).to(device)
+                network.add_module(f"features_{index}", projection)
+                blocks[level].register_forward_hook(
+                    lambda _, __, output, projection=projection, values=values: output + projection(values)
+                )
+            return network
+
+        networks = [member() for _ in range(members)]
+
+        def forward():
+            levels = [(network(image)[:, 0], network.heads[0]) for network in networks]
+            return [(logits, weight / members) for pair in levels for logits, weight in zip(pair, weights)]
+        return network_step([p for network in networks for p in network.parameters()], forward)
+
     def attention_unet():
         """MONAI's AttentionUnet with the merging convolutions of `AttentionUNetConfig`."""
         from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet, ConvBlock
@@ -346,6 +378,10 @@ def rows(device):
         "step/full_b4": partial(step, 4, True),
         "step/lite_medsam_cached_b4": partial(step, 4, False, None, 256, 64),
         "step/lite_medsam_full_b4": partial(step, 4, True, lambda: lite_medsam(256), 256, 64),
+        "step/unet_ladder_b4": partial(unet_ladder_step, 4, 3, [(2, 256)]),
+        "step/fast_unet_ladder_b4": partial(unet_ladder_step, 4, 1, [(2, 256)]),
+        "step/lite_medsam_unet_ladder_b4": partial(unet_ladder_step, 4, 3, [(1, 256), (0, 128), (1, 320)]),
+        "step/lite_medsam_fast_unet_ladder_b4": partial(unet_ladder_step, 4, 1, [(1, 256), (0, 128), (1, 320)]),
         "step/unet_b8": partial(unet_step, 8),
         "step/attention_unet_b4": partial(baseline_step, 4, attention_unet),
         "step/trans_unet_b4": partial(baseline_step, 4, trans_unet),
