@@ -3,6 +3,7 @@
 use crate::support::config;
 use burn::tensor::{Device, Int, Tensor};
 use sam_lst::datasets::{Augmentation, SliceStore, View};
+use sam_lst::model::{EncoderTuning, SamTuningConfig};
 use sam_lst::training::{Batch, Batches};
 use sam_lst::{Dataset, DatasetDescription, Fusion, PhantomConfig, SliceGeometry, Split};
 use std::collections::BTreeSet;
@@ -126,5 +127,36 @@ fn an_unreadable_slice_ends_the_epoch_and_is_named() {
         let message = result.expect_err("the slices are missing").to_string();
         assert!(message.contains(&format!("{case}-")), "{message}");
         assert!(consumed <= 3);
+    });
+}
+
+/// The foundation of LoRA is the patch embedding, whose tokens hold their positions: it must see the
+/// moved slice itself.
+#[test]
+fn a_foundation_without_blocks_sees_the_slice_in_its_pose() {
+    with_batches(|_, store, _| {
+        let over = |tuning| {
+            let model = SamTuningConfig::from_ladder(&config(), tuning);
+            let batches = Batches::new(store, &model, SliceGeometry::direct(), 4, 0);
+            let batches = batches.with_augmentation(Augmentation::Upright);
+            let batches = (0..5).map(|step| batches.batch(0, step).expect("readable slices"));
+            batches.collect::<Vec<_>>()
+        };
+        let device = Device::flex();
+        let mut moved = 0;
+        for (lora, decoder) in
+            over(EncoderTuning::samed()).iter().zip(&over(EncoderTuning::Decoder))
+        {
+            let images = lora.images(&device).into_data();
+            lora.encoded_images(&device).into_data().assert_eq(&images, true);
+            decoder.images(&device).into_data().assert_eq(&images, true);
+            assert_ne!(decoder.encoded_images(&device).into_data(), images);
+            for (lora, decoder) in lora.views.iter().zip(&decoder.views) {
+                assert_eq!((lora.pose(), decoder.pose()), (None, lora.view().pose()));
+                assert_eq!(lora.key() == decoder.key(), lora.view() == View::Identity);
+                moved += usize::from(decoder.pose().is_some());
+            }
+        }
+        assert!(moved > 9, "{moved} of 18");
     });
 }

@@ -1,6 +1,7 @@
 //! Parity of the losses with PyTorch, and finite results for all finite logits.
 
 use crate::support::Cases;
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor};
 use sam_lst::losses::{ClassOptions, CrossEntropyDiceLossConfig, LossParts, SoftDiceLossConfig};
 
@@ -97,4 +98,37 @@ fn a_wrong_number_of_class_weights_panics() {
 #[should_panic(expected = "dice_weight must lie in [0, 1], found 1.5")]
 fn a_dice_weight_above_one_panics() {
     CrossEntropyDiceLossConfig::new().with_dice_weight(1.5).init();
+}
+
+/// `absent_classes = false`: the mean over the classes with a pixel, of which only these have gradients.
+#[test]
+fn classes_without_a_pixel_can_be_left_out() {
+    let device = Device::flex().autodiff();
+    let values: Vec<f32> = (0..2 * 4 * 9).map(|i| ((i * 37 % 19) as f32 - 9.0) / 5.0).collect();
+    let logits = Tensor::<1>::from_floats(values.as_slice(), &device).reshape([2, 4, 3, 3]);
+    // Classes 0 and 2 only.
+    let labels: Vec<i32> = (0..18).map(|i| if i % 3 == 0 { 2 } else { 0 }).collect();
+    let labels = Tensor::<1, Int>::from_ints(labels.as_slice(), &device).reshape([2, 3, 3]);
+    let smoothing = 1e-5;
+    let probabilities = softmax(logits.clone(), 1);
+    let of_class = |class: i64| {
+        let target = labels.clone().equal_elem(class).float().unsqueeze_dim::<4>(1);
+        let of_class = probabilities.clone().narrow(1, class as usize, 1);
+        let common = (of_class.clone() * target.clone()).sum() * 2.0 + smoothing;
+        1.0 - common / (of_class.square().sum() + target.sum() + smoothing)
+    };
+    let expected: Tensor<1> = (of_class(0) + of_class(2)) / 2.0;
+    let loss = SoftDiceLossConfig::new().with_absent_classes(false).init();
+    let found = loss.forward(logits.clone(), labels.clone());
+    let difference = (found - expected).abs().into_scalar::<f32>();
+    assert!(difference < 1e-6, "{difference}");
+    let parts = CrossEntropyDiceLossConfig::new().with_absent_classes(false).init();
+    let dice = parts.forward(logits.clone(), labels.clone()).dice;
+    let difference = (dice - loss.forward(logits.clone(), labels)).abs().into_scalar::<f32>();
+    assert_eq!(difference, 0.0);
+    // Without a pixel that counts, the loss is 0.
+    let options = ClassOptions::new().with_ignored_label(Some(9));
+    let ignored = Tensor::<3, Int>::full([2, 3, 3], 9, &device);
+    let loss = SoftDiceLossConfig::new().with_options(options).with_absent_classes(false).init();
+    assert_eq!(loss.forward(logits, ignored).into_scalar::<f32>(), 0.0);
 }

@@ -4,12 +4,15 @@ use crate::support::{config, pattern};
 use crate::training::{config as training_config, dataset, folders};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use sam_lst::model::{EncoderConfig, UNetLadder, UNetLadderConfig};
+use sam_lst::datasets::ndarray::Array3;
+use sam_lst::datasets::{Pose, PoseValues, View};
+use sam_lst::embeddings::{Embedder, SliceHash, SliceView};
+use sam_lst::model::{EmbeddingPrecision, EncoderConfig, UNetLadder, UNetLadderConfig};
 use sam_lst::sam_encoder::SamEncoder;
 use sam_lst::tiny_vit::{TinyVit, TinyVitConfig};
 use sam_lst::{
     NetworkConfig, Outcome, PretrainedModel, SamLstConfig, SegmentationConfig, SegmentationModel,
-    SegmentationNetwork, Training, TrainingConfig,
+    SegmentationNetwork, SliceGeometry, Training, TrainingConfig,
 };
 use std::ops::ControlFlow;
 
@@ -68,6 +71,46 @@ fn features_enter_at_the_level_of_their_size() {
         let tolerance = burn::tensor::Tolerance::absolute(1e-5);
         found.assert_approx_eq::<f32>(&expected, tolerance);
     }
+}
+
+#[test]
+fn features_of_a_pose_are_moved_on_their_own_grids() {
+    let device = Device::flex();
+    let config = UNetLadderConfig {
+        taps: vec![0, 1, 2],
+        channels: vec![4, 6, 8, 10],
+        ..small(TinyVitConfig::tiny(), 32)
+    };
+    let model = init(&config);
+    let image = pattern([1, 3, 32, 32], &device);
+    let values = PoseValues { degrees: 9, scale_percent: 110, shift_percent: [4, -3] };
+    let pose = Pose::try_from(values).expect("a valid pose");
+    let slice = Array3::from_elem((1, 32, 32), 0.5);
+    let view = |view| {
+        let hash = SliceHash::new(slice.view());
+        SliceView::new(hash, view, SliceGeometry::direct(), 32)
+    };
+    let mut embedder = Embedder::new(&model.foundation, EmbeddingPrecision::F32);
+    let moved = embedder.embed(image.clone(), &[view(View::Pose(pose))]).expect("no cache");
+    assert_eq!(view(View::Pose(pose)).key(), view(View::Identity).key(), "one embedding");
+
+    // Strides 4, 1, 2 and 4, so one, sixteen and four pixels of features in one of the embedding.
+    let encoder = model.foundation.encoder::<TinyVit>().expect("a TinyViT");
+    let (embedding, inner) = encoder.forward_with_taps(image.clone(), &[0, 1, 2]);
+    let mut features = vec![embedding.permute([0, 2, 3, 1])];
+    features.extend(inner);
+    let features = features.into_iter().map(|features| {
+        let [_, side, _, channels] = features.dims();
+        let planes = features.permute([0, 3, 1, 2]).into_data();
+        let mut planes: Vec<f32> = planes.iter::<f32>().collect();
+        pose.move_features(&mut planes, side, 1);
+        let planes = Tensor::<1>::from_floats(planes.as_slice(), &device);
+        planes.reshape([1, channels, side, side]).permute([0, 2, 3, 1])
+    });
+    let unet = &model.network.members[0];
+    let expected = unet.forward_with_features(image.clone(), features.collect()).into_data();
+    let found = SegmentationNetwork::logits(&model.network, image, Some(moved)).into_data();
+    found.assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::absolute(1e-5));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use burn::tensor::{Device, TensorData};
 use sam_lst::datasets::View;
 use sam_lst::datasets::ndarray::Array3;
 use sam_lst::embeddings::{Embedder, SliceHash, SliceView};
-use sam_lst::model::{EmbeddingPrecision, ModelError, NetworkMetadata, Task};
+use sam_lst::model::{EmbeddingPrecision, ModelError, NetworkMetadata, OutputResampling, Task};
 use sam_lst::weights::{StateDict, WeightsError};
 use sam_lst::{DatasetDescription, DecoderTuning, Foundation, SamLst, SamLstConfig, SliceGeometry};
 use std::path::{Path, PathBuf};
@@ -86,6 +86,7 @@ fn a_ladder_checkpoint_contains_the_task() {
             dataset: DatasetDescription::synapse(),
             geometry: SliceGeometry::released(),
             embedding_precision: EmbeddingPrecision::F32,
+            output: OutputResampling::Logits,
         }),
     ] {
         model.task = task.clone();

@@ -130,7 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
         }
     }
     if arguments.minutes.is_none() {
-        warn_of_other_epochs(&runs);
+        warn_of_other_training(&runs);
     }
     for (index, run) in runs.iter().enumerate() {
         if !run.is_complete()? {
@@ -426,26 +426,33 @@ impl PlannedRun {
     }
 }
 
-/// Equal epochs are what the tables are for.
-fn warn_of_other_epochs(runs: &[PlannedRun]) {
-    let epochs = |run: &PlannedRun| {
-        let line = run.config.lines().find_map(|line| line.strip_prefix("epochs = "));
-        line.unwrap_or_default().to_owned()
-    };
-    let mut methods: Vec<String> = Vec::new();
-    for run in runs {
-        let text = format!("{} {}", run.method.name(), epochs(run));
-        if !methods.contains(&text) {
-            methods.push(text);
+/// Settings of training that the tables take as equal, with what makes them equal.
+const EQUAL: [(&str, &str); 3] =
+    [("epochs", "--epochs"), ("batch_size", "--batch-size"), ("augmentation", "--preset")];
+
+/// Warns if the methods differ in how they are trained.
+fn warn_of_other_training(runs: &[PlannedRun]) {
+    for (setting, option) in EQUAL {
+        let value = |run: &PlannedRun| {
+            let line = run.config.lines().find_map(|line| {
+                line.strip_prefix(setting).and_then(|line| line.strip_prefix(" = "))
+            });
+            line.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        let mut methods: Vec<String> = Vec::new();
+        for run in runs {
+            let text = format!("{} {}", run.method.name(), value(run));
+            if !methods.contains(&text) {
+                methods.push(text);
+            }
         }
-    }
-    let first = runs.first().map(epochs);
-    if runs.iter().any(|run| Some(epochs(run)) != first) {
-        note(&format!(
-            "warning: the methods train for different numbers of epochs: {}; --epochs makes them \
-             equal",
-            methods.join(", ")
-        ));
+        let first = runs.first().map(value);
+        if runs.iter().any(|run| Some(value(run)) != first) {
+            note(&format!(
+                "warning: the methods train with different `{setting}`: {}; {option} makes them equal",
+                methods.join(", ")
+            ));
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use indicatif::HumanCount;
-use sam_lst::model::{EmbeddingPrecision, NetworkMetadata, SamTuningConfig, SliceGeometry, Task};
+use sam_lst::model::{
+    EmbeddingPrecision, NetworkMetadata, OutputResampling, SamTuningConfig, SliceGeometry, Task,
+};
 use sam_lst::weights::StateDict;
 use sam_lst::{DatasetDescription, NetworkConfig};
 use serde_json::json;
@@ -122,6 +124,7 @@ fn convert_samed(arguments: &Arguments, sam: &Path, output: &Path) -> Result<()>
         dataset: description,
         geometry: SliceGeometry::released(),
         embedding_precision: EmbeddingPrecision::F32,
+        output: OutputResampling::Reference,
     });
     Ok(model.save_network(output)?)
 }

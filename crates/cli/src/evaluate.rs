@@ -75,7 +75,7 @@ pub struct Arguments {
     /// Also write PREFIX.html and PREFIX-reference and -strict.csv, .json, .md
     #[arg(long, value_name = "PREFIX")]
     output: Option<PathBuf>,
-    /// Of a model, also say how well its uncertainty finds errors
+    /// Also report the AUROC of a model's uncertainty for finding errors
     #[arg(long, conflicts_with = "pred")]
     uncertainty: bool,
     #[command(flatten)]
@@ -423,14 +423,14 @@ fn score_model(
 
 /// How well the uncertainty finds errors.
 fn describe_detection(detection: &ErrorDetection) -> String {
-    let [right, wrong] = detection.voxels();
-    let share = 100.0 * wrong as f64 / (right + wrong).max(1) as f64;
+    let [correct, incorrect] = detection.voxels();
+    let share = 100.0 * incorrect as f64 / (correct + incorrect).max(1) as f64;
     match detection.auroc() {
         Some(area) => format!(
-            "a wrong voxel is more uncertain than a right one with probability {area:.3} (AUROC), among \
-             voxels with an organ in prediction or truth, of which {share:.1} % are wrong"
+            "AUROC for finding errors {area:.3}, among the voxels with an organ in prediction or label, \
+             of which {share:.1} % are incorrect"
         ),
-        None => "there are no right or no wrong voxels with an organ".to_owned(),
+        None => "no AUROC, since all voxels with an organ are correct, or all incorrect".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::WrongUsage;
 use crate::progress::Spinner;
 use crate::settings::DataArguments;
-use crate::train::{Arguments, FusionName};
+use crate::train::{Arguments, FusionName, Preset};
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
@@ -344,7 +344,8 @@ impl Method for UNetLadderMethod {
     fn config(arguments: &Arguments, classes: usize) -> Result<TrainingConfig<UNetLadderConfig>> {
         let ladder = arguments.data.over_foundation(TrainingConfig::released(classes), classes)?;
         let mut model = UNetLadderConfig::from_ladder(&ladder.model);
-        if arguments.method() == MethodName::FastUnetLadder {
+        let is_fast = arguments.preset == Some(Preset::Fast);
+        if is_fast || arguments.method() == MethodName::FastUnetLadder {
             model = model.fast();
         }
         let mut preset = ladder.with_model(model);

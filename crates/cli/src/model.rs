@@ -3,7 +3,7 @@
 use crate::arguments::{Precision, at_least_one};
 use crate::progress::Spinner;
 use crate::{WrongUsage, output};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use sam_lst::datasets::Pose;
@@ -18,11 +18,10 @@ use std::path::{Path, PathBuf};
 /// How a trained model is run.
 #[derive(Args)]
 pub struct ModelOptions {
-    /// Resampling of the output: reference or logits
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Resampling::Reference)]
-    #[arg(hide_possible_values = true)]
-    resampling: Resampling,
-    /// Average N small poses of each slice too, at most 8
+    /// Resampling of the output: reference or logits [default: as in training]
+    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
+    resampling: Option<Resampling>,
+    /// Test-time augmentation: also average N rotations, scalings and shifts, at most 8
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = poses)]
     poses: usize,
     /// Slices in a batch
@@ -49,7 +48,7 @@ enum Resampling {
 fn poses(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 0..=Pose::MAX_AT_INFERENCE) => Ok(count),
-        _ => Err("expected a whole number from 0 to 8".to_owned()),
+        _ => Err(format!("expected a whole number from 0 to {}", Pose::MAX_AT_INFERENCE)),
     }
 }
 
@@ -60,39 +59,46 @@ pub fn read_common_task(
     description: Option<DatasetDescription>,
 ) -> Result<Task> {
     let [first, others @ ..] = networks else { bail!("no network; give --network") };
-    let task = read_task(first, sam, description.clone())?;
+    let is_ensemble = !others.is_empty();
+    let task = read_task(first, sam, description.clone(), is_ensemble)?;
+    let recorded = |file: &Path| -> Result<Option<Task>> { Ok(NetworkMetadata::read(file)?.task) };
+    let of_first = recorded(first)?;
     for other in others {
-        let of_other = read_task(other, sam, description.clone())?;
-        let organs = |task: &Task| task.dataset.organs.clone();
-        if organs(&of_other) != organs(&task) {
-            bail!(
-                "cannot combine {} with {}: it is trained for other organs",
-                other.display(),
-                first.display()
-            );
-        }
-        let preprocessing =
-            |task: &Task| (task.dataset.intensity, task.dataset.orientation, task.geometry);
-        if preprocessing(&of_other) != preprocessing(&task) {
-            bail!(
-                "cannot combine {} with {}: it is trained on slices with another orientation, \
-                 intensities or sizes",
-                other.display(),
-                first.display()
-            );
-        }
+        read_task(other, sam, description.clone(), is_ensemble)?;
+        // As they were trained, whatever the description for this run says.
+        let (Some(first_task), Some(task)) = (&of_first, recorded(other)?) else { continue };
+        let names = |task: &Task| {
+            task.dataset.organs.iter().map(|organ| organ.name.clone()).collect::<Vec<_>>()
+        };
+        let preprocessing = |task: &Task| {
+            let dataset = &task.dataset;
+            (dataset.intensity, dataset.orientation, task.geometry, task.embedding_precision)
+        };
+        let difference = if names(&task) != names(first_task) {
+            "it is trained for other organs, or in another order"
+        } else if preprocessing(&task) != preprocessing(first_task) {
+            "it is trained on slices with another orientation, intensities, sizes or precision"
+        } else {
+            continue;
+        };
+        bail!("cannot combine {} with {}: {difference}", other.display(), first.display());
     }
     Ok(task)
 }
 
 /// The task of a trained network, with another description of the dataset if one is given. Reads only
 /// its metadata, and checks that there is a foundation if, and only if, the network needs one.
-pub fn read_task(
+fn read_task(
     network: &Path,
     sam: Option<&Path>,
     description: Option<DatasetDescription>,
+    is_ensemble: bool,
 ) -> Result<Task> {
     let metadata = NetworkMetadata::read(network)?;
+    let sam = sam.filter(|_| {
+        // Of several networks, some may have no foundation.
+        !is_ensemble || PretrainedModel::check_foundation(&metadata, network, None).is_err()
+    });
     PretrainedModel::check_foundation(&metadata, network, sam).map_err(|error| match error {
         ModelError::MissingFoundation { .. } => anyhow!("{error}; give it with --sam FILE"),
         ModelError::UnusedFoundation { .. } => anyhow!("{error}; remove --sam"),
@@ -124,8 +130,12 @@ pub fn read_task(
 
 /// The task of a model without a ladder: slices and embeddings as in training by default.
 pub fn untrained_task(dataset: DatasetDescription) -> Task {
-    let (geometry, embedding_precision) = (SliceGeometry::released(), EmbeddingPrecision::F16);
-    Task { dataset, geometry, embedding_precision }
+    Task {
+        dataset,
+        geometry: SliceGeometry::released(),
+        embedding_precision: EmbeddingPrecision::F16,
+        output: OutputResampling::Reference,
+    }
 }
 
 impl ModelOptions {
@@ -156,12 +166,19 @@ impl ModelOptions {
         device: &Device,
     ) -> Result<Vec<PretrainedModel>> {
         let mut models: Vec<PretrainedModel> = Vec::with_capacity(networks.len());
+        let mut uses_sam = false;
         for network in networks {
+            let metadata = NetworkMetadata::read(network)?;
+            let has_foundation =
+                PretrainedModel::check_foundation(&metadata, network, None).is_err();
+            uses_sam |= has_foundation;
+            let sam = sam.filter(|_| has_foundation || networks.len() == 1);
             let mut model = self.load(sam, network, device)?;
-            if let Some(first) = models.first() {
-                model.share_foundation(first);
-            }
+            models.iter().for_each(|other| model.share_foundation(other));
             models.push(model);
+        }
+        if let (Some(sam), false) = (sam, uses_sam) {
+            bail!("no network uses {}; remove --sam", sam.display());
         }
         Ok(models)
     }
@@ -175,7 +192,7 @@ impl ModelOptions {
         let [first, others @ ..] = models else { bail!("no network; give --network") };
         let mut segmenter = first.segmenter(self.segmentation(task));
         for other in others {
-            segmenter = other.join(segmenter)?;
+            segmenter = other.join(segmenter).context("cannot combine the networks")?;
         }
         Ok(segmenter)
     }
@@ -210,8 +227,9 @@ impl ModelOptions {
     pub fn segmentation(&self, task: &Task) -> SegmentationConfig {
         SegmentationConfig {
             output: match self.resampling {
-                Resampling::Reference => OutputResampling::Reference,
-                Resampling::Logits => OutputResampling::Logits,
+                Some(Resampling::Reference) => OutputResampling::Reference,
+                Some(Resampling::Logits) => OutputResampling::Logits,
+                None => task.output,
             },
             batch_size: self.batch_size,
             poses: self.poses,
@@ -225,13 +243,15 @@ impl ModelOptions {
         models: &[PretrainedModel],
         task: &Task,
     ) -> Result<Option<EmbeddingCache>> {
-        let Some(model) = models.iter().find(|model| model.foundation().is_some()) else {
-            return Ok(None);
-        };
-        let open = |cache: &PathBuf| {
-            // The same folder as in training.
-            model.embedding_cache(cache.join("embeddings"), task.embedding_precision, None)
-        };
-        Ok(self.cache.as_ref().map(open).transpose()?.flatten())
+        let Some(folder) = &self.cache else { return Ok(None) };
+        // The same folder as in training. A network that uses no embedding has no cache.
+        let folder = folder.join("embeddings");
+        for model in models {
+            let cache = model.embedding_cache(&folder, task.embedding_precision, None)?;
+            if cache.is_some() {
+                return Ok(cache);
+            }
+        }
+        Ok(None)
     }
 }

@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// What is trained on, over which foundation.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct DataArguments {
     /// Folder of the dataset, as `sam-lst inspect` recognises it
     #[arg(long, value_name = "DIR")]
@@ -45,21 +45,21 @@ pub enum WithoutCheckpoint {
 }
 
 /// Settings that do not depend on the command.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct SettingsArguments {
     /// Settings other than the preset's, as in config.toml; may be repeated
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// Passes over all slices [default: 200, --foundation demo: 16]
+    /// Passes over all slices [default: the preset's]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     epochs: Option<usize>,
     /// Seed of initial weights, slices and views [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Slices in a batch [default: 24, --foundation demo: 8]
+    /// Slices in a batch [default: the preset's]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
-    /// Cached views: all, discrete, identity or 0 to 44 [default: discrete]
+    /// Cached views: all, discrete, identity or 0 to 44 [default: the preset's]
     #[arg(long, value_name = "VIEWS")]
     pub cache_views: Option<CachedViews>,
     /// Size limit of the embedding cache in 10^9 bytes [default: none]

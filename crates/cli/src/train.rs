@@ -18,8 +18,8 @@ use sam_lst::{
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Methods: ladder; true-ladder (features of SAM's blocks enter it); unet-ladder (they enter a U-Net);
-decoder; prompts; lora (SAMed); late-lora; adapter (Medical SAM Adapter); sam-adapter; bias; full.
+Methods: ladder, true-ladder, unet-ladder, fast-unet-ladder, decoder, prompts, lora (SAMed),
+late-lora, adapter (Medical SAM Adapter), sam-adapter, bias, full.
 Without SAM: unet, attention-unet, trans-unet, swin-unet, r50-unet, r50-attention-unet, r50-vit.
 Presets: accurate or fast (unet-ladder), released, paper. Ctrl-C saves; the same command resumes.
 
@@ -161,7 +161,7 @@ fn run_method<M: Method>(arguments: &Arguments) -> Result<Status> {
 }
 
 /// The settings, checked.
-fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigOf<M>> {
+pub fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigOf<M>> {
     let config = M::config(arguments, dataset.description().classes())?;
     check(&config, dataset)?;
     if !arguments.method().has_foundation() {
@@ -171,10 +171,10 @@ fn config<M: Method>(arguments: &Arguments, dataset: &Dataset) -> Result<ConfigO
 }
 
 /// The network's configuration of a method.
-type NetworkConfigOf<M> = <<M as Method>::Network as SegmentationNetwork>::Config;
+pub type NetworkConfigOf<M> = <<M as Method>::Network as SegmentationNetwork>::Config;
 
 /// The settings of a method.
-type ConfigOf<M> = TrainingConfig<NetworkConfigOf<M>>;
+pub type ConfigOf<M> = TrainingConfig<NetworkConfigOf<M>>;
 
 /// The settings as `config.toml` of the run will have them, with all arguments checked, also against
 /// the run that may be in the folder.
@@ -212,6 +212,28 @@ pub fn default_run(prefix: &str, dataset: &Dataset, suffix: &str) -> PathBuf {
 }
 
 impl Arguments {
+    /// The arguments of a training whose embeddings are computed.
+    pub fn for_embeddings(
+        method: Option<MethodName>,
+        preset: Option<Preset>,
+        data: DataArguments,
+        settings: SettingsArguments,
+    ) -> Self {
+        Self {
+            method,
+            data,
+            pretrained: None,
+            side: None,
+            preset,
+            fusion: None,
+            settings,
+            run: None,
+            no_scores: true,
+            plain: true,
+            json: false,
+        }
+    }
+
     /// The method that is given, or that of the preset.
     pub fn method(&self) -> MethodName {
         self.method.unwrap_or(match self.preset {
@@ -222,7 +244,7 @@ impl Arguments {
     }
 
     /// Published settings are those over a published checkpoint.
-    fn check_preset(&self) -> Result<()> {
+    pub fn check_preset(&self) -> Result<()> {
         if self.data.foundation.is_some()
             && matches!(self.preset, Some(Preset::Released | Preset::Paper))
         {

@@ -540,7 +540,7 @@ fn segment_with_several(at: &Path, image: &str) {
     assert!((0.0..=1.0).contains(&area), "{area}");
     let (decoder, unet) = (&members[0], "runs/unet-ladder/unet-ladder.safetensors");
     let unlike = ["segment", image, "c.nii.gz", "--network", decoder, "--network", unet];
-    let parts = ["cannot combine", "orientation, intensities or sizes"];
+    let parts = ["cannot combine", "orientation, intensities, sizes or precision"];
     fails(at, &[&unlike[..], &["--sam", "alone.safetensors"]].concat(), &parts);
 }
 
@@ -609,6 +609,11 @@ fn each_method_trains_and_its_network_segments() {
     run(at, &[&names[..], &["alone.safetensors"]].concat(), 0);
     let back = ["segment", image, "back.nii.gz", "--sam", "alone.safetensors", "--network"];
     run(at, &[&back[..], &["back.safetensors"]].concat(), 0);
+    // A network without a foundation may be averaged with one that has it.
+    let with_unet = ["--network", "runs/unet/unet.safetensors", "--sam", "alone.safetensors"];
+    let mixed =
+        ["segment", image, "mixed.nii.gz", "--network", "runs/decoder/sam-tuning.safetensors"];
+    run(at, &[&mixed[..], &with_unet].concat(), 0);
     std::fs::write(at.join("two.toml"), TWO_ORGANS).expect("writes");
     let described = ["alone.safetensors", "--dataset", "two.toml", "--force"];
     fails(at, &[&names[..], &described].concat(), &["9 classes", "two.toml has 3", "--dataset"]);
@@ -783,7 +788,6 @@ fn methods_are_compared_and_more_can_be_added() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn a_preset_names_a_method_or_the_training_of_all() {
     let folder = project();
@@ -805,6 +809,7 @@ fn a_preset_names_a_method_or_the_training_of_all() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_stopped_comparison_continues() {
     let folder = project();

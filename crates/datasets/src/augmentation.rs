@@ -16,10 +16,10 @@ pub enum Augmentation {
     /// The published views: the identity, reflections, and rotations.
     #[default]
     Released,
-    /// Small rotations, scalings and shifts that keep an abdomen upright and its organs on their
-    /// sides, and changes of brightness, contrast and noise. The foundation sees the unchanged
-    /// slice; its features are moved with the slice. So there is one embedding for each slice,
-    /// however many poses are seen.
+    /// Small affine transformations that keep an abdomen upright and its organs on their sides, and
+    /// changes of brightness, contrast and noise. The foundation encodes the unchanged slice; its features are moved with the slice. So there is one embedding for each slice,
+    /// however many poses are seen. Changes of intensity reach only what does not come from the
+    /// foundation.
     Upright,
 }
 
@@ -113,9 +113,19 @@ impl IntensityChange {
         }
     }
 
-    /// Changes an image with intensities in `[0, 1]`, which stay there. All channels change alike,
-    /// except for the noise.
+    /// Changes an image, whose intensities stay between their smallest and largest value. All channels
+    /// change in the same way, except for the noise.
     pub fn apply(mut self, image: &mut Array3<f32>) {
+        let limits =
+            image.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], &pixel| {
+                [low.min(pixel), high.max(pixel)]
+            });
+        let [low, high] = limits;
+        let range = high - low;
+        if !range.is_finite() || range <= 0.0 {
+            return;
+        }
+        image.mapv_inplace(|pixel| (pixel - low) / range);
         let centre = image.mean().unwrap_or(0.0);
         for pixel in image.iter_mut() {
             // The sum of 4 uniform numbers is nearly normal; its variance is 1/3.
@@ -126,9 +136,9 @@ impl IntensityChange {
             } else {
                 0.0
             };
-            let bent = pixel.clamp(0.0, 1.0).powf(self.gamma);
+            let bent = pixel.powf(self.gamma);
             let stretched = (bent - centre) * self.contrast + centre + self.brightness;
-            *pixel = (stretched + noise).clamp(0.0, 1.0);
+            *pixel = (stretched + noise).clamp(0.0, 1.0) * range + low;
         }
     }
 }

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A small change of position: a rotation about the centre, a scaling, and a shift, in this order.
+/// A small affine transformation: a rotation about the centre, a scaling, and a shift, in this order.
 ///
 /// Positions are relative to the sides of the slice, so the same pose moves a slice and the features
 /// that a network computed from it, whatever the sizes of their grids. A slice that is not square is

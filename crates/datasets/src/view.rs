@@ -8,7 +8,7 @@ use std::fmt;
 /// An augmentation of a slice.
 ///
 /// The set of published views is finite, so that a frozen network's embedding of each can be computed
-/// once. /// With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an
+/// once. With probability 1/2 the released code rotates by a multiple of 90 degrees and flips along an
 /// axis, which is always a [`Reflection`]; otherwise with probability 1/2 it rotates by a whole
 /// number of degrees in [-20, 19]; otherwise it leaves the slice unchanged. These are 1 + 4 + 39 =
 /// 44 views, since a rotation by 0 degrees is the identity. A [`Pose`] needs no embedding of its own.
@@ -112,7 +112,8 @@ impl View {
         }
     }
 
-    /// Applies the view to labels. Rotations and poses take the nearest neighbour, and zero outside the slice.
+    /// Applies the view to labels. Rotations and poses take the nearest neighbour, and zero outside the
+    /// slice.
     ///
     /// # Shapes
     ///

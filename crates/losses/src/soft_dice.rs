@@ -9,8 +9,9 @@ pub struct SoftDiceLossConfig {
     /// has Dice 1.
     #[config(default = 1e-5)]
     pub smoothing: f64,
-    /// Whether a class without a pixel in the batch counts. It contributes 1 wherever it is predicted
-    /// at all, however little, so in small batches such classes hide what the others contribute.
+    /// Whether a class without a pixel in the batch counts. Its loss is nearly 1 wherever it is
+    /// predicted at all, however little. Without such classes the others weigh more, but nothing in
+    /// this loss prevents predictions of the absent ones.
     #[config(default = true)]
     pub absent_classes: bool,
     /// Class weights and the ignored label.

@@ -8,7 +8,7 @@
 //! A [`Protocol`] defines how a comparison becomes a case's [`Score`] and what an absent organ
 //! scores. A [`Report`] holds the scores of cases by organs under one protocol.
 //!
-//! [`ErrorDetection`] says how well the uncertainty of voxels finds the wrong ones.
+//! [`ErrorDetection`] says how well the uncertainty of voxels finds the incorrect ones.
 //!
 //! # Surfaces
 //!

@@ -74,6 +74,9 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Endings of the files of uncertainty.
+const MAP_ENDINGS: [&str; 5] = [".nii", ".nii.gz", ".png", ".tif", ".tiff"];
+
 /// How a DICOM segmentation stores its segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DicomSeg {
@@ -114,10 +117,11 @@ struct Staged {
 
 impl Staged {
     fn publish(self) -> Result<Segmented> {
-        self.labels.publish()?;
+        // Labels last: an image that has them counts as complete.
         if let Some(uncertainty) = self.uncertainty {
             uncertainty.publish()?;
         }
+        self.labels.publish()?;
         if let Some((folder, staging)) = self.overlays {
             remove_overlays(&folder)?;
             staging.publish()?;
@@ -210,8 +214,13 @@ impl Arguments {
         // Created and removed, which shows that they can be written.
         Staging::for_file(&self.output)?;
         if let Some(file) = &self.uncertainty {
-            inputs.push(&self.output);
-            output::check_ending(file, &[".nii", ".nii.gz", ".png", ".tif", ".tiff"])?;
+            if output::resolve(file) == output::resolve(&self.output) {
+                bail!(WrongUsage(format!(
+                    "the labels and the uncertainty cannot both be written to {}",
+                    file.display()
+                )));
+            }
+            output::check_ending(file, &MAP_ENDINGS)?;
             output::check_file(file, &inputs, self.force)?;
             Staging::for_file(file)?;
         }
@@ -267,6 +276,17 @@ impl Arguments {
                 self.output.display()
             )));
         }
+        if let Some(folder) = &self.uncertainty {
+            let name = folder.to_string_lossy();
+            let is_file_name = MAP_ENDINGS.iter().any(|ending| name.ends_with(ending));
+            if folder.is_file() || is_file_name {
+                bail!(WrongUsage(format!(
+                    "cannot write to {}: of several images, --uncertainty names a folder",
+                    folder.display()
+                )));
+            }
+            Staging::new(folder)?;
+        }
         let mut jobs = Vec::with_capacity(images.len());
         let files: Vec<&Path> = images
             .iter()
@@ -277,18 +297,18 @@ impl Arguments {
             // An unreadable image is reported when it is its turn.
             let ending = self.labels_ending(&input.image, task).unwrap_or(".nii.gz");
             let output = self.output.join(format!("{}{ending}", input.name));
-            if self.skip_existing && output.exists() {
-                continue;
-            }
-            let mut inputs = self.inputs();
-            inputs.extend(&files);
-            output::check_file(&output, &inputs, self.force)?;
             let uncertainty = self
                 .uncertainty
                 .as_ref()
                 .map(|folder| folder.join(format!("{}{}", input.name, map_ending(ending))));
+            let is_complete = uncertainty.as_ref().is_none_or(|file| file.exists());
+            if self.skip_existing && output.exists() && is_complete {
+                continue;
+            }
+            let mut inputs = self.inputs();
+            inputs.extend(&files);
+            output::check_file(&output, &inputs, self.force || self.skip_existing)?;
             if let Some(file) = &uncertainty {
-                inputs.push(&output);
                 output::check_file(file, &inputs, self.force || self.skip_existing)?;
             }
             let overlays = self.overlays.as_ref().map(|folder| folder.join(&input.name));
@@ -343,7 +363,7 @@ fn check_overlays(folder: &Path, image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The ending of a map beside labels with an ending.
+/// The ending of an image's uncertainty, whose labels have an ending.
 fn map_ending(ending: &'static str) -> &'static str {
     if ending == ".dcm" { ".nii.gz" } else { ending }
 }
@@ -432,6 +452,7 @@ fn segment_all(
                 "image": job.input.image.display().to_string(),
                 "output": job.output.display().to_string(),
                 "organs": segmented.organs,
+                "uncertainty": job.uncertainty.as_ref().map(|file| file.display().to_string()),
             })
         };
         output::print_json(&json!({
@@ -446,6 +467,9 @@ fn segment_all(
         };
         report::file_line(&mut text, &files, &arguments.output);
         report::file_line(&mut text, "volumes", &table);
+        if let Some(folder) = &arguments.uncertainty {
+            report::file_line(&mut text, "uncertainty", folder);
+        }
         if let Some(folder) = &arguments.overlays {
             let pictures: usize = results.iter().map(|(_, segmented)| segmented.pictures).sum();
             report::file_line(&mut text, &format!("{pictures} pictures"), folder);
@@ -513,7 +537,7 @@ fn organ_volumes(classes: &Volume<u8>, task: &Task) -> Vec<OrganVolume> {
 
 fn print_result(arguments: &Arguments, segmented: &Segmented) -> Result<()> {
     let Segmented { organs, pictures } = segmented;
-    let Arguments { output, overlays, .. } = arguments;
+    let Arguments { output, overlays, uncertainty, .. } = arguments;
     if arguments.json {
         let overlays = overlays
             .as_ref()
@@ -522,12 +546,16 @@ fn print_result(arguments: &Arguments, segmented: &Segmented) -> Result<()> {
             "output": output.display().to_string(),
             "organs": organs,
             "overlays": overlays,
+            "uncertainty": uncertainty.as_ref().map(|file| file.display().to_string()),
         }));
     }
     let line = |organ: &OrganVolume| report::volume_line(&organ.organ, &organ.volume);
     let mut text: String = organs.iter().map(line).collect();
     text.push('\n');
     report::file_line(&mut text, "labels", output);
+    if let Some(file) = uncertainty {
+        report::file_line(&mut text, "uncertainty", file);
+    }
     if let Some(folder) = overlays {
         report::file_line(&mut text, &format!("{pictures} pictures"), folder);
     }

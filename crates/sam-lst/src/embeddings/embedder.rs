@@ -121,7 +121,7 @@ impl<'a> Embedder<'a> {
         let [channels, rows, columns] = cache.shape();
         let mut values = Vec::with_capacity(batch * channels * rows * columns);
         for (mut features, view) in found.into_iter().flatten().zip(views) {
-            if let Some(pose) = view.view().pose() {
+            if let Some(pose) = view.pose() {
                 self.foundation.move_features(&mut features, rows, pose);
             }
             values.extend(features);
@@ -132,7 +132,7 @@ impl<'a> Embedder<'a> {
 
     /// Embeddings, each moved as its view.
     fn moved(&self, embeddings: Tensor<4>, views: &[SliceView]) -> Tensor<4> {
-        let poses: Vec<Option<Pose>> = views.iter().map(|view| view.view().pose()).collect();
+        let poses: Vec<Option<Pose>> = views.iter().map(SliceView::pose).collect();
         self.in_poses(embeddings, &poses)
     }
 
@@ -151,6 +151,11 @@ impl<'a> Embedder<'a> {
             }
         }
         Tensor::from_data(TensorData::new(values, shape), &device)
+    }
+
+    /// Computes embeddings without the cache.
+    pub(crate) fn embed_uncached(&self, images: Tensor<4>) -> Tensor<4> {
+        self.rounded(self.foundation.embed(images))
     }
 
     fn rounded(&self, embeddings: Tensor<4>) -> Tensor<4> {

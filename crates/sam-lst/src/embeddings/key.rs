@@ -1,6 +1,6 @@
 use crate::model::SliceGeometry;
-use sam_lst_datasets::View;
 use sam_lst_datasets::ndarray::ArrayView3;
+use sam_lst_datasets::{Pose, View};
 use std::fmt;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -70,20 +70,39 @@ impl SliceHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceView {
     view: View,
+    /// How the features are moved afterwards.
+    pose: Option<Pose>,
     key: EmbeddingKey,
 }
 
 impl SliceView {
-    /// A slice seen in `view`, or what the foundation [sees](View::encoded) of it, then resampled to `input_size` by `geometry`.
+    /// A slice seen in `view`, then resampled to `input_size` by `geometry`. Of a pose, the foundation
+    /// receives the slice without it ([`View::encoded`]), and its features are moved.
     pub fn new(slice: SliceHash, view: View, geometry: SliceGeometry, input_size: usize) -> Self {
-        let name = view.encoded().to_string();
+        let moved = Self::without_moving(slice, view.encoded(), geometry, input_size);
+        Self { view, pose: view.pose(), ..moved }
+    }
+
+    /// As [`new`](Self::new), but the foundation receives the slice in its pose.
+    pub fn without_moving(
+        slice: SliceHash,
+        view: View,
+        geometry: SliceGeometry,
+        input_size: usize,
+    ) -> Self {
+        let name = view.to_string();
         let parts: [&[u8]; 3] = [&slice.0.bytes(), name.as_bytes(), &geometry.key(input_size)];
-        Self { view, key: EmbeddingKey::new(&parts) }
+        Self { view, pose: None, key: EmbeddingKey::new(&parts) }
     }
 
     /// The view.
     pub fn view(&self) -> View {
         self.view
+    }
+
+    /// How the features are moved after the foundation computed them.
+    pub fn pose(&self) -> Option<Pose> {
+        self.pose
     }
 
     /// The key of its embedding.

@@ -234,7 +234,7 @@ pub struct EvaluatedCase<'a> {
 
 impl EvaluatedCase<'_> {
     /// Adds the voxels in which the prediction or the truth has an organ, if the uncertainty is known.
-    /// The background around the patient would only make the task look easy.
+    /// Certain and correct background around the patient would only raise the AUROC.
     pub fn count_errors(&self, detection: &mut ErrorDetection) {
         let Some(uncertainty) = self.uncertainty else { return };
         let classes = self.prediction.voxels().iter().zip(self.volumes.label.voxels());

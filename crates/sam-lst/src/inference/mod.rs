@@ -7,7 +7,8 @@ mod resize;
 mod segmenter;
 mod volume_boxes;
 
+pub use crate::model::OutputResampling;
 pub use predictor::{ImagePrompts, Masks, Predictor, PredictorError};
 pub use pretrained::PretrainedModel;
-pub use segmenter::{EnsembleError, OutputResampling, SegmentationConfig, Segmenter};
+pub use segmenter::{EnsembleError, SegmentationConfig, Segmenter};
 pub use volume_boxes::{VolumeBox, VolumeObject, VolumeObjects};

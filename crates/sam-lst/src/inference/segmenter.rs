@@ -1,7 +1,7 @@
 use crate::embeddings::{CacheError, CachedViews, Embedder, EmbeddingCache, SliceHash, SliceView};
 use crate::model::{
-    EmbeddingPrecision, NetworkConfig, SegmentationModel, SegmentationNetwork, SliceGeometry, Task,
-    device_of, images,
+    EmbeddingPrecision, NetworkConfig, OutputResampling, SegmentationModel, SegmentationNetwork,
+    SliceGeometry, Task, device_of, images,
 };
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
@@ -12,17 +12,6 @@ use sam_lst_datasets::{
 use sam_lst_sam_nn::resize_bilinear;
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
-
-/// How low-resolution logits become a class for each pixel of a slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputResampling {
-    /// As in the released code: logits are resized to the network's input size, the class map is
-    /// their argmax, and the class map is resized to the slice by nearest neighbour.
-    Reference,
-    /// Logits are resized to the slice's own size before the argmax: smoother borders.
-    Logits,
-}
 
 /// How a volume is segmented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +44,14 @@ impl SegmentationConfig {
         }
     }
 
-    /// Slices and embeddings as in the training of a network; otherwise as [`new`](Self::new).
+    /// Slices, embeddings and output as in the training of a network; otherwise as
+    /// [`new`](Self::new).
     pub fn of_task(task: &Task) -> Self {
-        Self { embedding_precision: task.embedding_precision, ..Self::new(task.geometry) }
+        Self {
+            embedding_precision: task.embedding_precision,
+            output: task.output,
+            ..Self::new(task.geometry)
+        }
     }
 }
 
@@ -88,6 +82,7 @@ pub struct Segmenter<'a> {
     /// `None` if no network uses an embedding.
     embedder: Option<Embedder<'a>>,
     evaluates_uncertainty: bool,
+    has_movable_features: bool,
 }
 
 /// A network whose probabilities are averaged with those of the others.
@@ -162,6 +157,7 @@ impl<'a> Segmenter<'a> {
             config,
             embedder: None,
             evaluates_uncertainty: false,
+            has_movable_features: true,
         };
         segmenter.add(model);
         segmenter
@@ -198,6 +194,7 @@ impl<'a> Segmenter<'a> {
     fn add<N: SegmentationNetwork>(&mut self, model: &'a SegmentationModel<N>) {
         let foundation = model.embedding_foundation();
         let network = Box::new(model.network.valid());
+        self.has_movable_features &= model.config().has_movable_features();
         self.networks.push(Member { network, uses_embedding: foundation.is_some() });
         if let (None, Some(foundation)) = (&self.embedder, foundation) {
             self.embedder = Some(Embedder::new(foundation, self.config.embedding_precision));
@@ -309,7 +306,7 @@ impl<'a> Segmenter<'a> {
             let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
             (classes.iter::<i64>().map(|class| class as u8).collect(), None)
         } else {
-            let probabilities = self.mean_probabilities(&inputs, embedding, map_size);
+            let probabilities = self.summed_probabilities(&inputs, embedding, map_size);
             let pixels = map_size[0] * map_size[1];
             let (classes, uncertainty) = most_probable(&probabilities, self.classes, pixels);
             (classes, with_uncertainty.then_some(uncertainty))
@@ -352,7 +349,7 @@ impl<'a> Segmenter<'a> {
 
     /// The sums of probabilities over poses and networks, `[B, K, height, width]`. Where a pose moves
     /// a pixel out of the picture, it adds nothing.
-    fn mean_probabilities(
+    fn summed_probabilities(
         &self,
         inputs: &[Array3<f32>],
         embedding: Option<Tensor<4>>,
@@ -368,11 +365,15 @@ impl<'a> Segmenter<'a> {
                     let moved = |input: &Array3<f32>| {
                         map_channels(input.view(), |channel| pose.image(channel))
                     };
+                    let moved: Vec<Array3<f32>> = inputs.iter().map(moved).collect();
                     let features = embedding.clone().zip(self.embedder.as_ref());
                     let features = features.map(|(embedding, embedder)| {
-                        embedder.in_poses(embedding, &vec![Some(pose); inputs.len()])
+                        if self.has_movable_features {
+                            return embedder.in_poses(embedding, &vec![Some(pose); inputs.len()]);
+                        }
+                        embedder.embed_uncached(images(&moved, self.input_size, &self.device))
                     });
-                    (inputs.iter().map(moved).collect(), features)
+                    (moved, features)
                 }
             };
             let of_networks = self

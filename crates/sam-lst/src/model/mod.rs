@@ -38,7 +38,7 @@ pub use side_encoder::SideEncoder;
 pub use side_network::{
     SideConfig, SideNetwork, SwinNeck, SwinSide, VisionTransformerSide, VisionTransformerSideConfig,
 };
-pub use task::{SliceGeometry, Task};
+pub use task::{OutputResampling, SliceGeometry, Task};
 pub use tuned_sam::{EncoderPart, TunedSam};
 pub use tuning_config::{EncoderTuning, SamTuningConfig};
 pub use unet_ladder::{UNetLadder, UNetLadderConfig};

@@ -94,6 +94,13 @@ pub trait NetworkConfig:
     /// Side `L` of the logits in pixels. Labels have this size in the loss.
     fn logits_size(&self) -> usize;
 
+    /// Whether what the foundation computes is a feature map that moves with the image, so that the
+    /// features of a moved image can be those of the image, moved. It is not if they only contain
+    /// patches with their positions.
+    fn has_movable_features(&self) -> bool {
+        true
+    }
+
     /// Seed of all random initial weights.
     fn seed(&self) -> u64;
 

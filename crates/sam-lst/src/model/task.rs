@@ -18,6 +18,21 @@ pub struct Task {
     /// computed. Version 0.1.0 trained with `f16` and did not record it.
     #[serde(default = "f16")]
     pub embedding_precision: EmbeddingPrecision,
+    /// How logits became classes in the evaluation of the training.
+    #[serde(default)]
+    pub output: OutputResampling,
+}
+
+/// How low-resolution logits become a class for each pixel of a slice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputResampling {
+    /// As in the released code: logits are resized to the network's input size, the class map is
+    /// their argmax, and the class map is resized to the slice by nearest neighbour.
+    #[default]
+    Reference,
+    /// Logits are resized to the slice's own size before the argmax: smoother borders.
+    Logits,
 }
 
 fn f16() -> EmbeddingPrecision {

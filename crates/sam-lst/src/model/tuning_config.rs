@@ -267,6 +267,10 @@ impl NetworkConfig for SamTuningConfig {
         4 * (self.input_size / self.encoder.stride())
     }
 
+    fn has_movable_features(&self) -> bool {
+        self.tuning.has_cached_blocks()
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }

@@ -28,7 +28,6 @@ pub struct UNetLadderConfig {
     pub channels: Vec<usize>,
     /// U-Nets that are trained together from different initial weights. The logarithms of their mean
     /// probabilities are the logits.
-    #[serde(default = "one")]
     pub members: usize,
     /// Whether coarser levels are supervised too.
     pub deep_supervision: bool,
@@ -46,10 +45,6 @@ pub struct UNetLadderConfig {
     pub pixel_scale: PixelScale,
     /// Seed of all random initial weights.
     pub seed: u64,
-}
-
-fn one() -> usize {
-    1
 }
 
 /// One or more trainable U-Nets in parallel with the frozen foundation. The foundation's embedding, and

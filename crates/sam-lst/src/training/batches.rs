@@ -20,6 +20,7 @@ pub struct Batches<'a> {
     batch_size: usize,
     seed: u64,
     augmentation: Augmentation,
+    has_movable_features: bool,
 }
 
 /// Slices prepared for the network.
@@ -70,6 +71,7 @@ impl<'a> Batches<'a> {
             batch_size,
             seed,
             augmentation: Augmentation::Released,
+            has_movable_features: model.has_movable_features(),
         }
     }
 
@@ -136,7 +138,7 @@ impl<'a> Batches<'a> {
             batch.inputs.push(input);
             let label = view.apply(slice.label.view());
             batch.labels.push(self.geometry.label(label.view(), self.input_size, self.logits_size));
-            if self.augmentation == Augmentation::Upright {
+            if self.augmentation == Augmentation::Upright && self.has_movable_features {
                 batch.slices_as_read.push(slice.image);
             }
         }
@@ -145,7 +147,11 @@ impl<'a> Batches<'a> {
 
     /// Identity of a view of a slice in the embedding cache.
     pub(crate) fn view(&self, slice: SliceHash, view: View) -> SliceView {
-        SliceView::new(slice, view, self.geometry, self.input_size)
+        if self.has_movable_features {
+            SliceView::new(slice, view, self.geometry, self.input_size)
+        } else {
+            SliceView::without_moving(slice, view, self.geometry, self.input_size)
+        }
     }
 
     /// A view of a slice at the network's input size.

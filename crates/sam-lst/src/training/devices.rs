@@ -66,7 +66,8 @@ impl<'a> DeviceWorker<'a> {
     }
 
     /// Computes a batch, one of `batches_in_step` whose mean gradient makes a step. It only queues
-    /// work: nothing waits for a GPU between forward and backward.
+    /// work, unless features must be moved that are not cached: otherwise nothing waits for a GPU
+    /// between forward and backward.
     pub fn compute<N: SegmentationNetwork>(
         &mut self,
         network: &N,

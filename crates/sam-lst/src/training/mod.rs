@@ -209,6 +209,7 @@ impl<C: NetworkConfig> Training<C> {
             dataset: dataset.description().clone(),
             geometry: self.config.geometry,
             embedding_precision: self.config.cache.precision,
+            output: self.config.output,
         });
         let store = self.open_store(dataset, &cases, &mut events)?;
         identity.add_hashes(&store)?;

@@ -101,7 +101,8 @@ impl<'a> Precompute<'a> {
             store,
             batches,
             cache,
-            batch_size: config.batch_size,
+            // Small training batches would leave a GPU idle.
+            batch_size: config.batch_size.max(8),
             workers: config.workers,
             claims: shard.is_none(),
         }

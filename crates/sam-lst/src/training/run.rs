@@ -396,7 +396,7 @@ impl<N: SegmentationNetwork> Trainer<'_, N> {
     ) -> Result<Option<Vec<Option<f64>>>, TrainingError> {
         let config = SegmentationConfig {
             output: self.run.config.output,
-            batch_size: self.run.config.batch_size,
+            batch_size: self.run.config.batch_size.max(4),
             embedding_precision: self.run.config.cache.precision,
             ..SegmentationConfig::new(self.run.config.geometry)
         };

@@ -256,6 +256,8 @@ impl<C: NetworkConfig> TrainingConfig<C> {
     pub fn with_accurate_training(self) -> Self {
         let mut config = self;
         config.batch_size = 2;
+        // About as many slices between checkpoints as in the released settings.
+        config.checkpoint_steps = 500;
         config.augmentation = Augmentation::Upright;
         config.output = OutputResampling::Logits;
         config.geometry = SliceGeometry::direct();
