@@ -52,7 +52,7 @@ pub struct Arguments {
     method_config: Vec<(MethodName, PathBuf)>,
     #[command(flatten)]
     data: DataArguments,
-    /// ImageNet weights for the method M, such as ladder=resnet18.pth; may be repeated
+    /// ImageNet weights for the method M, such as ladder=resnet18.pth; repeatable
     #[arg(long, value_name = "M=FILE", value_parser = method_file)]
     pretrained: Vec<(MethodName, PathBuf)>,
     #[command(flatten)]
