@@ -23,8 +23,8 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Each method and seed is a run of `sam-lst train` in a folder of its own, with the settings of the
 method's preset and those given here. The tables name what a method costs and how much its DSC is
-above the first method's. Finished runs are kept: to add methods or seeds, run the command again with
-the longer list; the tables contain the listed methods only.
+above the first method's. Finished runs are kept: to add methods or seeds, run the command again
+with the longer list; the tables contain the listed methods only.
 
 Examples:
   sam-lst compare --methods ladder,unet --data Synapse --sam lite_medsam.pth --epochs 20

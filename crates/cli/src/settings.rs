@@ -59,7 +59,7 @@ pub struct SettingsArguments {
     /// Slices in a batch [default: the preset's]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
-    /// Cached views: all, discrete, identity, 0 to 44 [default: the preset's]
+    /// Cached views: all, discrete, identity, 0 to 44 [default: preset's]
     #[arg(long, value_name = "VIEWS")]
     pub cache_views: Option<CachedViews>,
     /// Size limit of the embedding cache in 10^9 bytes [default: none]
