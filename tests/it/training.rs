@@ -2,7 +2,7 @@
 
 use crate::support::{Cases, process_argument, test_process};
 use burn::tensor::Device;
-use sam_lst::datasets::{Case, Validation};
+use sam_lst::datasets::{Augmentation, Case, Validation};
 use sam_lst::inference::OutputResampling;
 use sam_lst::model::{EmbeddingPrecision, NetworkMetadata};
 use sam_lst::training::{
@@ -603,6 +603,14 @@ fn a_run_folder_in_use_or_of_another_run_is_reported() {
     let message = run(&other, &dataset, &folders).expect_err("another run").to_string();
     let expected = "has `seed = 0`, but the current settings have `seed = 3`";
     assert!(message.contains(expected), "{message}");
+    let mut upright = config.clone();
+    upright.augmentation = Augmentation::Upright;
+    let message = run(&upright, &dataset, &folders).expect_err("other views").to_string();
+    assert!(message.contains("`augmentation = \"released\"`, but"), "{message}");
+    let mut present = config.clone();
+    present.dice_absent_classes = false;
+    let message = run(&present, &dataset, &folders).expect_err("another loss").to_string();
+    assert!(message.contains("`dice_absent_classes = true`, but"), "{message}");
 }
 
 #[test]

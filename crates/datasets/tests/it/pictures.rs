@@ -5,7 +5,7 @@ use sam_lst_datasets::ndarray::{Array3, Axis};
 use sam_lst_datasets::{
     Color, Dataset, DatasetDescription, IgnoredLabels, Image, Intensity, LabelMap, Layout,
     Orientation, SliceStore, Split, Volume, inspect, prepare, read_geometry, read_image,
-    read_label_numbers, read_labels, write_labels, write_nifti,
+    read_label_numbers, read_labels, read_nifti_image, write_labels, write_map, write_nifti,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -458,8 +458,37 @@ fn labels_are_written_in_the_format_of_the_name() {
     ] {
         let error = write_labels(file(name), volume, &toml("1")).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
+        let map = volume.with_voxels(volume.voxels().mapv(f32::from));
+        let error = write_map(file(name), &map).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
         assert!(!file(name).exists());
     }
+}
+
+#[test]
+fn maps_are_grey_pictures_or_volumes_of_floats() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let voxels =
+        Array3::from_shape_fn((1, 3, 4), |(_, row, column)| (row * 4 + column) as f32 / 11.0);
+    let map = Volume::new(voxels.clone(), None);
+    for name in ["map.png", "map.tif"] {
+        write_map(file(name), &map).expect("writes");
+        let read = read_image(file(name), Orientation::LPS).expect("reads");
+        let expected: Vec<f32> = voxels.iter().map(|value| (value * 255.0).round()).collect();
+        let slice = read.slice(0);
+        assert_eq!(slice.iter().copied().collect::<Vec<_>>(), expected, "{name}");
+    }
+    let series = read_image(fixture("dicom/plain"), Orientation::LPS).expect("a series");
+    let mut next = 0.0;
+    let in_patient = series.with_voxels(Array3::from_shape_fn(series.shape(), |_| {
+        next += 0.001;
+        next
+    }));
+    write_map(file("map.nii.gz"), &in_patient).expect("writes");
+    let read = read_nifti_image(file("map.nii.gz"), Orientation::LPS).expect("reads");
+    assert_eq!(read.voxels(), in_patient.voxels(), "without loss");
+    assert_eq!(read.spacing_mm(), series.spacing_mm());
 }
 
 #[test]
