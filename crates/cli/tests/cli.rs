@@ -740,7 +740,10 @@ fn methods_are_compared_and_more_can_be_added() {
     let network = std::fs::read(at.join("all/unet-0/unet.safetensors")).expect("a network");
 
     // More seeds and methods; what is there is not trained again.
+    let same = "workers = 1\ncheckpoint_steps = 7\n"; // does not change the weights
+    std::fs::write(at.join("same.toml"), same).expect("writes");
     let more = ["ladder,unet", "--seeds", "2", "--method-config", "ladder=slow.toml"];
+    let more = [&more[..], &["--config", "same.toml"]].concat();
     let more = [&compare[..], &more].concat();
     let [table, stderr] = run(at, &more, 0);
     assert!(stderr.contains("run 3 of 4: ladder, seed 1"), "{stderr}");
