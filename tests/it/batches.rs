@@ -5,7 +5,9 @@ use burn::tensor::{Device, Int, Tensor};
 use sam_lst::datasets::{Augmentation, SliceStore, View};
 use sam_lst::model::{EncoderTuning, SamTuningConfig};
 use sam_lst::training::{Batch, Batches};
-use sam_lst::{Dataset, DatasetDescription, Fusion, PhantomConfig, SliceGeometry, Split};
+use sam_lst::{
+    CachedViews, Dataset, DatasetDescription, Fusion, PhantomConfig, SliceGeometry, Split,
+};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -155,6 +157,9 @@ fn a_foundation_without_blocks_sees_the_slice_in_its_pose() {
                 assert_eq!((lora.pose(), decoder.pose()), (None, lora.view().pose()));
                 assert_eq!(lora.key() == decoder.key(), lora.view() == View::Identity);
                 moved += usize::from(decoder.pose().is_some());
+                // Poses are never cached.
+                let is_identity = lora.view() == View::Identity;
+                assert_eq!(CachedViews::ALL.contains(lora.view()), is_identity);
             }
         }
         assert!(moved > 9, "{moved} of 18");

@@ -26,7 +26,7 @@ impl CachedViews {
 
     /// Whether embeddings of a view are cached.
     pub fn contains(self, view: View) -> bool {
-        View::all().take(self.0).any(|cached| cached == view.encoded())
+        View::all().take(self.0).any(|cached| cached == view)
     }
 }
 

@@ -54,8 +54,7 @@ impl<'a> Embedder<'a> {
         self.write_error.clone()
     }
 
-    /// Embeds images; `views` identifies each of them. For a pose, the image is that without it
-    /// ([`View::encoded`](sam_lst_datasets::View::encoded)), and its features are moved.
+    /// Embeds images; `views` identifies each of them, and says how its features are moved.
     ///
     /// # Shapes
     ///

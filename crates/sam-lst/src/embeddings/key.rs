@@ -66,36 +66,29 @@ impl SliceHash {
     }
 }
 
-/// An input of the foundation: a slice, a view of it, and how it is brought to the network's size.
+/// An input of the foundation: a slice, a view of it, and how it is brought to the network's size; and
+/// how its features are moved afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceView {
     view: View,
-    /// How the features are moved afterwards.
     pose: Option<Pose>,
     key: EmbeddingKey,
 }
 
 impl SliceView {
-    /// A slice seen in `view`, then resampled to `input_size` by `geometry`. Of a pose, the foundation
-    /// receives the slice without it ([`View::encoded`]), and its features are moved.
+    /// A slice in `view`, then resampled to `input_size` by `geometry`, whose features are not moved.
     pub fn new(slice: SliceHash, view: View, geometry: SliceGeometry, input_size: usize) -> Self {
-        let moved = Self::without_moving(slice, view.encoded(), geometry, input_size);
-        Self { view, pose: view.pose(), ..moved }
-    }
-
-    /// As [`new`](Self::new), but the foundation receives the slice in its pose.
-    pub fn without_moving(
-        slice: SliceHash,
-        view: View,
-        geometry: SliceGeometry,
-        input_size: usize,
-    ) -> Self {
         let name = view.to_string();
         let parts: [&[u8]; 3] = [&slice.0.bytes(), name.as_bytes(), &geometry.key(input_size)];
         Self { view, pose: None, key: EmbeddingKey::new(&parts) }
     }
 
-    /// The view.
+    /// With features that are moved as a pose moves the slice. The embedding stays the same.
+    pub fn with_pose(self, pose: Option<Pose>) -> Self {
+        Self { pose, ..self }
+    }
+
+    /// The view that the foundation encodes.
     pub fn view(&self) -> View {
         self.view
     }

@@ -145,13 +145,17 @@ impl<'a> Batches<'a> {
         Ok(batch)
     }
 
-    /// Identity of a view of a slice in the embedding cache.
+    /// The view that the foundation encodes for a view that the network sees: itself, or that whose
+    /// features are moved instead.
+    pub(crate) fn encoded(&self, view: View) -> View {
+        if self.has_movable_features { view.encoded() } else { view }
+    }
+
+    /// What the foundation encodes for a view of a slice, with its identity in the embedding cache.
     pub(crate) fn view(&self, slice: SliceHash, view: View) -> SliceView {
-        if self.has_movable_features {
-            SliceView::new(slice, view, self.geometry, self.input_size)
-        } else {
-            SliceView::without_moving(slice, view, self.geometry, self.input_size)
-        }
+        let encoded = self.encoded(view);
+        let pose = view.pose().filter(|_| encoded != view);
+        SliceView::new(slice, encoded, self.geometry, self.input_size).with_pose(pose)
     }
 
     /// A view of a slice at the network's input size.

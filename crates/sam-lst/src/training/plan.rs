@@ -100,7 +100,8 @@ impl<N: SegmentationNetwork> Planner<'_, N> {
         for epoch in self.position.epochs..self.config.epochs {
             let completed = self.position.steps.saturating_sub(epoch * steps_per_epoch) as usize;
             let remaining = self.batches.epoch(epoch).into_iter().skip(completed * slices_per_step);
-            for (slice, view) in remaining.map(|(slice, view)| (slice, view.encoded())) {
+            for (slice, view) in remaining {
+                let view = self.batches.encoded(view);
                 if self.cache.is_some() && self.config.cache.views.contains(view) {
                     cacheable.entry(slice).or_default().insert(view);
                 } else {
