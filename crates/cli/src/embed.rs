@@ -62,7 +62,6 @@ fn run_method<M: Method>(arguments: &Arguments, training: &train::Arguments) -> 
     interrupt::set_resumable();
     training.check_preset()?;
     M::check(training)?;
-    arguments.data.check_foundation()?;
     arguments.data.check_inputs()?;
     // A precomputation has no run folder.
     let cache = &arguments.settings.cache;

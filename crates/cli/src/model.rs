@@ -52,21 +52,25 @@ fn poses(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The common task of several networks, as [`read_task`].
+/// The common task of several networks, as they were trained or with another description of the
+/// dataset. Checks that they can be averaged and that there is a foundation if, and only if, one of them
+/// needs it. Reads only their metadata.
 pub fn read_common_task(
     networks: &[PathBuf],
     sam: Option<&Path>,
     description: Option<DatasetDescription>,
 ) -> Result<Task> {
     let [first, others @ ..] = networks else { bail!("no network; give --network") };
-    let is_ensemble = !others.is_empty();
-    let task = read_task(first, sam, description.clone(), is_ensemble)?;
-    let recorded = |file: &Path| -> Result<Option<Task>> { Ok(NetworkMetadata::read(file)?.task) };
-    let of_first = recorded(first)?;
+    let of_first = NetworkMetadata::read(first)?;
+    let mut uses_sam = foundation_of(&of_first, sam, networks).is_some();
+    let task = read_task(first, &of_first, foundation_of(&of_first, sam, networks), &description)?;
     for other in others {
-        read_task(other, sam, description.clone(), is_ensemble)?;
+        let of_other = NetworkMetadata::read(other)?;
+        let own_sam = foundation_of(&of_other, sam, networks);
+        uses_sam |= own_sam.is_some();
+        read_task(other, &of_other, own_sam, &description)?;
         // As they were trained, whatever the description for this run says.
-        let (Some(first_task), Some(task)) = (&of_first, recorded(other)?) else { continue };
+        let (Some(first_task), Some(task)) = (&of_first.task, &of_other.task) else { continue };
         let names = |task: &Task| {
             task.dataset.organs.iter().map(|organ| organ.name.clone()).collect::<Vec<_>>()
         };
@@ -74,38 +78,47 @@ pub fn read_common_task(
             let dataset = &task.dataset;
             (dataset.intensity, dataset.orientation, task.geometry, task.embedding_precision)
         };
-        let difference = if names(&task) != names(first_task) {
+        let difference = if names(task) != names(first_task) {
             "it is trained for other organs, or in another order"
-        } else if preprocessing(&task) != preprocessing(first_task) {
+        } else if preprocessing(task) != preprocessing(first_task) {
             "it is trained on slices with another orientation, intensities, sizes or precision"
         } else {
             continue;
         };
         bail!("cannot combine {} with {}: {difference}", other.display(), first.display());
     }
+    if let (Some(sam), false) = (sam, uses_sam) {
+        bail!("no network uses {}; remove --sam", sam.display());
+    }
     Ok(task)
 }
 
-/// The task of a trained network, with another description of the dataset if one is given. Reads only
-/// its metadata, and checks that there is a foundation if, and only if, the network needs one.
+/// The foundation's checkpoint for one of several networks, of which some may need none. A single one is
+/// gets it in any case, so that an unnecessary one is an error.
+fn foundation_of<'a>(
+    metadata: &NetworkMetadata,
+    sam: Option<&'a Path>,
+    networks: &[PathBuf],
+) -> Option<&'a Path> {
+    let needs_none = PretrainedModel::needs_foundation(metadata) == Some(false);
+    sam.filter(|_| networks.len() == 1 || !needs_none)
+}
+
+/// The task of a trained network, with another description of the dataset if one is given. Checks that
+/// there is a foundation if, and only if, the network needs one. Reads no tensors.
 fn read_task(
     network: &Path,
+    metadata: &NetworkMetadata,
     sam: Option<&Path>,
-    description: Option<DatasetDescription>,
-    is_ensemble: bool,
+    description: &Option<DatasetDescription>,
 ) -> Result<Task> {
-    let metadata = NetworkMetadata::read(network)?;
-    let sam = sam.filter(|_| {
-        // Of several networks, some may have no foundation.
-        !is_ensemble || PretrainedModel::check_foundation(&metadata, network, None).is_err()
-    });
-    PretrainedModel::check_foundation(&metadata, network, sam).map_err(|error| match error {
+    PretrainedModel::check_foundation(metadata, network, sam).map_err(|error| match error {
         ModelError::MissingFoundation { .. } => anyhow!("{error}; give it with --sam FILE"),
         ModelError::UnusedFoundation { .. } => anyhow!("{error}; remove --sam"),
         error => error.into(),
     })?;
-    let masks = PretrainedModel::num_classes(&metadata)?;
-    let task = match (metadata.task, description) {
+    let masks = PretrainedModel::num_classes(metadata)?;
+    let task = match (metadata.task.clone(), description.clone()) {
         (Some(task), None) => task,
         (task, Some(dataset)) => {
             let task = task.unwrap_or_else(|| untrained_task(dataset.clone()));
@@ -166,19 +179,11 @@ impl ModelOptions {
         device: &Device,
     ) -> Result<Vec<PretrainedModel>> {
         let mut models: Vec<PretrainedModel> = Vec::with_capacity(networks.len());
-        let mut uses_sam = false;
         for network in networks {
-            let metadata = NetworkMetadata::read(network)?;
-            let has_foundation =
-                PretrainedModel::check_foundation(&metadata, network, None).is_err();
-            uses_sam |= has_foundation;
-            let sam = sam.filter(|_| has_foundation || networks.len() == 1);
+            let sam = foundation_of(&NetworkMetadata::read(network)?, sam, networks);
             let mut model = self.load(sam, network, device)?;
             models.iter().for_each(|other| model.share_foundation(other));
             models.push(model);
-        }
-        if let (Some(sam), false) = (sam, uses_sam) {
-            bail!("no network uses {}; remove --sam", sam.display());
         }
         Ok(models)
     }

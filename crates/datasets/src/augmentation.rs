@@ -17,9 +17,9 @@ pub enum Augmentation {
     #[default]
     Released,
     /// Small affine transformations that keep an abdomen upright and its organs on their sides, and
-    /// changes of brightness, contrast and noise. The foundation encodes the unchanged slice; its features are moved with the slice. So there is one embedding for each slice,
-    /// however many poses are seen. Changes of intensity reach only what does not come from the
-    /// foundation.
+    /// changes of brightness, contrast and noise. The foundation encodes the unchanged slice; its
+    /// features are moved with the slice. So there is one embedding for each slice, however many poses
+    /// there are. Changes of intensity reach only what does not come from the foundation.
     Upright,
 }
 

@@ -149,17 +149,8 @@ impl Pose {
     ///
     /// If there are not as many values as such a number of channels has.
     pub fn move_back(self, values: &mut [f32], sides: [usize; 2]) {
-        let values_of_channel = sides[0] * sides[1];
-        assert!(values.len().is_multiple_of(values_of_channel), "values of whole channels");
         let sources = self.sources(sides).inverse();
-        let corners: Vec<Corners> = corners(&sources, sides, Outside::Zero).collect();
-        let mut source = vec![0.0; values_of_channel];
-        for channel in values.chunks_exact_mut(values_of_channel) {
-            source.copy_from_slice(channel);
-            for (value, corners) in channel.iter_mut().zip(&corners) {
-                *value = interpolate(&source, corners);
-            }
-        }
+        move_channels(values, corners(&sources, sides, Outside::Zero).enumerate());
     }
 
     /// Moves features that a network computed from a slice, as [`image`](Self::image) moves the
@@ -177,24 +168,17 @@ impl Pose {
     /// If there are not as many values as such a number of channels has.
     pub fn move_features(self, features: &mut [f32], grid: usize, packed: usize) {
         let side = grid * packed;
-        let values_of_channel = side * side;
-        assert!(features.len().is_multiple_of(values_of_channel), "features of whole channels");
         let index = |index: usize| {
             let [row, column] = [index / side, index % side];
             let within = (row % packed) * packed + column % packed;
             (within * grid + row / packed) * grid + column / packed
         };
         let sources = self.sources([side, side]);
-        let corners: Vec<Corners> = corners(&sources, [side, side], Outside::Edge)
-            .map(|corners| corners.map(|(pixel, weight)| (index(pixel), weight)))
-            .collect();
-        let mut source = vec![0.0; values_of_channel];
-        for channel in features.chunks_exact_mut(values_of_channel) {
-            source.copy_from_slice(channel);
-            for (pixel, corners) in corners.iter().enumerate() {
-                channel[index(pixel)] = interpolate(&source, corners);
-            }
-        }
+        let corners = corners(&sources, [side, side], Outside::Edge).enumerate();
+        let packed = corners.map(|(pixel, corners)| {
+            (index(pixel), corners.map(|(pixel, weight)| (index(pixel), weight)))
+        });
+        move_channels(features, packed);
     }
 
     /// Where the content of each pixel comes from.
@@ -269,6 +253,20 @@ fn corners(
             (row * columns + column, row_weight * weight)
         })
     })
+}
+
+/// Interpolates each channel in place. `moves` has each pixel of a channel once, with the pixels that
+/// it is interpolated from.
+fn move_channels(values: &mut [f32], moves: impl Iterator<Item = (usize, Corners)>) {
+    let moves: Vec<(usize, Corners)> = moves.collect();
+    assert!(values.len().is_multiple_of(moves.len()), "values of whole channels");
+    let mut source = vec![0.0; moves.len()];
+    for channel in values.chunks_exact_mut(moves.len()) {
+        source.copy_from_slice(channel);
+        for (pixel, corners) in &moves {
+            channel[*pixel] = interpolate(&source, corners);
+        }
+    }
 }
 
 fn interpolate(values: &[f32], corners: &Corners) -> f32 {

@@ -1,9 +1,9 @@
-/// How well an uncertainty distinguishes incorrect voxels from correct ones: the area under its receiver operating
-/// characteristic (AUROC).
+/// How well an uncertainty distinguishes incorrect voxels from correct ones: the area under its
+/// receiver operating characteristic (AUROC).
 ///
-/// The area is the probability that an incorrect voxel is more uncertain than a correct one: 1 if all are, 0.5
-/// if the uncertainty says nothing. Uncertainties are counted in intervals of 1 / 4096, within which
-/// they count as equal.
+/// The area is the probability that an incorrect voxel is more uncertain than a correct one: 1 if all
+/// are, 0.5 if the uncertainty says nothing. Uncertainties are counted in intervals of 1 / 4096, within
+/// which they count as equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorDetection {
     /// Correct and incorrect voxels of each interval.
@@ -57,8 +57,8 @@ impl ErrorDetection {
 mod tests {
     use super::*;
 
-    /// The statistic of `scipy.stats.mannwhitneyu(incorrect, correct)`, divided by the number of pairs, 24,
-    /// is 0.7708333333333334 in scipy 1.17.1.
+    /// The statistic of `scipy.stats.mannwhitneyu(incorrect, correct)`, divided by the number of pairs,
+    /// 24, is 0.7708333333333334 in scipy 1.17.1.
     #[test]
     fn the_area_is_that_of_scipy() {
         let mut detection = ErrorDetection::new();

@@ -124,6 +124,14 @@ impl PretrainedModel {
         SamLst::from_pretrained(sam, network, device).map(Self::Ladder)
     }
 
+    /// Whether a trained network needs the checkpoint of a foundation; `None` if its method is unknown.
+    pub fn needs_foundation(metadata: &NetworkMetadata) -> Option<bool> {
+        match metadata.method.as_str() {
+            SamLstConfig::METHOD | SamTuningConfig::METHOD | UNetLadderConfig::METHOD => Some(true),
+            method => of_baseline!(method, C, _variant => C::METHOD).map(|_| false),
+        }
+    }
+
     /// Checks whether a trained network is of a known method and has a foundation's checkpoint if,
     /// and only if, it needs one. Reads no tensors.
     ///
@@ -135,16 +143,10 @@ impl PretrainedModel {
         network: &Path,
         foundation: Option<&Path>,
     ) -> Result<(), ModelError> {
-        let method = metadata.method.as_str();
-        let needs_foundation = match method {
-            SamLstConfig::METHOD | SamTuningConfig::METHOD | UNetLadderConfig::METHOD => true,
-            _ if of_baseline!(method, C, _variant => C::METHOD).is_some() => false,
-            _ => {
-                let (path, method) = (network.to_owned(), method.to_owned());
-                return Err(ModelError::UnknownMethod { path, method });
-            }
+        let (path, method) = (network.to_owned(), metadata.method.clone());
+        let Some(needs_foundation) = Self::needs_foundation(metadata) else {
+            return Err(ModelError::UnknownMethod { path, method });
         };
-        let (path, method) = (network.to_owned(), method.to_owned());
         match (needs_foundation, foundation) {
             (true, None) => Err(ModelError::MissingFoundation { path, method }),
             (false, Some(foundation)) => {

@@ -92,6 +92,19 @@ struct Member {
     uses_embedding: bool,
 }
 
+impl Member {
+    /// Logits at the size of the maps.
+    fn logits(
+        &self,
+        images: Tensor<4>,
+        embedding: Option<Tensor<4>>,
+        map_size: [usize; 2],
+    ) -> Tensor<4> {
+        let embedding = embedding.filter(|_| self.uses_embedding);
+        resize_bilinear(self.network.logits(images, embedding), map_size)
+    }
+}
+
 /// Why a model cannot join an ensemble.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -299,17 +312,23 @@ impl<'a> Segmenter<'a> {
         };
         let inputs: Vec<Array3<f32>> =
             batch.iter().map(|slice| geometry.image(slice.view(), size)).collect();
-        let embedding = self.embedding(batch, &inputs)?;
-        let (classes, uncertainty) = if poses == 0 && self.networks.len() == 1 && !with_uncertainty
-        {
-            let logits = self.logits(&self.networks[0], &inputs, embedding, map_size);
-            let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
-            (classes.iter::<i64>().map(|class| class as u8).collect(), None)
-        } else {
-            let probabilities = self.summed_probabilities(&inputs, embedding, map_size);
-            let pixels = map_size[0] * map_size[1];
-            let (classes, uncertainty) = most_probable(&probabilities, self.classes, pixels);
-            (classes, with_uncertainty.then_some(uncertainty))
+        let images = images(&inputs, size, &self.device);
+        let embedding = self.embedding(batch, &images)?;
+        let (classes, uncertainty) = match &self.networks[..] {
+            [network] if poses == 0 && !with_uncertainty => {
+                let logits = network.logits(images, embedding, map_size);
+                let classes = logits.argmax(1).into_data(); // [B, 1, height, width]
+                (classes.iter::<i64>().map(|class| class as u8).collect(), None)
+            }
+            _ => {
+                let sums = self.summed_probabilities(&inputs, images, embedding, map_size);
+                let of_pixels = PixelProbabilities {
+                    sums: &sums,
+                    classes: self.classes,
+                    pixels: map_size[0] * map_size[1],
+                };
+                (of_pixels.most_probable(), with_uncertainty.then(|| of_pixels.entropies()))
+            }
         };
         let plane = |pixels: usize| pixels * map_size[0] * map_size[1];
         let maps = (0..batch.len()).map(|slice| {
@@ -334,72 +353,65 @@ impl<'a> Segmenter<'a> {
         Ok(maps.collect())
     }
 
-    /// A network's logits at the size of the maps.
-    fn logits(
-        &self,
-        member: &Member,
-        inputs: &[Array3<f32>],
-        embedding: Option<Tensor<4>>,
-        map_size: [usize; 2],
-    ) -> Tensor<4> {
-        let images = images(inputs, self.input_size, &self.device);
-        let embedding = embedding.filter(|_| member.uses_embedding);
-        resize_bilinear(member.network.logits(images, embedding), map_size)
-    }
-
     /// The sums of probabilities over poses and networks, `[B, K, height, width]`. Where a pose moves
     /// a pixel out of the picture, it adds nothing.
     fn summed_probabilities(
         &self,
         inputs: &[Array3<f32>],
+        images: Tensor<4>,
         embedding: Option<Tensor<4>>,
         map_size: [usize; 2],
     ) -> Vec<f32> {
-        let poses = Pose::at_inference(self.config.poses);
-        let poses = std::iter::once(None).chain(poses.into_iter().map(Some));
-        let mut sum: Vec<f32> = Vec::new();
-        for pose in poses {
-            let (moved, embedding) = match (pose, &embedding) {
-                (None, embedding) => (inputs.to_vec(), embedding.clone()),
-                (Some(pose), embedding) => {
-                    let moved = |input: &Array3<f32>| {
-                        map_channels(input.view(), |channel| pose.image(channel))
-                    };
-                    let moved: Vec<Array3<f32>> = inputs.iter().map(moved).collect();
-                    let features = embedding.clone().zip(self.embedder.as_ref());
-                    let features = features.map(|(embedding, embedder)| {
-                        if self.has_movable_features {
-                            return embedder.in_poses(embedding, &vec![Some(pose); inputs.len()]);
-                        }
-                        embedder.embed_uncached(images(&moved, self.input_size, &self.device))
-                    });
-                    (moved, features)
-                }
-            };
-            let of_networks = self
-                .networks
-                .iter()
-                .map(|member| softmax(self.logits(member, &moved, embedding.clone(), map_size), 1));
-            let of_networks = of_networks.reduce(|sum, other| sum + other);
-            let values = of_networks.expect("at least one network").into_data();
-            let mut values: Vec<f32> = values.iter::<f32>().collect();
-            if let Some(pose) = pose {
-                pose.move_back(&mut values, map_size);
-            }
-            if sum.is_empty() {
-                sum = values;
-            } else {
-                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-            }
+        let mut sums = self.probabilities(images, embedding.clone(), map_size);
+        for pose in Pose::at_inference(self.config.poses) {
+            let (images, embedding) = self.in_pose(pose, inputs, embedding.clone());
+            let mut moved = self.probabilities(images, embedding, map_size);
+            pose.move_back(&mut moved, map_size);
+            sums.iter_mut().zip(moved).for_each(|(sum, value)| *sum += value);
         }
-        sum
+        sums
+    }
+
+    /// The sums of the networks' probabilities, `[B, K, height, width]`.
+    fn probabilities(
+        &self,
+        images: Tensor<4>,
+        embedding: Option<Tensor<4>>,
+        map_size: [usize; 2],
+    ) -> Vec<f32> {
+        let of_networks = self
+            .networks
+            .iter()
+            .map(|network| softmax(network.logits(images.clone(), embedding.clone(), map_size), 1));
+        let sum = of_networks.reduce(|sum, other| sum + other).expect("at least one network");
+        sum.into_data().iter::<f32>().collect()
+    }
+
+    /// The networks' input and the foundation's features of slices in a pose.
+    fn in_pose(
+        &self,
+        pose: Pose,
+        inputs: &[Array3<f32>],
+        embedding: Option<Tensor<4>>,
+    ) -> (Tensor<4>, Option<Tensor<4>>) {
+        let moved = |input: &Array3<f32>| map_channels(input.view(), |channel| pose.image(channel));
+        let moved: Vec<Array3<f32>> = inputs.iter().map(moved).collect();
+        let images = images(&moved, self.input_size, &self.device);
+        let embedding = embedding.zip(self.embedder.as_ref()).map(|(embedding, embedder)| {
+            if self.has_movable_features {
+                embedder.in_poses(embedding, &vec![Some(pose); inputs.len()])
+            } else {
+                embedder.embed_uncached(images.clone())
+            }
+        });
+        (images, embedding)
     }
 
     /// The foundation's embedding of a batch, where a network uses one.
     fn embedding(
         &mut self,
         batch: &[ArrayView3<'_, f32>],
-        inputs: &[Array3<f32>],
+        images: &Tensor<4>,
     ) -> Result<Option<Tensor<4>>, CacheError> {
         let Some(embedder) = &mut self.embedder else { return Ok(None) };
         let size = self.input_size;
@@ -408,35 +420,53 @@ impl<'a> Segmenter<'a> {
             SliceView::new(hash, View::Identity, self.config.geometry, size)
         };
         let views: Vec<SliceView> = batch.iter().map(view).collect();
-        embedder.embed(images(inputs, size, &self.device), &views).map(Some)
+        embedder.embed(images.clone(), &views).map(Some)
     }
 }
 
-/// The class with the largest probability of each pixel of each slice, and the entropy of the
-/// probabilities, divided by that of equal ones. `probabilities` are `[B, K, pixels]`, up to a factor
-/// of each pixel.
-fn most_probable(probabilities: &[f32], classes: usize, pixels: usize) -> (Vec<u8>, Vec<f32>) {
-    let largest_entropy = (classes.max(2) as f32).ln();
-    let of_slices = probabilities.chunks_exact(classes * pixels);
-    let of_pixels = of_slices.flat_map(|slice| {
-        (0..pixels).map(move |pixel| {
-            let of_class = |class: usize| slice[class * pixels + pixel];
-            let sum: f32 = (0..classes).map(of_class).sum();
-            let mut best = 0;
-            let mut entropy = 0.0;
-            for class in 0..classes {
-                if of_class(class) > of_class(best) {
-                    best = class;
+/// Probabilities of the classes of each pixel of each slice, up to a factor of each pixel.
+struct PixelProbabilities<'a> {
+    /// `[B, K, pixels]`
+    sums: &'a [f32],
+    classes: usize,
+    pixels: usize,
+}
+
+impl PixelProbabilities<'_> {
+    /// What `function` makes of the probabilities of each pixel, up to a factor.
+    fn map<T>(&self, function: impl Fn(&[f32]) -> T) -> Vec<T> {
+        let mut of_classes = vec![0.0; self.classes];
+        let mut results = Vec::with_capacity(self.sums.len() / self.classes);
+        for slice in self.sums.chunks_exact(self.classes * self.pixels) {
+            for pixel in 0..self.pixels {
+                for (class, value) in of_classes.iter_mut().enumerate() {
+                    *value = slice[class * self.pixels + pixel];
                 }
-                let probability = of_class(class) / sum;
-                if probability > 0.0 {
-                    entropy -= probability * probability.ln();
-                }
+                results.push(function(&of_classes));
             }
-            (best as u8, (entropy / largest_entropy).clamp(0.0, 1.0))
+        }
+        results
+    }
+
+    /// The class with the largest probability, of equal ones the first.
+    fn most_probable(&self) -> Vec<u8> {
+        self.map(|of_classes| {
+            let better =
+                |best, class| if of_classes[class] > of_classes[best] { class } else { best };
+            (0..of_classes.len()).fold(0, better) as u8
         })
-    });
-    of_pixels.unzip()
+    }
+
+    /// The entropy of the probabilities, divided by that of equal ones.
+    fn entropies(&self) -> Vec<f32> {
+        let largest = (self.classes.max(2) as f32).ln();
+        self.map(|of_classes| {
+            let sum: f32 = of_classes.iter().sum();
+            let terms = of_classes.iter().map(|value| value / sum).filter(|share| *share > 0.0);
+            let entropy: f32 = terms.map(|share| -share * share.ln()).sum();
+            (entropy / largest).clamp(0.0, 1.0)
+        })
+    }
 }
 
 /// A map at the size of the slice.

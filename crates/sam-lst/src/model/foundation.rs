@@ -391,6 +391,16 @@ fn pack(features: Tensor<4>, grid: usize) -> Tensor<4> {
         .reshape([batch, channels * side * side, grid, grid])
 }
 
+/// The inverse of [`pack`]: features `[B, C r r, H, W]`, where `r` is `ratio`, on their own grid,
+/// `[B, H r, W r, C]`.
+pub(super) fn unpack(packed: Tensor<4>, ratio: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = packed.dims();
+    packed
+        .reshape([batch, channels / (ratio * ratio), ratio, ratio, height, width])
+        .permute([0, 4, 2, 5, 3, 1])
+        .reshape([batch, height * ratio, width * ratio, channels / (ratio * ratio)])
+}
+
 fn sha256(encoder: &dyn FrozenEncoder) -> String {
     weights::sha256(encoder.tensors())
 }

@@ -1,4 +1,5 @@
 use super::baseline::validate_levels;
+use super::foundation::unpack;
 use super::network::{constant_beside, trained_tensors};
 use super::segmentation_model::with_seed;
 use super::{
@@ -57,19 +58,11 @@ pub struct UNetLadderConfig {
 pub struct UNetLadder {
     /// The U-Nets.
     pub members: Vec<UNet>,
+    /// The embedding and the taps.
     #[module(skip)]
-    layouts: Vec<FeatureLayout>,
+    sources: Vec<Tap>,
     #[module(skip)]
     size: usize,
-}
-
-/// How features are packed along the channels of what the foundation computes.
-#[derive(Debug, Clone, Copy)]
-struct FeatureLayout {
-    /// Channels of the features.
-    channels: usize,
-    /// Pixels of the features along one side of a pixel of the embedding.
-    ratio: usize,
 }
 
 impl UNetLadderConfig {
@@ -225,12 +218,10 @@ impl UNetLadderConfig {
 
 impl UNetLadder {
     fn new(config: &UNetLadderConfig, device: &Device) -> Self {
-        let stride = config.encoder.stride();
-        let layout =
-            |tap: Tap| FeatureLayout { channels: tap.channels, ratio: stride / tap.stride };
+        let unet = config.unet();
         Self {
-            members: (0..config.members).map(|_| config.unet().init(device)).collect(),
-            layouts: config.sources().into_iter().map(layout).collect(),
+            members: (0..config.members).map(|_| unet.init(device)).collect(),
+            sources: config.sources(),
             size: config.unet_size(),
         }
     }
@@ -252,26 +243,17 @@ impl UNetLadder {
         embedding: Option<Tensor<4>>,
     ) -> (Tensor<4>, Vec<Tensor<4>>) {
         let embedding = embedding.expect("the foundation's embedding");
+        let [Tap { stride, .. }, ..] = self.sources[..] else { panic!("an embedding") };
         let mut start = 0;
-        let features = |layout: &FeatureLayout| {
-            let packed = layout.channels * layout.ratio * layout.ratio;
+        let features = |tap: &Tap| {
+            let packed = tap.packed_channels(stride);
             let features = embedding.clone().narrow(1, start, packed);
             start += packed;
-            constant_beside(&image, unpack(features, layout.ratio))
+            constant_beside(&image, unpack(features, stride / tap.stride))
         };
-        let features = self.layouts.iter().map(features).collect();
+        let features = self.sources.iter().map(features).collect();
         (resize_bilinear(image, [self.size; 2]), features)
     }
-}
-
-/// Features packed as by PyTorch's `pixel_unshuffle`, `[B, C r r, H, W]`, on their own grid,
-/// `[B, H r, W r, C]`.
-fn unpack(packed: Tensor<4>, ratio: usize) -> Tensor<4> {
-    let [batch, channels, height, width] = packed.dims();
-    packed
-        .reshape([batch, channels / (ratio * ratio), ratio, ratio, height, width])
-        .permute([0, 4, 2, 5, 3, 1])
-        .reshape([batch, height * ratio, width * ratio, channels / (ratio * ratio)])
 }
 
 impl SegmentationNetwork for UNetLadder {

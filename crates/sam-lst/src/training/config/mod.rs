@@ -1,10 +1,9 @@
 use super::OptimizationConfig;
 use crate::embeddings::CachedViews;
-use crate::inference::OutputResampling;
 use crate::model::{
     Baseline, BaselineConfig, EmbeddingPrecision, EncoderConfig, EncoderTuning,
-    FoundationPrecision, InvalidSetting, NetworkConfig, SamLstConfig, SamTuningConfig, SideConfig,
-    SliceGeometry, UNetLadderConfig, require,
+    FoundationPrecision, InvalidSetting, NetworkConfig, OutputResampling, SamLstConfig,
+    SamTuningConfig, SideConfig, SliceGeometry, UNetLadderConfig, require,
 };
 use sam_lst_datasets::Augmentation;
 use sam_lst_mask_decoder::DecoderTuning;
@@ -375,6 +374,11 @@ mod tests {
             [TrainingConfig::released(9), TrainingConfig::paper(9), TrainingConfig::demo(9)]
         {
             config.validate().expect("valid");
+            let model = UNetLadderConfig::from_ladder(&config.model);
+            config.with_accurate_training().validate().expect("valid");
+            for model in [model.clone().fast(), model] {
+                TrainingConfig::unet_ladder(model).validate().expect("valid");
+            }
         }
     }
 }
