@@ -212,14 +212,24 @@ fn standardized_conv(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
     let weight = conv.weight.val();
     let shape @ [channels_out, ..] = weight.dims();
     let weight: Tensor<2> = weight.reshape([channels_out as i32, -1]);
-    let centred = weight.clone() - weight.mean_dim(1);
-    let variance = centred.clone().square().mean_dim(1);
-    let weight = (centred / variance.add_scalar(EPSILON).sqrt()).reshape(shape);
+    let weight = standardized(weight, EPSILON).reshape(shape);
     let ([kernel, _], [stride, _]) = (conv.kernel_size, conv.stride);
     if stride == 1 {
         return convolve(input, weight, None, 1, kernel / 2);
     }
     convolve(pad_same(input, kernel, stride), weight, None, stride, 0)
+}
+
+/// Normalises each row to mean 0 and deviation 1.
+fn standardized(rows: Tensor<2>, epsilon: f64) -> Tensor<2> {
+    if sam_lst_cpu_kernels::is_supported(&rows) {
+        let ([_, width], device) = (rows.dims(), rows.device().inner());
+        let unchanged = [Tensor::ones([width], &device), Tensor::zeros([width], &device)];
+        return sam_lst_cpu_kernels::layer_norm(rows, unchanged, epsilon);
+    }
+    let centred = rows.clone() - rows.mean_dim(1);
+    let variance = centred.clone().square().mean_dim(1);
+    centred / variance.add_scalar(epsilon).sqrt()
 }
 
 /// Zeros on each side of one axis, before and after it, that TensorFlow's `SAME` padding adds.

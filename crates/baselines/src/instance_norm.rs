@@ -67,8 +67,10 @@ impl InstanceNorm2d {
     /// [`forward`](Self::forward) on a channels-last tensor `[B, H, W, C]` for which
     /// [`sam_lst_cpu_kernels::is_supported`] is true.
     pub(crate) fn forward_channels_last(&self, input: Tensor<4>) -> Tensor<4> {
-        sam_lst_cpu_kernels::instance_norm(
+        let [channels] = self.weight.dims();
+        sam_lst_cpu_kernels::group_norm(
             input,
+            channels,
             [self.weight.val(), self.bias.val()],
             self.epsilon,
             self.negative_slope as f32,

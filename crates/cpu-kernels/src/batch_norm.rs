@@ -56,7 +56,7 @@ pub fn batch_norm(
     assert_eq!(weight.dims(), [channels], "one weight per channel");
     assert_eq!(bias.dims(), [channels], "one bias per channel");
     let read = |tensor: &Tensor<1>| -> Vec<f32> { tensor.to_data().iter().collect() };
-    let inverse = |variance: f32| inverse_deviation(variance, epsilon);
+    let inverse = |variance: f32| inverse_deviation(f64::from(variance), epsilon);
     let norm = ChannelNorm {
         mean: read(&statistics.mean),
         inverse_deviation: read(&statistics.variance).into_iter().map(inverse).collect(),
@@ -156,7 +156,7 @@ impl BatchNorm {
     ) -> [Option<FlexTensor>; 3] {
         let pixels = self.norm.pixels(values(input), values(gradient), activation);
         let mut input_gradient = buffer::zeros(values(gradient).len());
-        let parameters = pixels.gradients(values(weight), &mut input_gradient);
+        let parameters = pixels.gradients(values(weight), 1, &mut input_gradient);
         let [weight, bias] = parameters.map(|sums| tensor(to_f32(sums), [self.norm.channels()]));
         [Some(tensor(input_gradient, shape::<4>(input))), Some(weight), Some(bias)]
     }
@@ -166,8 +166,8 @@ impl BatchNorm {
 pub(crate) type Affine = [Vec<f32>; 2];
 
 /// The inverse standard deviation for a variance.
-pub(crate) fn inverse_deviation(variance: f32, epsilon: f64) -> f32 {
-    (1.0 / (f64::from(variance) + epsilon).sqrt()) as f32
+pub(crate) fn inverse_deviation(variance: f64, epsilon: f64) -> f32 {
+    (1.0 / (variance + epsilon).sqrt()) as f32
 }
 
 /// The statistics by which each channel is normalised.
@@ -421,8 +421,14 @@ struct Activation<'a> {
 }
 
 impl Pixels<'_> {
-    /// Writes the gradient of the input and returns those of weight and bias.
-    pub fn gradients(&self, weight: &[f32], input_gradient: &mut [f32]) -> [Vec<f64>; 2] {
+    /// Writes the gradient of the input and returns those of weight and bias. Groups of `members`
+    /// channels have the same statistics.
+    pub fn gradients(
+        &self,
+        weight: &[f32],
+        members: usize,
+        input_gradient: &mut [f32],
+    ) -> [Vec<f64>; 2] {
         let channels = self.mean.len();
         let arch = Arch::new();
         let size = PIXELS * channels;
@@ -439,15 +445,22 @@ impl Pixels<'_> {
             .collect();
         let bias_gradient = add_parts(parts.iter().map(|(sums, _)| sums), channels);
         let weight_gradient = add_parts(parts.iter().map(|(_, products)| products), channels);
-        let pixels = (self.gradient.len() / channels) as f64;
+        let values = (self.gradient.len() / channels * members) as f64;
+        // Means over each group: of the gradient of the normalised input, and of its product with
+        // the normalised input.
+        let group_mean = |sums: &[f64], group: usize| {
+            let channels = group * members..(group + 1) * members;
+            channels.map(|channel| f64::from(weight[channel]) * sums[channel]).sum::<f64>() / values
+        };
         // input gradient = scale * gradient + slope * input + offset
         let coefficients: Vec<[f32; 3]> = (0..channels)
             .map(|channel| {
                 let inverse_deviation = f64::from(self.inverse_deviation[channel]);
                 let scale = f64::from(weight[channel]) * inverse_deviation;
-                let slope = -scale * weight_gradient[channel] / pixels * inverse_deviation;
-                let offset = -scale * bias_gradient[channel] / pixels
-                    - slope * f64::from(self.mean[channel]);
+                let product = group_mean(&weight_gradient, channel / members);
+                let slope = -inverse_deviation * inverse_deviation * product;
+                let mean = group_mean(&bias_gradient, channel / members);
+                let offset = -inverse_deviation * mean - slope * f64::from(self.mean[channel]);
                 [scale, slope, offset].map(|value| value as f32)
             })
             .collect();

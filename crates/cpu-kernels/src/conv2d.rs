@@ -12,12 +12,13 @@
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
 use crate::buffer;
 use crate::microkernel::{
-    BlockKernel, add_outer_products, for_each_block, load, load_full, multiply_add, panel_width,
-    store, zeros,
+    BlockKernel, VECTORS, for_each_block, multiply_add, panel_vectors, store, zeros,
 };
+use crate::outer_products::{OuterProducts, PixelValues};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A convolution without bias, with the same stride and padding along both axes.
 ///
@@ -88,11 +89,9 @@ pub struct Convolution {
     pub padding: usize,
 }
 
-/// Number of parts of the pixels that a weight gradient is summed over. Each part is summed in
-/// order, then the parts are added in order.
-const PARTS: usize = 8;
-/// Number of pixels over which a weight gradient's sums stay in registers.
-const PIXELS_PER_CHUNK: usize = 256;
+/// Smallest number of output pixels of a task, of several rows if they are short: a task reads all
+/// weights, and so many pixels make up for it.
+const PIXELS_PER_TASK: usize = 64;
 
 impl Convolution {
     /// Shape of the output: batch, rows, columns, channels.
@@ -205,79 +204,61 @@ impl Convolution {
     /// The gradient of the weight, `[channels out, channels in, rows, columns]`, from that of the
     /// output.
     pub fn weight_gradient(&self, input: &[f32], gradient: &[f32]) -> Vec<f32> {
-        let [batch, rows, columns, _] = self.output_shape();
         assert_eq!(input.len(), self.input.iter().product::<usize>());
         assert_eq!(gradient.len(), self.output_shape().iter().product::<usize>());
-        let part_rows = (batch * rows).div_ceil(PARTS);
-        let parts: Vec<Vec<f32>> = gradient
-            .par_chunks(part_rows * columns * self.channels)
-            .enumerate()
-            .map(|(part, gradient)| self.weight_gradient_part(input, gradient, part * part_rows))
-            .collect();
-        let mut parts = parts.into_iter();
-        let mut sums = parts.next().unwrap_or_default();
-        for part in parts {
-            for (sum, value) in sums.iter_mut().zip(part) {
-                *sum += value;
+        let [kernel_rows, kernel_columns] = self.kernel;
+        let taps = kernel_rows * kernel_columns;
+        let values = UnderKernel { convolution: *self, output: self.output_shape(), input };
+        OuterProducts::new(&values, taps * self.input[3], gradient, self.channels)
+            .to_transposed(taps)
+    }
+}
+
+/// For each pixel of the output, the values of the padded input under the kernel, `[kernel rows,
+/// kernel columns, channels]`.
+struct UnderKernel<'a> {
+    convolution: Convolution,
+    output: [usize; 4],
+    input: &'a [f32],
+}
+
+impl PixelValues for UnderKernel<'_> {
+    #[inline(always)]
+    fn for_each_slice<'a>(
+        &'a self,
+        pixel: usize,
+        values: Range<usize>,
+        mut function: impl FnMut(usize, &'a [f32]),
+    ) {
+        let Convolution { input: shape, kernel: [_, kernel_columns], stride, padding, .. } =
+            self.convolution;
+        let [_, rows, columns, channels] = shape;
+        let [_, out_rows, out_columns, _] = self.output;
+        let (out_row, column) = (pixel / out_columns, pixel % out_columns);
+        let (image, out_row) = (out_row / out_rows, out_row % out_rows);
+        let run = kernel_columns * channels;
+        for kernel_row in values.start / run..values.end.div_ceil(run) {
+            let row = out_row * stride + kernel_row;
+            if row < padding || row - padding >= rows {
+                continue;
+            }
+            // Both ranges count from the first value of the kernel's row.
+            let start = kernel_row * run;
+            let wanted = values.start.max(start) - start..values.end.min(start + run) - start;
+            let inside = padding.saturating_sub(column * stride) * channels
+                ..(columns + padding).saturating_sub(column * stride).min(kernel_columns)
+                    * channels;
+            let [from, to] = [wanted.start.max(inside.start), wanted.end.min(inside.end)];
+            if from < to {
+                let row = (image * rows + row - padding) * columns;
+                let first = (row + column * stride) * channels + from - padding * channels;
+                function(start + from - values.start, &self.input[first..first + to - from]);
             }
         }
-        let channels_in = self.input[3];
-        let plane = self.kernel[0] * self.kernel[1];
-        let mut weight_gradient = vec![0.0; self.weight_count()];
-        weight_gradient.par_chunks_mut(channels_in * plane).enumerate().for_each(
-            |(channel_out, out)| {
-                for tap in 0..plane {
-                    for (channel_in, out) in out.iter_mut().skip(tap).step_by(plane).enumerate() {
-                        *out = sums[(tap * channels_in + channel_in) * self.channels + channel_out];
-                    }
-                }
-            },
-        );
-        weight_gradient
     }
 
-    /// The part of the weight's gradient from the gradient of some output rows, starting with
-    /// `first_row`, counted over all images. Its layout is `[kernel rows, kernel columns, channels
-    /// in, channels out]`.
-    fn weight_gradient_part(&self, input: &[f32], gradient: &[f32], first_row: usize) -> Vec<f32> {
-        let [batch, rows, columns, _] = self.output_shape();
-        let arch = Arch::new();
-        let [kernel_rows, kernel_columns] = self.kernel;
-        let channels_in = self.input[3];
-        let run = kernel_columns * channels_in;
-        let part_rows = (batch * rows).div_ceil(PARTS);
-        let chunk_rows = (PIXELS_PER_CHUNK / columns).clamp(1, part_rows);
-        let images = Images { values: input, shape: self.input };
-        let padding = -(self.padding as isize);
-        let width = (columns - 1) * self.stride + kernel_columns;
-        let mut sums = vec![0.0; kernel_rows * run * self.channels];
-        let mut buffer = Vec::new();
-        let chunks = gradient.chunks(chunk_rows * columns * self.channels);
-        for (chunk, gradient) in chunks.enumerate() {
-            let first = first_row + chunk * chunk_rows;
-            let gradients: Vec<&[f32]> = gradient.chunks_exact(columns * self.channels).collect();
-            // For each output row, the padded input rows under the kernel.
-            let under_kernel = (first..first + gradients.len()).flat_map(|row| {
-                let (image, row) = (row / rows, row % rows);
-                (0..kernel_rows).map(move |kernel_row| {
-                    (image, (row * self.stride + kernel_row) as isize + padding)
-                })
-            });
-            let inputs = images.rows(&mut buffer, under_kernel, padding, width);
-            for (kernel_row, sums) in sums.chunks_exact_mut(run * self.channels).enumerate() {
-                let inputs: Vec<&[f32]> =
-                    inputs[kernel_row..].iter().step_by(kernel_rows).copied().collect();
-                arch.dispatch(OuterProducts {
-                    inputs: &inputs,
-                    gradients: &gradients,
-                    step: self.stride * channels_in,
-                    channels: self.channels,
-                    sums,
-                    start: 0,
-                });
-            }
-        }
-        sums
+    fn has_zeros(&self) -> bool {
+        self.convolution.padding > 0
     }
 }
 
@@ -292,19 +273,31 @@ struct Images<'a> {
 impl<'a> Images<'a> {
     /// Images of `shape`, row `i` of each computed by `phases[i % phases.len()]`.
     fn convolve(self, phases: &[Vec<Phase>], shape: [usize; 4]) -> Vec<f32> {
-        let arch = Arch::new();
         let [_, rows, columns, channels] = shape;
         let mut out = buffer::zeros(shape.iter().product());
-        out.par_chunks_mut(columns * channels).enumerate().for_each_init(
+        // Rows that the same phase computes share the weights that a core's cache holds.
+        let phase_rows = phases.len();
+        let task_rows = phase_rows * PIXELS_PER_TASK.div_ceil(columns);
+        out.par_chunks_mut(task_rows * columns * channels).enumerate().for_each_init(
             Vec::new,
-            |buffer, (row, out)| {
-                let (image, row) = (row / rows, row % rows);
-                for phase in &phases[row % phases.len()] {
-                    if phase.is_empty() {
-                        continue;
+            |buffer, (task, out)| {
+                let first_row = task * task_rows;
+                let of_task = first_row..first_row + out.len() / (columns * channels);
+                for (index, phases) in phases.iter().enumerate() {
+                    let row_phases = of_task.clone().filter(|row| row % rows % phase_rows == index);
+                    let of_phase: Vec<usize> = row_phases.collect();
+                    for phase in phases.iter().filter(|phase| !phase.is_empty()) {
+                        let under_kernel = of_phase.iter().flat_map(|row| {
+                            phase.rows_under_kernel(row / rows, row % rows / phase_rows)
+                        });
+                        let inputs =
+                            self.rows(buffer, under_kernel, phase.first_column, phase.width());
+                        let starts: Vec<usize> = of_phase
+                            .iter()
+                            .map(|row| ((row - first_row) * columns + phase.out_column) * channels)
+                            .collect();
+                        phase.compute(&inputs, self.shape[3], &starts, out, channels);
                     }
-                    let rows = phase.rows(buffer, self, image, row / phases.len());
-                    arch.dispatch(phase.output_row(&rows, self.shape[3], out, channels));
                 }
             },
         );
@@ -382,41 +375,60 @@ impl Phase {
         self.weights.kernel.contains(&0)
     }
 
-    /// The padded rows under the kernel at an output row; see [`Images::rows`].
-    fn rows<'a>(
+    /// Image and index of each of the rows under the kernel at an output row.
+    fn rows_under_kernel(
         &self,
-        buffer: &'a mut Vec<f32>,
-        images: Images<'a>,
         image: usize,
         row: usize,
-    ) -> Vec<&'a [f32]> {
-        let [kernel_rows, kernel_columns] = self.weights.kernel;
-        let width = (self.count - 1) * self.stride + kernel_columns;
+    ) -> impl Iterator<Item = (usize, isize)> + Clone {
+        let [kernel_rows, _] = self.weights.kernel;
         let first = (row * self.stride) as isize + self.first_row;
-        let rows = (0..kernel_rows).map(|kernel_row| (image, first + kernel_row as isize));
-        images.rows(buffer, rows, self.first_column, width)
+        (0..kernel_rows).map(move |kernel_row| (image, first + kernel_row as isize))
     }
 
-    /// The kernel that computes an output row from these rows.
-    fn output_row<'a>(
-        &'a self,
-        rows: &'a [&'a [f32]],
+    /// Number of columns under the kernel at all output columns.
+    fn width(&self) -> usize {
+        (self.count - 1) * self.stride + self.weights.kernel[1]
+    }
+
+    /// Computes output rows, given for each its rows under the kernel and the first value in `out`.
+    fn compute(
+        &self,
+        rows: &[&[f32]],
         channels_in: usize,
-        out: &'a mut [f32],
+        starts: &[usize],
+        out: &mut [f32],
         channels: usize,
-    ) -> OutputRow<'a> {
-        let [_, kernel_columns] = self.weights.kernel;
-        OutputRow {
+    ) {
+        match panel_vectors(channels) {
+            (1, _) => self.compute_panels::<1>(rows, channels_in, starts, out, channels),
+            _ => self.compute_panels::<VECTORS>(rows, channels_in, starts, out, channels),
+        }
+    }
+
+    fn compute_panels<const V: usize>(
+        &self,
+        rows: &[&[f32]],
+        channels_in: usize,
+        starts: &[usize],
+        out: &mut [f32],
+        channels: usize,
+    ) {
+        let [kernel_rows, kernel_columns] = self.weights.kernel;
+        Arch::new().dispatch(OutputRows::<V> {
             rows,
+            kernel_rows,
             run: kernel_columns * channels_in,
             step: self.stride * channels_in,
-            panels: &self.weights.values,
+            weights: &self.weights.values,
             out,
+            starts,
             count: self.count,
-            out_column: self.out_column,
-            out_step: self.out_step,
+            out_step: self.out_step * channels,
             channels,
-        }
+            first_channel: 0,
+            next: [0, 0],
+        });
     }
 }
 
@@ -434,17 +446,21 @@ fn pack(
     [channels_in, channels_out]: [usize; 2],
     weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> PackedWeights {
-    let width = Arch::new().dispatch(PanelWidth);
+    let (_, width) = panel_vectors(channels_out);
     let [rows, columns] = kernel;
     let mut values = vec![0.0; channels_out.div_ceil(width) * rows * columns * channels_in * width];
     if !values.is_empty() {
         values.par_chunks_mut(rows * columns * channels_in * width).enumerate().for_each(
             |(panel, values)| {
-                for (i, values) in values.chunks_exact_mut(width).enumerate() {
-                    let (tap, channel_in) = (i / channels_in, i % channels_in);
-                    let channels = panel * width..channels_out.min((panel + 1) * width);
-                    for (value, channel_out) in values.iter_mut().zip(channels) {
-                        *value = weight(tap / columns, tap % columns, channel_in, channel_out);
+                let channels = panel * width..channels_out.min((panel + 1) * width);
+                // The taps of a pair of channels are neighbours, so their lines are still in the
+                // cache when the next tap is read.
+                for channel_in in 0..channels_in {
+                    for tap in 0..rows * columns {
+                        let values = &mut values[(tap * channels_in + channel_in) * width..];
+                        for (value, channel_out) in values.iter_mut().zip(channels.clone()) {
+                            *value = weight(tap / columns, tap % columns, channel_in, channel_out);
+                        }
                     }
                 }
             },
@@ -453,121 +469,67 @@ fn pack(
     PackedWeights { kernel, values }
 }
 
-struct PanelWidth;
-
-impl WithSimd for PanelWidth {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        panel_width::<S>()
-    }
-}
-
-/// Computes an output row: each pixel is the sum, over the kernel's rows, of its run times the
-/// panels.
-struct OutputRow<'a> {
-    /// The input rows under the kernel's rows, padded.
+/// Computes pixels of some output rows: each is the sum, over the kernel's rows, of its run times
+/// the panels.
+struct OutputRows<'a, const V: usize> {
+    /// For each output row, the input rows under the kernel's rows, padded.
     rows: &'a [&'a [f32]],
+    kernel_rows: usize,
     /// Number of values under a row of the kernel.
     run: usize,
     /// Values from the start of one pixel's run to that of the next.
     step: usize,
-    panels: &'a [f32],
+    weights: &'a [f32],
     out: &'a mut [f32],
-    /// Number of pixels.
+    /// For each output row, the first value of its first pixel.
+    starts: &'a [usize],
+    /// Number of pixels in a row.
     count: usize,
-    /// Column of the first pixel.
-    out_column: usize,
-    /// Columns from one pixel to the next.
+    /// Values from one output pixel to the next.
     out_step: usize,
     channels: usize,
-}
-
-impl BlockKernel for OutputRow<'_> {
-    #[inline(always)]
-    fn block<S: Simd, const R: usize>(&mut self, simd: S, pixel: usize) {
-        let width = panel_width::<S>();
-        let panels = self.panels.chunks_exact(self.rows.len() * self.run * width);
-        for (panel, weights) in panels.enumerate() {
-            let mut sums = zeros::<S, R>(simd);
-            let weights = weights.chunks_exact(self.run * width);
-            for (row, weights) in self.rows.iter().zip(weights) {
-                let runs: [&[f32]; R] =
-                    std::array::from_fn(|i| &row[(pixel + i) * self.step..][..self.run]);
-                multiply_add(simd, runs, weights, &mut sums);
-            }
-            let start = panel * width;
-            let end = self.channels.min(start + width);
-            for (i, sums) in sums.iter().enumerate() {
-                let column = self.out_column + (pixel + i) * self.out_step;
-                let out = &mut self.out[column * self.channels..][start..end];
-                store(simd, sums, out);
-            }
-        }
-    }
-}
-
-impl WithSimd for OutputRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        for_each_block(simd, self.count, &mut self);
-    }
-}
-
-/// Adds up, over all pixels, each value of the run times each channel of the gradient.
-struct OuterProducts<'a> {
-    /// For each gradient row, the input row under one row of the kernel.
-    inputs: &'a [&'a [f32]],
-    gradients: &'a [&'a [f32]],
-    /// Values from the start of one pixel's run to that of the next.
-    step: usize,
-    channels: usize,
-    /// `[run, channels]`.
-    sums: &'a mut [f32],
     /// First channel of the current panel.
-    start: usize,
+    first_channel: usize,
+    /// The next pixel, as row and column.
+    next: [usize; 2],
 }
 
-impl BlockKernel for OuterProducts<'_> {
+impl<const V: usize> BlockKernel for OutputRows<'_, V> {
     #[inline(always)]
-    fn block<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
-        let start = self.start;
-        let end = self.channels.min(start + panel_width::<S>());
-        let mut sums = zeros::<S, R>(simd);
-        for (i, sums) in sums.iter_mut().enumerate() {
-            *sums = load(simd, &self.sums[(first + i) * self.channels..][start..end]);
+    fn block<S: Simd, const R: usize>(&mut self, simd: S, _: usize) {
+        let width = V * S::F32_LANES;
+        let pixels: [[usize; 2]; R] = std::array::from_fn(|_| {
+            let pixel @ [row, column] = self.next;
+            self.next = if column + 1 == self.count { [row + 1, 0] } else { [row, column + 1] };
+            pixel
+        });
+        let mut sums = zeros::<S, R, V>(simd);
+        let panel = &self.weights[self.first_channel * self.kernel_rows * self.run..];
+        let weights = panel.chunks_exact(self.run * width).take(self.kernel_rows);
+        for (kernel_row, weights) in weights.enumerate() {
+            let runs = pixels.map(|[row, column]| {
+                &self.rows[row * self.kernel_rows + kernel_row][column * self.step..][..self.run]
+            });
+            multiply_add(simd, runs, weights, &mut sums);
         }
-        for (input, gradient) in self.inputs.iter().zip(self.gradients) {
-            let values = &input[first..];
-            let pixels = gradient.chunks_exact(self.channels);
-            let pixels = pixels.map(|pixel| &pixel[start..end]);
-            if end - start == panel_width::<S>() {
-                let columns = pixels.map(load_full::<S>);
-                add_outer_products(simd, values, self.step, columns, &mut sums);
-            } else {
-                let columns = pixels.map(|pixel| load(simd, pixel));
-                add_outer_products(simd, values, self.step, columns, &mut sums);
-            }
-        }
-        for (i, sums) in sums.iter().enumerate() {
-            let out = &mut self.sums[(first + i) * self.channels..][start..end];
-            store(simd, sums, out);
+        let end = self.channels.min(self.first_channel + width);
+        for ([row, column], sums) in pixels.iter().zip(&sums) {
+            let out = &mut self.out[self.starts[*row] + column * self.out_step..];
+            store(simd, sums, &mut out[self.first_channel..end]);
         }
     }
 }
 
-impl WithSimd for OuterProducts<'_> {
+impl<const V: usize> WithSimd for OutputRows<'_, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let count = self.sums.len() / self.channels;
-        for start in (0..self.channels).step_by(panel_width::<S>()) {
-            self.start = start;
-            for_each_block(simd, count, &mut self);
+        let pixels = self.starts.len() * self.count;
+        for first_channel in (0..self.channels).step_by(V * S::F32_LANES) {
+            self.first_channel = first_channel;
+            self.next = [0, 0];
+            for_each_block(simd, pixels, &mut self);
         }
     }
 }

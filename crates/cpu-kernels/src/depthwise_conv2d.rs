@@ -352,7 +352,7 @@ impl OutputRow<'_> {
         let channels = self.convolution.geometry.channels;
         let bias = load(simd, &self.convolution.bias[panel.clone()]);
         let sums = if panel.len() == panel_width::<S>() {
-            self.sums::<S, R>(simd, column, panel.start, bias, |values| load_full::<S>(values))
+            self.sums::<S, R>(simd, column, panel.start, bias, |values| load_full::<S, _>(values))
         } else {
             let count = panel.len();
             let load_some = |values: &[f32]| load(simd, &values[..count]);

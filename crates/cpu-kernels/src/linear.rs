@@ -3,11 +3,14 @@
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
 use crate::buffer;
 use crate::channel_sums::sum_rows;
-use crate::conv2d::Convolution;
-use crate::microkernel::{BlockKernel, for_each_block, load, multiply_add, panel_width, store};
+use crate::microkernel::{
+    BlockKernel, VECTORS, for_each_block, load, multiply_add, panel_width, store,
+};
+use crate::outer_products::{OuterProducts, PixelValues};
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A linear layer, `input * weight + bias`.
 ///
@@ -81,7 +84,8 @@ impl<const N: usize> Operation<N> for Linear {
         });
         let weight_gradient = input.map(|input| {
             let [_, inputs] = shape(&input);
-            tensor(weight_gradient(values(&input), gradient, inputs), [inputs, outputs])
+            let products = weight_gradient(values(&input), gradient, inputs);
+            tensor(products.to_matrix(), [inputs, outputs])
         });
         let bias_gradient = requires_grad
             .get(2)
@@ -157,8 +161,9 @@ impl Operation<2> for LinearByImage {
         });
         let weight_gradient = weight_requires_grad.then(|| {
             let images = values(&input).chunks(rows * inputs).zip(gradients);
-            let by_image = images
-                .flat_map(|(image, gradient)| weight_gradient_transposed(image, gradient, inputs));
+            let by_image = images.flat_map(|(image, gradient)| {
+                weight_gradient(image, gradient, inputs).to_transposed(1)
+            });
             tensor(by_image.collect(), [batch, outputs, inputs])
         });
         [input_gradient, weight_gradient]
@@ -167,6 +172,9 @@ impl Operation<2> for LinearByImage {
 
 /// Maximum number of rows per task: each task packs the matrix again.
 const ROWS_PER_TASK: usize = 512;
+
+/// Rows of a panel that are packed at once.
+const PACKED_ROWS: usize = 64;
 
 /// The right-hand side of a product.
 #[derive(Clone, Copy)]
@@ -209,10 +217,15 @@ impl Matrix<'_> {
     #[inline(always)]
     fn pack(&self, first: usize, count: usize, width: usize, panel: &mut [f32]) {
         if self.transposed {
-            let columns = self.values[first * self.inputs..].chunks_exact(self.inputs);
-            for (i, column) in columns.take(count).enumerate() {
-                for (packed, &value) in panel[i..].iter_mut().step_by(width).zip(column) {
-                    *packed = value;
+            // Some values of each column at a time, so that their place in the panel stays in the
+            // cache until all columns are written.
+            for (block, panel) in panel.chunks_mut(PACKED_ROWS * width).enumerate() {
+                let columns = self.values[first * self.inputs..].chunks_exact(self.inputs);
+                for (i, column) in columns.take(count).enumerate() {
+                    let column = &column[block * PACKED_ROWS..];
+                    for (packed, &value) in panel[i..].iter_mut().step_by(width).zip(column) {
+                        *packed = value;
+                    }
                 }
             }
         } else {
@@ -224,33 +237,32 @@ impl Matrix<'_> {
     }
 }
 
-/// The gradient of the weight, `[inputs, outputs]`, from that of the output.
-fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
-    let transposed = weight_gradient_transposed(input, gradient, inputs); // [outputs, inputs]
-    let outputs = transposed.len() / inputs;
-    let mut weight_gradient = vec![0.0; transposed.len()];
-    for (output, row) in transposed.chunks_exact(inputs).enumerate() {
-        let column = weight_gradient[output..].iter_mut().step_by(outputs);
-        for (to, &from) in column.zip(row) {
-            *to = from;
-        }
-    }
-    weight_gradient
+/// The sums over all rows that are the gradient of the weight, from that of the output.
+fn weight_gradient(input: &[f32], gradient: &[f32], inputs: usize) -> OuterProducts {
+    let rows = input.len() / inputs;
+    OuterProducts::new(&InputRows { input, inputs }, inputs, gradient, gradient.len() / rows)
 }
 
-/// The gradient of the weight, `[outputs, inputs]`, from that of the output.
-fn weight_gradient_transposed(input: &[f32], gradient: &[f32], inputs: usize) -> Vec<f32> {
-    let rows = input.len() / inputs;
-    // The rows as pixels of an image, in lines that are long enough to be summed in registers.
-    let columns = 1 << rows.trailing_zeros().min(8);
-    let convolution = Convolution {
-        input: [1, rows / columns, columns, inputs],
-        channels: gradient.len() / rows,
-        kernel: [1, 1],
-        stride: 1,
-        padding: 0,
-    };
-    convolution.weight_gradient(input, gradient)
+/// The rows of the input.
+struct InputRows<'a> {
+    input: &'a [f32],
+    inputs: usize,
+}
+
+impl PixelValues for InputRows<'_> {
+    #[inline(always)]
+    fn for_each_slice<'a>(
+        &'a self,
+        row: usize,
+        inputs: Range<usize>,
+        mut function: impl FnMut(usize, &'a [f32]),
+    ) {
+        function(0, &self.input[row * self.inputs..][inputs]);
+    }
+
+    fn has_zeros(&self) -> bool {
+        false
+    }
 }
 
 /// Some rows of the output.
@@ -304,7 +316,7 @@ impl BlockKernel for Columns<'_> {
     fn block<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
         let rows: [&[f32]; R] =
             std::array::from_fn(|row| &self.input[(first + row) * self.inputs..][..self.inputs]);
-        let mut sums = [load(simd, self.bias); R];
+        let mut sums = [load::<S, VECTORS>(simd, self.bias); R];
         multiply_add(simd, rows, self.panel, &mut sums);
         for (row, sums) in sums.iter().enumerate() {
             let start = (first + row) * self.outputs + self.first;

@@ -1,20 +1,38 @@
 //! The innermost loops of matrix products: a block of rows times a panel of columns, with sums that
 //! stay in registers.
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Rows of a block on a machine with 32 vector registers.
 const ROWS: usize = 8;
 /// Vectors in a row of a panel: 8 rows of 2 are 16 sums, enough to hide the latency of a
-/// multiply-add.
+/// multiply-add. Panels for so few columns that they fit one vector have one.
 pub const VECTORS: usize = 2;
 
 /// Sums of `R` rows times one panel.
-pub type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
+pub type Sums<S, const R: usize, const V: usize = VECTORS> = [[<S as Simd>::f32s; V]; R];
 
 /// Number of columns of a panel.
 pub fn panel_width<S: Simd>() -> usize {
     VECTORS * S::F32_LANES
+}
+
+/// Number of vectors of the panels for this number of columns, and the panels' number of columns.
+pub fn panel_vectors(columns: usize) -> (usize, usize) {
+    let lanes = Arch::new().dispatch(Lanes);
+    let vectors = if columns <= lanes { 1 } else { VECTORS };
+    (vectors, vectors * lanes)
+}
+
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
 }
 
 /// A computation over many rows that handles a block of them at once.
@@ -46,28 +64,28 @@ pub fn for_each_block<S: Simd>(simd: S, count: usize, kernel: &mut impl BlockKer
 
 /// Zero sums.
 #[inline(always)]
-pub fn zeros<S: Simd, const R: usize>(simd: S) -> Sums<S, R> {
-    [[simd.splat_f32s(0.0); VECTORS]; R]
+pub fn zeros<S: Simd, const R: usize, const V: usize>(simd: S) -> Sums<S, R, V> {
+    [[simd.splat_f32s(0.0); V]; R]
 }
 
 /// Adds each row's product with the panel to its sums: `sums[r] += rows[r] * panel`. The panel is
 /// stored row by row.
 #[inline(always)]
-pub fn multiply_add<S: Simd, const R: usize>(
+pub fn multiply_add<S: Simd, const R: usize, const V: usize>(
     simd: S,
     rows: [&[f32]; R],
     panel: &[f32],
-    sums: &mut Sums<S, R>,
+    sums: &mut Sums<S, R, V>,
 ) {
     let (panel, _) = S::as_simd_f32s(panel);
-    let (panel, _) = panel.as_chunks::<VECTORS>();
+    let (panel, _) = panel.as_chunks::<V>();
     let rows = rows.map(|row| &row[..panel.len()]);
     // In this form, no bound is checked and the sums stay in registers.
     let mut local = *sums;
     for (k, columns) in panel.iter().enumerate() {
         for r in 0..R {
             let value = simd.splat_f32s(rows[r][k]);
-            for v in 0..VECTORS {
+            for v in 0..V {
                 local[r][v] = simd.mul_add_f32s(value, columns[v], local[r][v]);
             }
         }
@@ -78,12 +96,12 @@ pub fn multiply_add<S: Simd, const R: usize>(
 /// Adds, for each pixel, the outer product of its `R` values and its columns. The values of one
 /// pixel start `step` after those of the previous one.
 #[inline(always)]
-pub fn add_outer_products<S: Simd, const R: usize>(
+pub fn add_outer_products<S: Simd, const R: usize, const V: usize>(
     simd: S,
     values: &[f32],
     step: usize,
-    columns: impl Iterator<Item = [S::f32s; VECTORS]>,
-    sums: &mut Sums<S, R>,
+    columns: impl Iterator<Item = [S::f32s; V]>,
+    sums: &mut Sums<S, R, V>,
 ) {
     let mut local = *sums; // stays in registers
     for (pixel, columns) in columns.enumerate() {
@@ -92,7 +110,7 @@ pub fn add_outer_products<S: Simd, const R: usize>(
         };
         for r in 0..R {
             let value = simd.splat_f32s(values[r]);
-            for v in 0..VECTORS {
+            for v in 0..V {
                 local[r][v] = simd.mul_add_f32s(value, columns[v], local[r][v]);
             }
         }
@@ -106,16 +124,16 @@ pub fn add_outer_products<S: Simd, const R: usize>(
 ///
 /// If there are fewer.
 #[inline(always)]
-pub fn load_full<S: Simd>(values: &[f32]) -> [S::f32s; VECTORS] {
+pub fn load_full<S: Simd, const V: usize>(values: &[f32]) -> [S::f32s; V] {
     let (vectors, _) = S::as_simd_f32s(values);
     *vectors.first_chunk().expect("a panel's width")
 }
 
 /// Loads up to a panel's width of values, followed by zeros.
 #[inline(always)]
-pub fn load<S: Simd>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+pub fn load<S: Simd, const V: usize>(simd: S, values: &[f32]) -> [S::f32s; V] {
     let (vectors, _) = S::as_simd_f32s(values);
-    match vectors.first_chunk::<VECTORS>() {
+    match vectors.first_chunk::<V>() {
         Some(&vectors) => vectors,
         None => std::array::from_fn(|vector| {
             let start = (vector * S::F32_LANES).min(values.len());
@@ -127,9 +145,9 @@ pub fn load<S: Simd>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
 
 /// Stores as many sums as `out` holds.
 #[inline(always)]
-pub fn store<S: Simd>(simd: S, sums: &[S::f32s; VECTORS], out: &mut [f32]) {
+pub fn store<S: Simd, const V: usize>(simd: S, sums: &[S::f32s; V], out: &mut [f32]) {
     let (vectors, _) = S::as_mut_simd_f32s(out);
-    if let Some(vectors) = vectors.first_chunk_mut::<VECTORS>() {
+    if let Some(vectors) = vectors.first_chunk_mut::<V>() {
         *vectors = *sums;
         return;
     }
@@ -141,18 +159,6 @@ pub fn store<S: Simd>(simd: S, sums: &[S::f32s; VECTORS], out: &mut [f32]) {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
-    use pulp::{Arch, WithSimd};
-
-    struct Lanes;
-
-    impl WithSimd for Lanes {
-        type Output = usize;
-
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            S::F32_LANES
-        }
-    }
-
     /// Without pulp's feature for an instruction set, kernels fall back to scalar code, in which
     /// each fused multiply-add is a function call: tens of times slower.
     #[test]

@@ -2,7 +2,7 @@
 //! own operations and never reach the panics below.
 #![expect(unused_variables, reason = "the signatures are those of the feature `flex`")]
 
-use crate::{Statistics, Taps};
+use crate::{AdamStep, Statistics, Taps};
 use burn::tensor::Tensor;
 
 /// Whether the functions of this crate accept the tensor. Always false without the feature `flex`.
@@ -12,6 +12,16 @@ pub fn is_supported<const D: usize>(tensor: &Tensor<D>) -> bool {
 
 fn unsupported() -> ! {
     panic!("this function needs the feature `flex`; call `is_supported` first")
+}
+
+/// A step of Adam or AdamW. Panics without the feature `flex`.
+pub fn adam_step<const D: usize>(
+    step: AdamStep,
+    parameter: Tensor<D>,
+    gradient: Tensor<D>,
+    moments: Option<[Tensor<D>; 2]>,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    unsupported()
 }
 
 /// A convolution without bias. Panics without the feature `flex`.
@@ -61,9 +71,10 @@ pub fn batch_norm(
     unsupported()
 }
 
-/// Instance normalisation, then leaky ReLU. Panics without the feature `flex`.
-pub fn instance_norm(
+/// Group normalisation, then leaky ReLU. Panics without the feature `flex`.
+pub fn group_norm(
     input: Tensor<4>,
+    groups: usize,
     [weight, bias]: [Tensor<1>; 2],
     epsilon: f64,
     negative_slope: f32,

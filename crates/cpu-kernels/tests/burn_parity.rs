@@ -190,23 +190,34 @@ fn batch_norm_matches_burn() {
 }
 
 #[test]
-fn instance_norm_matches_burn() {
-    for (shape, negative_slope) in
-        [([2, 5, 7, 3], 0.01), ([3, 40, 21, 40], 0.0), ([1, 4, 4, 17], 1.0)]
-    {
+fn group_norm_matches_burn() {
+    for (shape, groups, negative_slope) in [
+        ([2, 5, 7, 3], 3, 0.01),
+        ([3, 40, 21, 40], 40, 0.0),
+        ([1, 4, 4, 17], 17, 1.0),
+        ([2, 5, 7, 12], 4, 1.0),
+        ([3, 30, 21, 64], 32, 0.0),
+        ([2, 3, 3, 8], 1, 0.01),
+    ] {
         let [batch, rows, columns, channels] = shape;
         let input = leaf([batch, channels, rows, columns]);
         let (weight, bias) = (leaf([channels]), leaf([channels]));
+        // As a batch norm of each image without scale and shift, one channel per group.
+        let [ones, zeros] = [1.0, 0.0].map(|value| Tensor::full([groups], value, &input.device()));
         let images = (0..batch).map(|image| {
             let image = input.clone().narrow(0, image, 1);
-            batch_norm_train(image, weight.clone(), bias.clone(), 1e-5).output
+            let grouped = image.reshape([1, groups, channels / groups * rows, columns]);
+            let normed = batch_norm_train(grouped, ones.clone(), zeros.clone(), 1e-5).output;
+            normed.reshape([1, channels, rows, columns])
         });
-        let expected = leaky_relu(Tensor::cat(images.collect(), 0), negative_slope);
+        let by_channel = |parameter: &Tensor<1>| parameter.clone().reshape([1, channels, 1, 1]);
+        let normed = Tensor::cat(images.collect(), 0) * by_channel(&weight) + by_channel(&bias);
+        let expected = leaky_relu(normed, negative_slope);
         let parameters = [weight.clone(), bias.clone()];
         let actual = channels_last(input.clone());
-        let actual = kernels::instance_norm(actual, parameters, 1e-5, negative_slope as f32);
+        let actual = kernels::group_norm(actual, groups, parameters, 1e-5, negative_slope as f32);
         let actual = channels_first(actual);
-        let context = format!("{shape:?}, slope {negative_slope}");
+        let context = format!("{shape:?}, {groups} groups, slope {negative_slope}");
         assert_close(actual.to_data(), &expected.to_data(), &context);
         let [actual, expected] = [score(actual).backward(), score(expected).backward()];
         let [of_actual, of_expected] = [&actual, &expected]
@@ -360,7 +371,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let total = total + sums.clone().powi_scalar(2).sum() + score(enlarged.clone());
             let total = total + projected.clone().powi_scalar(2).sum();
             let affine = [leaf([40]).inner() * 0.0 + 1.0, leaf([40]).inner() * 0.0];
-            let normed = kernels::instance_norm(output.clone(), affine, 1e-5, 0.01);
+            let normed = kernels::group_norm(output.clone(), 5, affine, 1e-5, 0.01);
             let total = total + score(normed.clone());
             let [qkv, padding] = [leaf([2, 9, 9, 48]), leaf([1, 1, 1, 48])];
             let flat = || padding.clone().reshape([48]);

@@ -62,6 +62,17 @@ impl GroupNorm2d {
     pub fn forward(&self, input: Tensor<4>, rectify: bool) -> Tensor<4> {
         let [channels] = self.weight.dims();
         assert_shape!(input, [_, _, _, channels]);
+        if sam_lst_cpu_kernels::is_supported(&input) {
+            let parameters = [self.weight.val(), self.bias.val()];
+            let slope = if rectify { 0.0 } else { 1.0 };
+            return sam_lst_cpu_kernels::group_norm(
+                input,
+                self.groups,
+                parameters,
+                self.epsilon,
+                slope,
+            );
+        }
         let shape @ [batch, height, width, _] = input.dims();
         let members = channels / self.groups;
         let input = input.reshape([batch, height * width, self.groups, members]);

@@ -3,7 +3,9 @@
 use super::head::{Head, VALUE};
 use super::{Task, WindowAttention};
 use crate::math::unnormalized_softmax;
-use crate::microkernel::{BlockKernel, for_each_block, multiply_add, panel_width, store, zeros};
+use crate::microkernel::{
+    BlockKernel, VECTORS, for_each_block, multiply_add, panel_width, store, zeros,
+};
 use pulp::{Simd, WithSimd};
 
 /// Computes the output of a task, `[count, d]`.
@@ -55,7 +57,7 @@ impl BlockKernel for Queries<'_> {
         }
         let weights: [&[f32]; R] = std::array::from_fn(|row| &scores[row * padded..][..count]);
         for (panel, values) in values.chunks_exact(count * width).enumerate() {
-            let mut sums = zeros::<S, R>(simd);
+            let mut sums = zeros::<S, R, VECTORS>(simd);
             multiply_add(simd, weights, values, &mut sums);
             let columns = panel * width..head_dim.min((panel + 1) * width);
             for (row, sums) in sums.iter().enumerate() {

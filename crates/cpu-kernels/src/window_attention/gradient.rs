@@ -9,7 +9,8 @@ use super::{Positions, Task, WindowAttention};
 use crate::buffer;
 use crate::math::unnormalized_softmax;
 use crate::microkernel::{
-    BlockKernel, add_outer_products, for_each_block, load, multiply_add, panel_width, store, zeros,
+    BlockKernel, VECTORS, add_outer_products, for_each_block, load, multiply_add, panel_width,
+    store, zeros,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -269,7 +270,7 @@ impl BlockKernel for Chunk<'_> {
         let rows: [&[f32]; R] = std::array::from_fn(|row| &slopes[row * padded..][..count]);
         let width = panel_width::<S>();
         for (panel, keys) in self.keys.chunks_exact(count * width).enumerate() {
-            let mut sums = zeros::<S, R>(simd);
+            let mut sums = zeros::<S, R, VECTORS>(simd);
             multiply_add(simd, rows, keys, &mut sums);
             let columns = panel * width..head_dim.min((panel + 1) * width);
             for (row, sums) in sums.iter().enumerate() {
@@ -361,10 +362,17 @@ impl BlockKernel for OverQueries<'_> {
         for start in (0..self.head_dim).step_by(width) {
             let columns = start..self.head_dim.min(start + width);
             let at = |row: usize| (first + row) * self.head_dim;
-            let mut sums =
-                std::array::from_fn(|row| load(simd, &self.sums[at(row)..][columns.clone()]));
+            let mut sums = std::array::from_fn(|row| {
+                load::<S, VECTORS>(simd, &self.sums[at(row)..][columns.clone()])
+            });
             let rows = self.rows.iter().map(|row| load(simd, &row[columns.clone()]));
-            add_outer_products::<S, R>(simd, &self.factors[first..], self.padded, rows, &mut sums);
+            add_outer_products::<S, R, _>(
+                simd,
+                &self.factors[first..],
+                self.padded,
+                rows,
+                &mut sums,
+            );
             for (row, sums) in sums.iter().enumerate() {
                 store(simd, sums, &mut self.sums[at(row)..][columns.clone()]);
             }

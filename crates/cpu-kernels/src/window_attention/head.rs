@@ -137,7 +137,7 @@ impl<'a> Head<'a> {
         for (panel, keys) in panels.chunks_exact(width * self.head_dim()).enumerate() {
             let start = |row: usize| row * self.padded + panel * width;
             let mut local: [[S::f32s; VECTORS]; R] =
-                std::array::from_fn(|row| load_full::<S>(&sums[start(row)..][..width]));
+                std::array::from_fn(|row| load_full::<S, VECTORS>(&sums[start(row)..][..width]));
             multiply_add(simd, rows, keys, &mut local);
             for (row, local) in local.iter().enumerate() {
                 store(simd, local, &mut sums[start(row)..][..width]);

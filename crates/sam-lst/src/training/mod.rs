@@ -1,5 +1,6 @@
 //! Training a network on a dataset.
 
+mod adam;
 mod batches;
 mod checkpoint;
 mod comparison;

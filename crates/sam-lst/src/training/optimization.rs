@@ -1,5 +1,6 @@
+use super::adam::{FusedAdam, FusedAdamW};
 use crate::model::{InvalidSetting, require};
-use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer};
+use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
 
 /// Optimizer and learning rate schedule.
@@ -121,17 +122,10 @@ impl OptimizerConfig {
     /// Creates the optimizer, without state.
     pub fn init(&self) -> ModuleOptimizer {
         match *self {
-            Self::Adam { betas, epsilon } => AdamConfig::new()
-                .with_beta_1(betas[0])
-                .with_beta_2(betas[1])
-                .with_epsilon(epsilon)
-                .init(),
-            Self::AdamW { betas, epsilon, weight_decay } => AdamWConfig::new()
-                .with_beta_1(betas[0])
-                .with_beta_2(betas[1])
-                .with_epsilon(epsilon)
-                .with_weight_decay(weight_decay)
-                .init(),
+            Self::Adam { betas, epsilon } => FusedAdam::new(betas, epsilon).into(),
+            Self::AdamW { betas, epsilon, weight_decay } => {
+                FusedAdamW::new(betas, epsilon, weight_decay).into()
+            }
         }
     }
 }

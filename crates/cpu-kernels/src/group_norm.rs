@@ -1,4 +1,4 @@
-//! Instance normalisation of channels-last images, with the leaky ReLU that follows it in a U-Net.
+//! Group and instance normalisation of channels-last images, with the leaky ReLU that follows.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
 use crate::batch_norm::{ChannelNorm, channel_moments, inverse_deviation, write_affine};
@@ -8,9 +8,13 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Instance normalisation (Ulyanov et al., arXiv 1607.08022), then leaky ReLU: each channel of each
-/// image becomes `(input - mean) / sqrt(variance + epsilon) * weight + bias` with its own mean and
-/// biased variance, and negative values are multiplied by `negative_slope`.
+/// Group normalisation (Wu and He, arXiv 1803.08494), then leaky ReLU: each group of channels of
+/// each image becomes `(input - mean) / sqrt(variance + epsilon) * weight + bias` with its own mean
+/// and biased variance, and negative values are multiplied by `negative_slope`: 0 for ReLU, 1 for no
+/// activation.
+///
+/// With as many groups as channels, this is instance normalisation (Ulyanov et al., arXiv
+/// 1607.08022).
 ///
 /// # Shapes
 ///
@@ -19,10 +23,11 @@ use std::sync::Arc;
 ///
 /// # Panics
 ///
-/// If a tensor is not supported ([`is_supported`](crate::is_supported)), or the shapes do not
-/// match.
-pub fn instance_norm(
+/// If a tensor is not supported ([`is_supported`](crate::is_supported)), the shapes do not match, or
+/// `groups` does not divide `C`.
+pub fn group_norm(
     input: Tensor<4>,
+    groups: usize,
     [weight, bias]: [Tensor<1>; 2],
     epsilon: f64,
     negative_slope: f32,
@@ -30,16 +35,44 @@ pub fn instance_norm(
     let [.., channels] = input.dims();
     assert_eq!(weight.dims(), [channels], "one weight per channel");
     assert_eq!(bias.dims(), [channels], "one bias per channel");
-    apply(InstanceNorm { epsilon, negative_slope }, [input.into(), weight.into(), bias.into()])
+    let divides = groups > 0 && channels.is_multiple_of(groups);
+    assert!(divides, "{groups} groups do not divide {channels} channels");
+    let norm = GroupNorm { members: (channels / groups).max(1), epsilon, negative_slope };
+    apply(norm, [input.into(), weight.into(), bias.into()])
 }
 
 #[derive(Debug, Clone, Copy)]
-struct InstanceNorm {
+struct GroupNorm {
+    /// Channels of a group.
+    members: usize,
     epsilon: f64,
     negative_slope: f32,
 }
 
-impl Operation<3> for InstanceNorm {
+impl GroupNorm {
+    /// The statistics by which each channel of an image is normalised: those of its group.
+    fn statistics(&self, image: &[f32], channels: usize) -> ChannelNorm {
+        let (mean, variance) = channel_moments(image, channels);
+        let mut norm = ChannelNorm { mean: Vec::new(), inverse_deviation: Vec::new() };
+        let groups = mean.chunks_exact(self.members).zip(variance.chunks_exact(self.members));
+        for (means, variances) in groups {
+            let average =
+                |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / self.members as f64;
+            let mean = average(&mut means.iter().map(|&mean| f64::from(mean)));
+            // Variance within the channels, and of their means.
+            let spread = means.iter().zip(variances).map(|(&channel_mean, &variance)| {
+                f64::from(variance) + (f64::from(channel_mean) - mean).powi(2)
+            });
+            let variance = average(&mut { spread });
+            let inverse = inverse_deviation(variance, self.epsilon);
+            norm.mean.extend(std::iter::repeat_n(mean as f32, self.members));
+            norm.inverse_deviation.extend(std::iter::repeat_n(inverse, self.members));
+        }
+        norm
+    }
+}
+
+impl Operation<3> for GroupNorm {
     /// Input, weight and bias, and the statistics of each image.
     type Saved = ([FlexTensor; 3], Arc<Vec<ChannelNorm>>);
 
@@ -51,10 +84,7 @@ impl Operation<3> for InstanceNorm {
         let mut output = buffer::zeros(values(input).len());
         let images = output.par_chunks_mut(size).zip(values(input).par_chunks(size));
         let norms = images.map(|(output, image)| {
-            let (mean, variance) = channel_moments(image, channels);
-            let inverse = |variance: f32| inverse_deviation(variance, self.epsilon);
-            let inverse_deviation = variance.into_iter().map(inverse).collect();
-            let norm = ChannelNorm { mean, inverse_deviation };
+            let norm = self.statistics(image, channels);
             let affine = norm.coefficients(values(weight), values(bias));
             write_affine(image, &affine, None, self.negative_slope, output);
             norm
@@ -79,7 +109,7 @@ impl Operation<3> for InstanceNorm {
             .map(|(((image, gradient), norm), input_gradient)| {
                 let affine = norm.coefficients(values(&weight), values(&bias));
                 let pixels = norm.pixels(image, gradient, Some((&affine, self.negative_slope)));
-                pixels.gradients(values(&weight), input_gradient)
+                pixels.gradients(values(&weight), self.members, input_gradient)
             })
             .collect();
         let sum = |parameter: usize| {
