@@ -390,7 +390,7 @@ fn score_model(
         }
     };
     let cache = options.open_cache(&models, &task)?;
-    let mut segmenter = options.segmenter(&models, &task)?;
+    let mut segmenter = options.segmenter(&models, networks, &task)?;
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }

@@ -188,16 +188,19 @@ impl ModelOptions {
         Ok(models)
     }
 
-    /// A segmenter of one model, or of an ensemble.
+    /// A segmenter of one model, or of an ensemble, whose files are `networks`.
     pub fn segmenter<'a>(
         &self,
         models: &'a [PretrainedModel],
+        networks: &[PathBuf],
         task: &Task,
     ) -> Result<Segmenter<'a>> {
         let [first, others @ ..] = models else { bail!("no network; give --network") };
         let mut segmenter = first.segmenter(self.segmentation(task));
-        for other in others {
-            segmenter = other.join(segmenter).context("cannot combine the networks")?;
+        for (other, file) in others.iter().zip(networks.iter().skip(1)) {
+            segmenter = other.add_to(segmenter).with_context(|| {
+                format!("cannot combine {} with {}", file.display(), networks[0].display())
+            })?;
         }
         Ok(segmenter)
     }

@@ -224,11 +224,11 @@ struct UnderKernel<'a> {
 
 impl PixelValues for UnderKernel<'_> {
     #[inline(always)]
-    fn for_each_slice<'a>(
+    fn push_slices<'a>(
         &'a self,
         pixel: usize,
         values: Range<usize>,
-        mut function: impl FnMut(usize, &'a [f32]),
+        slices: &mut Vec<(usize, &'a [f32])>,
     ) {
         let Convolution { input: shape, kernel: [_, kernel_columns], stride, padding, .. } =
             self.convolution;
@@ -252,13 +252,9 @@ impl PixelValues for UnderKernel<'_> {
             if from < to {
                 let row = (image * rows + row - padding) * columns;
                 let first = (row + column * stride) * channels + from - padding * channels;
-                function(start + from - values.start, &self.input[first..first + to - from]);
+                slices.push((start + from - values.start, &self.input[first..first + to - from]));
             }
         }
-    }
-
-    fn has_zeros(&self) -> bool {
-        self.convolution.padding > 0
     }
 }
 

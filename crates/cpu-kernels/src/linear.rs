@@ -251,17 +251,13 @@ struct InputRows<'a> {
 
 impl PixelValues for InputRows<'_> {
     #[inline(always)]
-    fn for_each_slice<'a>(
+    fn push_slices<'a>(
         &'a self,
         row: usize,
         inputs: Range<usize>,
-        mut function: impl FnMut(usize, &'a [f32]),
+        slices: &mut Vec<(usize, &'a [f32])>,
     ) {
-        function(0, &self.input[row * self.inputs..][inputs]);
-    }
-
-    fn has_zeros(&self) -> bool {
-        false
+        slices.push((0, &self.input[row * self.inputs..][inputs]));
     }
 }
 

@@ -29,17 +29,14 @@ const TASKS: usize = 16;
 
 /// The values that outer products are computed from: for each pixel, a number of rows.
 pub trait PixelValues: Sync {
-    /// Hands over the values of these rows of a pixel in slices, each with its first row, counted
-    /// from the start of `rows`. Rows in none of the slices are zero.
-    fn for_each_slice<'a>(
+    /// Appends the values of these rows of a pixel in slices, each with its first row, counted from
+    /// the start of `rows`. Rows in none of the slices are zero.
+    fn push_slices<'a>(
         &'a self,
         pixel: usize,
         rows: Range<usize>,
-        function: impl FnMut(usize, &'a [f32]),
+        slices: &mut Vec<(usize, &'a [f32])>,
     );
-
-    /// Whether the slices of some pixels leave out rows.
-    fn has_zeros(&self) -> bool;
 }
 
 /// Sums of outer products in blocks.
@@ -192,15 +189,14 @@ impl<P: PixelValues, const V: usize> WithSimd for Panels<'_, P, V> {
         let mut sums = vec![0.0; block_rows * block_columns];
         let mut values = vec![0.0; block_rows * CHUNK];
         let mut gradients = vec![0.0; CHUNK * block_columns];
+        let mut slices = Vec::new();
+        let mut gathered = vec![0.0; block_rows];
         for first in (block.part * part_pixels..end).step_by(CHUNK) {
             let count = CHUNK.min(end - first);
-            if block.values.has_zeros() {
-                values.fill(0.0);
-            }
             for pixel in 0..count {
-                block.values.for_each_slice(first + pixel, rows.clone(), |row, slice| {
-                    pack_values(row, slice, pixel, &mut values);
-                });
+                slices.clear();
+                block.values.push_slices(first + pixel, rows.clone(), &mut slices);
+                pack_values(&slices, rows.len(), pixel, &mut gathered, &mut values);
                 let gradient = &block.gradient[(first + pixel) * block.columns..][columns.clone()];
                 let panels = gradients.chunks_exact_mut(CHUNK * width);
                 for (columns, panel) in gradient.chunks(width).zip(panels) {
@@ -221,23 +217,38 @@ impl<P: PixelValues, const V: usize> WithSimd for Panels<'_, P, V> {
     }
 }
 
-/// Packs a pixel's values from this row on as `[tile, pixel, row]`.
+/// Packs the values of a pixel's rows as `[tile, pixel, row]`. `gathered` is overwritten.
 #[inline(always)]
-fn pack_values(row: usize, values: &[f32], pixel: usize, out: &mut [f32]) {
-    const TILE: usize = CHUNK * TILE_ROWS;
-    let out = &mut out[pixel * TILE_ROWS..];
-    // The values before the first whole tile, the whole tiles, and the rest.
-    let (start, values) = values.split_at(values.len().min(row.next_multiple_of(TILE_ROWS) - row));
-    for (row, &value) in (row..).zip(start) {
-        out[row / TILE_ROWS * TILE + row % TILE_ROWS] = value;
+fn pack_values(
+    slices: &[(usize, &[f32])],
+    rows: usize,
+    pixel: usize,
+    gathered: &mut [f32],
+    out: &mut [f32],
+) {
+    let is_whole_tiles =
+        |&(row, slice): &(usize, &[f32])| (row | slice.len()).is_multiple_of(TILE_ROWS);
+    let count: usize = slices.iter().map(|(_, slice)| slice.len()).sum();
+    if count == rows && slices.iter().all(is_whole_tiles) {
+        for &(row, slice) in slices {
+            pack_tiles(row / TILE_ROWS, slice, pixel, out);
+        }
+        return;
     }
-    let (tiles, rest) = values.as_chunks::<TILE_ROWS>();
-    let first = (row + start.len()) / TILE_ROWS * TILE;
-    for (tile, values) in tiles.iter().enumerate() {
-        *out[first + tile * TILE..].first_chunk_mut().expect("a tile") = *values;
+    gathered.fill(0.0);
+    for &(row, slice) in slices {
+        gathered[row..row + slice.len()].copy_from_slice(slice);
     }
-    for (i, &value) in rest.iter().enumerate() {
-        out[first + tiles.len() * TILE + i] = value;
+    pack_tiles(0, gathered, pixel, out);
+}
+
+/// Packs a pixel's values in whole tiles, from tile `first` on.
+#[inline(always)]
+fn pack_tiles(first: usize, values: &[f32], pixel: usize, out: &mut [f32]) {
+    let tiles = out.chunks_exact_mut(CHUNK * TILE_ROWS).skip(first);
+    for (tile, values) in tiles.zip(values.as_chunks::<TILE_ROWS>().0) {
+        let (pixels, _) = tile.as_chunks_mut::<TILE_ROWS>();
+        pixels[pixel] = *values;
     }
 }
 

@@ -160,7 +160,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     }
     let models = options.load_all(sam, network, &device)?;
     let cache = options.open_cache(&models, &task)?;
-    let mut segmenter = options.segmenter(&models, &task)?;
+    let mut segmenter = options.segmenter(&models, network, &task)?;
     if let Some(cache) = &cache {
         segmenter = segmenter.with_cache(cache);
     }

@@ -132,11 +132,11 @@ impl<'a> Embedder<'a> {
     /// Embeddings, each moved as its view.
     fn moved(&self, embeddings: Tensor<4>, views: &[SliceView]) -> Tensor<4> {
         let poses: Vec<Option<Pose>> = views.iter().map(SliceView::pose).collect();
-        self.in_poses(embeddings, &poses)
+        self.move_to_poses(embeddings, &poses)
     }
 
     /// Embeddings of images, each moved as a pose moves its image.
-    pub(crate) fn in_poses(&self, embeddings: Tensor<4>, poses: &[Option<Pose>]) -> Tensor<4> {
+    pub(crate) fn move_to_poses(&self, embeddings: Tensor<4>, poses: &[Option<Pose>]) -> Tensor<4> {
         if poses.iter().all(Option::is_none) {
             return embeddings;
         }

@@ -231,7 +231,7 @@ impl PretrainedModel {
     /// # Errors
     ///
     /// [`EnsembleError`] if it does not fit the others.
-    pub fn join<'a>(&'a self, segmenter: Segmenter<'a>) -> Result<Segmenter<'a>, EnsembleError> {
+    pub fn add_to<'a>(&'a self, segmenter: Segmenter<'a>) -> Result<Segmenter<'a>, EnsembleError> {
         of_any!(self, model => segmenter.with_model(model))
     }
 

@@ -399,7 +399,7 @@ impl<'a> Segmenter<'a> {
         let images = images(&moved, self.input_size, &self.device);
         let embedding = embedding.zip(self.embedder.as_ref()).map(|(embedding, embedder)| {
             if self.has_movable_features {
-                embedder.in_poses(embedding, &vec![Some(pose); inputs.len()])
+                embedder.move_to_poses(embedding, &vec![Some(pose); inputs.len()])
             } else {
                 embedder.embed_uncached(images.clone())
             }

@@ -394,6 +394,9 @@ fn pack(features: Tensor<4>, grid: usize) -> Tensor<4> {
 /// The inverse of [`pack`]: features `[B, C r r, H, W]`, where `r` is `ratio`, on their own grid,
 /// `[B, H r, W r, C]`.
 pub(super) fn unpack(packed: Tensor<4>, ratio: usize) -> Tensor<4> {
+    if ratio == 1 {
+        return packed.permute([0, 2, 3, 1]);
+    }
     let [batch, channels, height, width] = packed.dims();
     packed
         .reshape([batch, channels / (ratio * ratio), ratio, ratio, height, width])
