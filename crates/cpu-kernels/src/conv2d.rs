@@ -7,6 +7,8 @@
 //! the reversed kernel; with a stride, there is one such convolution for each phase. The weight's
 //! gradient is the sum, over all pixels, of the run times the output's gradient.
 //!
+//! 3 x 3 convolutions of many channels with stride 1 have another algorithm, in `winograd.rs`.
+//!
 //! No sum depends on the number of threads.
 
 use crate::autodiff::{FlexTensor, Operation, apply, contiguous, shape, tensor, values};
@@ -15,6 +17,7 @@ use crate::microkernel::{
     BlockKernel, VECTORS, for_each_block, multiply_add, panel_vectors, store, zeros,
 };
 use crate::outer_products::{OuterProducts, PixelValues};
+use crate::winograd;
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -112,16 +115,33 @@ impl Convolution {
         [batch, size(rows, kernel_rows), size(columns, kernel_columns), self.channels]
     }
 
+    /// Whether Winograd's algorithm applies and its transforms cost less than they save.
+    fn has_fewer_products(&self) -> bool {
+        let smallest = winograd::SMALLEST_CHANNELS;
+        self.kernel == [3, 3]
+            && self.stride == 1
+            && self.padding <= 2
+            && self.input[3].min(self.channels) >= smallest
+    }
+
     fn weight_count(&self) -> usize {
         self.channels * self.input[3] * self.kernel[0] * self.kernel[1]
     }
 
     /// The output. Weights are `[channels out, channels in, rows, columns]`.
     pub fn output(&self, input: &[f32], weight: &[f32]) -> Vec<f32> {
+        let output_shape = self.output_shape();
         assert_eq!(input.len(), self.input.iter().product::<usize>());
         assert_eq!(weight.len(), self.weight_count());
         let [kernel_rows, kernel_columns] = self.kernel;
         let channels_in = self.input[3];
+        if self.has_fewer_products() {
+            let weight = |channel_in, channel_out| {
+                let plane = channel_out * channels_in + channel_in;
+                *weight[9 * plane..].first_chunk::<9>().expect("nine taps")
+            };
+            return winograd::convolve(input, self.input, self.padding, self.channels, weight);
+        }
         let weights = pack(
             self.kernel,
             [channels_in, self.channels],
@@ -138,10 +158,10 @@ impl Convolution {
             stride: self.stride,
             out_column: 0,
             out_step: 1,
-            count: self.output_shape()[2],
+            count: output_shape[2],
         };
         let images = Images { values: input, shape: self.input };
-        images.convolve(&[vec![phase]], self.output_shape())
+        images.convolve(&[vec![phase]], output_shape)
     }
 
     /// The gradient of the input from that of the output.
@@ -149,7 +169,17 @@ impl Convolution {
         let output_shape = self.output_shape();
         assert_eq!(gradient.len(), output_shape.iter().product::<usize>());
         assert_eq!(weight.len(), self.weight_count());
-        let [_, rows, columns, _] = self.input;
+        let [_, rows, columns, channels_in] = self.input;
+        if self.has_fewer_products() {
+            let weight = |channel_out, channel_in| {
+                let plane = channel_out * channels_in + channel_in;
+                let mut taps = *weight[9 * plane..].first_chunk::<9>().expect("nine taps");
+                taps.reverse();
+                taps
+            };
+            let padding = 2 - self.padding;
+            return winograd::convolve(gradient, output_shape, padding, channels_in, weight);
+        }
         let phases: Vec<Vec<Phase>> = (0..self.stride.min(rows))
             .map(|row_phase| {
                 (0..self.stride.min(columns))
@@ -206,6 +236,10 @@ impl Convolution {
     pub fn weight_gradient(&self, input: &[f32], gradient: &[f32]) -> Vec<f32> {
         assert_eq!(input.len(), self.input.iter().product::<usize>());
         assert_eq!(gradient.len(), self.output_shape().iter().product::<usize>());
+        if self.has_fewer_products() {
+            let Self { input: shape, padding, channels, .. } = *self;
+            return winograd::weight_gradient(input, shape, padding, gradient, channels);
+        }
         let [kernel_rows, kernel_columns] = self.kernel;
         let taps = kernel_rows * kernel_columns;
         let values = UnderKernel { convolution: *self, output: self.output_shape(), input };

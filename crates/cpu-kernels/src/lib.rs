@@ -63,6 +63,8 @@ mod taps;
 mod unsupported;
 #[cfg(feature = "flex")]
 mod window_attention;
+#[cfg(feature = "flex")]
+mod winograd;
 
 pub use adam_step::AdamStep;
 pub use statistics::Statistics;

@@ -7,8 +7,8 @@
 //! No sum depends on the number of threads.
 
 use crate::microkernel::{
-    BlockKernel, Sums, VECTORS, add_outer_products, for_each_block, load, load_full, panel_vectors,
-    store,
+    BlockKernel, VECTORS, add_outer_products, for_each_block, load, load_full, panel_vectors,
+    store, zeros,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use std::ops::Range;
 /// apart, and compete for the same lines of the cache.
 const CHUNK: usize = 120;
 /// Rows of a tile of sums.
-const TILE_ROWS: usize = 8;
+pub const TILE_ROWS: usize = 8;
 /// Largest number of rows of a block of sums.
 const BLOCK_ROWS: usize = 512;
 /// Largest number of columns of a block of sums.
@@ -252,13 +252,14 @@ fn pack_tiles(first: usize, values: &[f32], pixel: usize, out: &mut [f32]) {
     }
 }
 
-/// A tile of sums, `[rows, width]`.
-struct Tile<'a, const V: usize> {
+/// Adds the outer products of some pixels to a tile of sums, `[rows, width]`.
+pub struct Tile<'a, const V: usize> {
     /// `[pixels, rows]`
-    values: &'a [f32],
+    pub values: &'a [f32],
     /// `[pixels, width]`
-    gradients: &'a [f32],
-    tile: &'a mut [f32],
+    pub gradients: &'a [f32],
+    /// The sums so far.
+    pub tile: &'a mut [f32],
 }
 
 impl<const V: usize> BlockKernel for Tile<'_, V> {
@@ -266,8 +267,10 @@ impl<const V: usize> BlockKernel for Tile<'_, V> {
     fn block<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
         let width = V * S::F32_LANES;
         let tile = &mut self.tile[first * width..];
-        let mut sums: Sums<S, R, V> =
-            std::array::from_fn(|row| load_full::<S, V>(&tile[row * width..]));
+        let mut sums = zeros::<S, R, V>(simd);
+        for (sums, tile) in sums.iter_mut().zip(tile.chunks_exact(width)) {
+            *sums = load_full::<S, V>(tile);
+        }
         let columns = self.gradients.chunks_exact(width).map(load_full::<S, V>);
         add_outer_products(simd, &self.values[first..], TILE_ROWS, columns, &mut sums);
         for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(width)) {

@@ -78,6 +78,12 @@ fn conv2d_matches_burn() {
         [1, 260, 3, 2, 2, 3, 1, 0],
         [3, 7, 6, 4, 9, 3, 1, 0], // without padding, a part of the weight gradient from two images
         [1, 2, 3, 2, 3, 7, 2, 3], // a kernel larger than the image
+        // In tiles, of which some are cut off, with several blocks and parts of the weight gradient.
+        [2, 7, 9, 40, 33, 3, 1, 1],
+        [1, 6, 6, 64, 130, 3, 1, 0],
+        [1, 5, 4, 70, 32, 3, 1, 2],
+        [3, 31, 38, 32, 48, 3, 1, 1],
+        [1, 1, 2, 33, 32, 3, 1, 1],
     ];
     for case in cases {
         let [batch, rows, columns, channels_in, channels_out, kernel, stride, padding] = case;
