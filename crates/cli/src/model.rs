@@ -93,7 +93,7 @@ pub fn read_common_task(
     Ok(task)
 }
 
-/// The foundation's checkpoint for one of several networks, of which some may need none. A single one is
+/// The foundation's checkpoint for one of several networks, of which some may need none. A single one
 /// gets it in any case, so that an unnecessary one is an error.
 fn foundation_of<'a>(
     metadata: &NetworkMetadata,

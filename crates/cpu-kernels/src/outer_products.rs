@@ -226,12 +226,13 @@ fn pack_values(
     gathered: &mut [f32],
     out: &mut [f32],
 ) {
+    const TILE: usize = CHUNK * TILE_ROWS;
     let is_whole_tiles =
         |&(row, slice): &(usize, &[f32])| (row | slice.len()).is_multiple_of(TILE_ROWS);
     let count: usize = slices.iter().map(|(_, slice)| slice.len()).sum();
     if count == rows && slices.iter().all(is_whole_tiles) {
         for &(row, slice) in slices {
-            pack_tiles(row / TILE_ROWS, slice, pixel, out);
+            pack_tiles(slice, pixel, out.chunks_exact_mut(TILE).skip(row / TILE_ROWS));
         }
         return;
     }
@@ -239,13 +240,12 @@ fn pack_values(
     for &(row, slice) in slices {
         gathered[row..row + slice.len()].copy_from_slice(slice);
     }
-    pack_tiles(0, gathered, pixel, out);
+    pack_tiles(gathered, pixel, out.chunks_exact_mut(TILE));
 }
 
-/// Packs a pixel's values in whole tiles, from tile `first` on.
+/// Packs a pixel's values in whole tiles, each `[pixel, row]`.
 #[inline(always)]
-fn pack_tiles(first: usize, values: &[f32], pixel: usize, out: &mut [f32]) {
-    let tiles = out.chunks_exact_mut(CHUNK * TILE_ROWS).skip(first);
+pub fn pack_tiles<'a>(values: &[f32], pixel: usize, tiles: impl Iterator<Item = &'a mut [f32]>) {
     for (tile, values) in tiles.zip(values.as_chunks::<TILE_ROWS>().0) {
         let (pixels, _) = tile.as_chunks_mut::<TILE_ROWS>();
         pixels[pixel] = *values;

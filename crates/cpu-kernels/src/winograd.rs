@@ -10,9 +10,10 @@
 
 use crate::buffer;
 use crate::microkernel::{
-    BlockKernel, VECTORS, for_each_block, load, load_full, multiply_add, panel_width, store, zeros,
+    BlockKernel, VECTORS, for_each_block, load, load_full, multiply_add, panel_vectors,
+    panel_width, store, zeros,
 };
-use crate::outer_products::{TILE_ROWS, Tile};
+use crate::outer_products::{TILE_ROWS, Tile, pack_tiles};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -57,7 +58,7 @@ impl Tiling {
     }
 }
 
-/// The transformed weight, `[position, panel of output channels, input channel, output channel]`.
+/// The transformed weight, `[panel of output channels, position, input channel, output channel]`.
 struct TransformedWeight {
     channels_in: usize,
     channels_out: usize,
@@ -71,42 +72,20 @@ impl TransformedWeight {
         channels_out: usize,
         weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
     ) -> Self {
-        let width = Arch::new().dispatch(PanelWidth);
-        let panels = channels_out.div_ceil(width);
+        let (_, width) = panel_vectors(channels_out);
         let size = channels_in * width;
-        // For each panel, all positions; then reordered by position, as the products read them.
-        let by_panel: Vec<Vec<f32>> = (0..panels)
-            .into_par_iter()
-            .map(|panel| {
-                let mut values = vec![0.0; POSITIONS * size];
-                for channel_in in 0..channels_in {
-                    for lane in 0..width.min(channels_out - panel * width) {
-                        let taps = weight(channel_in, panel * width + lane);
-                        for (position, value) in weight_to_tile(taps).into_iter().enumerate() {
-                            values[position * size + channel_in * width + lane] = value;
-                        }
+        let mut values = vec![0.0; channels_out.div_ceil(width) * POSITIONS * size];
+        values.par_chunks_mut(POSITIONS * size).enumerate().for_each(|(panel, values)| {
+            for channel_in in 0..channels_in {
+                for lane in 0..width.min(channels_out - panel * width) {
+                    let taps = weight(channel_in, panel * width + lane);
+                    for (position, value) in weight_to_tile(taps).into_iter().enumerate() {
+                        values[position * size + channel_in * width + lane] = value;
                     }
                 }
-                values
-            })
-            .collect();
-        let mut values = vec![0.0; POSITIONS * panels * size];
-        values.par_chunks_mut(size).enumerate().for_each(|(i, out)| {
-            let (position, panel) = (i / panels, i % panels);
-            out.copy_from_slice(&by_panel[panel][position * size..][..size]);
+            }
         });
         Self { channels_in, channels_out, values }
-    }
-}
-
-struct PanelWidth;
-
-impl WithSimd for PanelWidth {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        panel_width::<S>()
     }
 }
 
@@ -277,9 +256,11 @@ impl WithSimd for TileRows<'_> {
                 let out = &mut transformed[tile * channels_in..];
                 transform_input(simd, self.input, pixels, channels_in, step, out);
             }
-            let panels = self.weight.values.chunks_exact(channels_in * width);
-            for (i, panel) in panels.enumerate() {
-                let (position, first_channel) = (i * width / padded_out, i * width % padded_out);
+            let panels = padded_out / width;
+            for (position, panel) in (0..POSITIONS).flat_map(|i| (0..panels).map(move |p| (i, p))) {
+                let first_channel = panel * width;
+                let size = channels_in * width;
+                let panel = &self.weight.values[(panel * POSITIONS + position) * size..][..size];
                 let rows = &transformed[position * capacity * channels_in..];
                 let out = &mut products[position * capacity * padded_out + first_channel..];
                 let mut kernel = Products { rows, channels_in, panel, out, out_step: padded_out };
@@ -400,7 +381,7 @@ pub fn weight_gradient(
             })
         })
         .collect();
-    let width = arch.dispatch(PanelWidth);
+    let (_, width) = panel_vectors(channels_out);
     let mut out = vec![0.0; channels_out * channels_in * 9];
     out.par_chunks_mut(channels_in * 9).enumerate().for_each(|(channel_out, out)| {
         let (block_out, column) = (channel_out / BLOCK_CHANNELS, channel_out % BLOCK_CHANNELS);
@@ -447,7 +428,7 @@ impl WithSimd for GradientBlock<'_> {
             let count = CHUNK.min(self.tiles.end - first);
             for tile in 0..count {
                 self.transform_values(simd, first + tile, &mut transformed);
-                pack_values(&transformed, tile, &mut values);
+                pack_tiles(&transformed, tile, values.chunks_exact_mut(CHUNK * TILE_ROWS));
                 self.pack_gradient(simd, first + tile, tile, &mut gradients);
             }
             for (i, tile) in sums.chunks_exact_mut(TILE_ROWS * width).enumerate() {
@@ -511,15 +492,5 @@ impl GradientBlock<'_> {
                 store(simd, &[value], &mut out[position * step + start..][..S::F32_LANES]);
             }
         }
-    }
-}
-
-/// Packs the transformed values of a tile as `[position, tile of rows, tile, row]`.
-#[inline(always)]
-fn pack_values(transformed: &[f32], slot: usize, out: &mut [f32]) {
-    let row_tiles = out.chunks_exact_mut(CHUNK * TILE_ROWS);
-    for (out, values) in row_tiles.zip(transformed.as_chunks::<TILE_ROWS>().0) {
-        let (slots, _) = out.as_chunks_mut::<TILE_ROWS>();
-        slots[slot] = *values;
     }
 }
